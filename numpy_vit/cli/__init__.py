@@ -1,0 +1,76 @@
+"""The command line: `numpy-vit COMMAND ...`, one small module a command.
+
+Exit status: 0 success, 1 a check that failed, 2 bad usage or bad input. Results go to stdout, everything else to stderr.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from .. import __version__
+from ..errors import InputError, ShapeError
+from . import convert, embed, evaluate, inspect, predict
+
+BAD_INPUT = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status. Bad input is one line on stderr; `--debug` shows the traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    arguments = parser().parse_args(argv)
+    try:
+        status = arguments.run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        message: str = "interrupted; no file was left half-written"
+    except (InputError, ShapeError) as error:
+        message = str(error)
+    except MemoryError:
+        message = "out of memory: use smaller batches or a smaller image"
+    except OSError as error:
+        message = f"{error.filename or 'output'}: {error.strerror or error}"
+    except Exception as error:
+        message = f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)"
+    if arguments.debug:
+        import traceback
+
+        traceback.print_exc()
+    _quietly_drop_stdout()
+    print(f"numpy-vit: error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    top = argparse.ArgumentParser(
+        prog="numpy-vit",
+        description="The Vision Transformer in explicit NumPy: classify, embed, convert and inspect.",
+        epilog="`numpy-vit predict` alone classifies the shipped samples with the shipped model.",
+    )
+    top.add_argument("--version", action="version", version=f"numpy-vit {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for module in (predict, embed, evaluate, convert, inspect):
+        command = module.add_parser(commands)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.set_defaults(run=module.run)
+    return top
+
+
+def _terminate(*_: Any) -> NoReturn:
+    """A polite kill unwinds like Ctrl-C, so that temporary files are removed."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _quietly_drop_stdout() -> None:
+    """What is still buffered for a stdout that cannot take it (a full disk) would raise again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

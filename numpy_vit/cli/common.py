@@ -1,0 +1,135 @@
+"""What the commands share: options, finding pictures, reading them in batches, progress."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..model import ViT
+
+BATCH = 16
+
+
+def add_model_options(command: argparse.ArgumentParser) -> None:
+    """Which model, in which arithmetic, at which size."""
+    command.add_argument(
+        "--weights",
+        metavar="MODEL",
+        default="digits",
+        help="a converted file, a Hugging Face folder or a hub name (default: the shipped digits model)",
+    )
+    command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, where the model has none")
+    command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    command.add_argument("--image", metavar="HxW", type=image_size, help="run at another image size (positions are resized)")
+    command.add_argument("--strict", action="store_true", help="also check the invariants of every step")
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """ "384" or "224x320" -> (Y, X)."""
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a size like 384 or 224x320 (height x width)")
+    return sides[0], sides[-1]
+
+
+def note(text: str) -> None:
+    """One line on stderr that is no error."""
+    print(f"numpy-vit: note: {text}", file=sys.stderr)
+
+
+class Runner:
+    """A model as the options describe it, and its pixels and outputs for pictures."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        from ..loading import open_checkpoint
+
+        checkpoint = open_checkpoint(arguments.weights, preprocessor=arguments.preprocessor)
+        for text in checkpoint.notes:
+            note(text)
+        if checkpoint.preprocess is None:
+            raise InputError(
+                f"{arguments.weights}: does not say how pictures are prepared: give a preprocessor_config.json (--preprocessor)"
+            )
+        if arguments.image is not None:
+            patch = checkpoint.config.patch
+            if arguments.image[0] % patch or arguments.image[1] % patch:
+                raise InputError(
+                    f"--image: {arguments.image[0]}x{arguments.image[1]} is not a multiple of the patch size {patch}"
+                )
+            checkpoint.preprocess = checkpoint.preprocess.for_image(arguments.image)
+        self.model: ViT = checkpoint.model(arguments.dtype)
+        self.resize = arguments.image is not None
+        self.strict = arguments.strict
+
+    def __call__(self, pixels: Any) -> Any:
+        return self.model(pixels, strict=self.strict, resize_positions=self.resize)
+
+    def batches(self, paths: Sequence[Path], failed: dict[Path, str]) -> Iterator[tuple[list[Path], Any]]:
+        """Yields (paths, pixels) for the pictures that can be read; the others go to stderr and into `failed`."""
+        import numpy as np
+
+        progress = Progress(len(paths))
+        for start in range(0, len(paths), BATCH):
+            good, pixels = [], []
+            for path in paths[start : start + BATCH]:
+                try:
+                    pixels.append(self.model.preprocess(path))
+                    good.append(path)
+                except InputError as error:
+                    failed[path] = str(error)
+                    progress.clear()
+                    print(f"numpy-vit: error: {error}", file=sys.stderr)
+            if good:
+                if len({p.shape for p in pixels}) > 1:  # a model whose preprocessing does not resize
+                    for path, one in zip(good, pixels, strict=True):
+                        yield [path], one
+                else:
+                    yield good, np.concatenate(pixels)
+            progress.show(min(start + BATCH, len(paths)))
+        progress.clear()
+
+
+def pictures(places: Sequence[str]) -> list[Path]:
+    """The picture files named, and those in the folders named, in order. Raises InputError where there is none."""
+    from ..images import SUFFIXES
+
+    found = []
+    for place in places:
+        path = Path(place)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not inside:
+                raise InputError(f"{place}: no picture in this folder")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise InputError(f"{place}: no such file or folder")
+    return found
+
+
+class Progress:
+    """A line on stderr, kept up to date on a terminal; silent in a pipe."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.start = time.monotonic()
+        self.on = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def show(self, done: int) -> None:
+        if self.on and self.total > BATCH:
+            rate = done / max(time.monotonic() - self.start, 1e-9)
+            print(f"\r\x1b[K{done}/{self.total} pictures, {rate:.0f} a second", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self.on:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

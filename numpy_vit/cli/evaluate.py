@@ -1,0 +1,78 @@
+"""numpy-vit eval: how often the model is right on a folder of labelled pictures."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, nearest
+from .common import Runner, add_model_options, pictures
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        "eval",
+        help="measure accuracy on labelled pictures",
+        description="Measure top-1 and top-5 accuracy on DIR/<class>/<picture>. A class folder has the name of one of the "
+        "model's labels, or the number of the class.",
+    )
+    command.add_argument("folder", metavar="DIR", help="a folder with one folder of pictures for each class")
+    command.add_argument("--classes", metavar="FILE", help="the class folders' names, one a line, in the order of the classes")
+    add_model_options(command)
+    command.add_argument("--json", action="store_true", help="print JSON")
+    return command
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    folder = Path(arguments.folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    folders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise InputError(f"{folder}: no class folders in it (DIR/<class>/<picture> is expected)")
+    runner = Runner(arguments)
+    classes = class_numbers(runner.model, arguments.classes)
+    truth: dict[Path, int] = {}
+    for one in folders:
+        if one.name.casefold() not in classes:
+            raise InputError(f"{one}: no class of the model is called '{one.name}'{nearest(one.name, classes)}")
+        truth |= dict.fromkeys(pictures([str(one)]), classes[one.name.casefold()])
+    top1 = top5 = 0
+    failed: dict[Any, str] = {}
+    for good, pixels in runner.batches(list(truth), failed):
+        best = np.argsort(-runner(pixels).logits, axis=-1, kind="stable")[:, :5]
+        answers = np.array([truth[path] for path in good])
+        top1 += int((best[:, 0] == answers).sum())
+        top5 += int((best == answers[:, None]).any(axis=1).sum())
+    count = len(truth) - len(failed)
+    if not count:
+        raise InputError(f"{folder}: no picture could be read")
+    if arguments.json:
+        print(json.dumps({"pictures": count, "unreadable": len(failed), "top1": top1 / count, "top5": top5 / count}))
+    else:
+        print(f"{count} pictures, {len(folders)} classes")
+        print(f"top-1  {100 * top1 / count:6.2f} %  ({top1} right)")
+        print(f"top-5  {100 * top5 / count:6.2f} %  ({top5} right)")
+    return 2 if failed else 0
+
+
+def class_numbers(model: Any, classes: str | None) -> dict[str, int]:
+    """Every name a class folder may have, in lower case -> its class number."""
+    count = model.config.classes
+    if not count:
+        raise InputError("this model has no classification head: there is nothing to evaluate")
+    if classes is not None:
+        try:
+            names = Path(classes).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{classes}: cannot be read ({error})") from error
+        if len(names) != count:
+            raise InputError(f"{classes}: {len(names)} lines, the model has {count} classes")
+        return {name.strip().casefold(): number for number, name in enumerate(names)}
+    numbers = {str(number): number for number in range(count)}
+    for number, label in enumerate(model.labels or []):
+        numbers[label.casefold()] = number
+        numbers.setdefault(label.split(",")[0].strip().casefold(), number)  # "tench, Tinca tinca"
+    return numbers

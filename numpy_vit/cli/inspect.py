@@ -1,0 +1,76 @@
+"""numpy-vit inspect: what a weights file is."""
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+from ..errors import InputError
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        "inspect",
+        help="say what a weights file is",
+        description="Say what a converted file, a Hugging Face folder or a hub name is: config, preprocessing, labels, "
+        "origin; for a foreign one also what conversion would make of it.",
+    )
+    command.add_argument("file", metavar="FILE", help="a converted file, a Hugging Face folder, or a hub name")
+    command.add_argument("--tensors", action="store_true", help="list every tensor")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    return command
+
+
+def run(arguments: argparse.Namespace) -> int:
+    facts = describe(arguments.file)
+    if not arguments.tensors:
+        facts.pop("tensors")
+    if arguments.json:
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        return 0
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            print(name)
+            for key, entry in value.items():
+                print(f"  {key:<14} {_plain(entry)}")
+        else:
+            print(f"{name:<16} {_plain(value)}")
+    return 0
+
+
+def describe(file: str) -> dict[str, Any]:
+    """Everything `inspect` prints, as data."""
+    from ..convert import open_source, recognise
+    from ..loading import open_checkpoint
+    from ..parameters import parameter_count
+    from ..weights import FORMAT
+
+    opened = open_source(file)
+    facts: dict[str, Any] = {"file": file}
+    if opened.metadata.get("format") == FORMAT:
+        facts["format"] = f"{FORMAT} {opened.metadata.get('version')}"
+    else:
+        try:
+            family, why = recognise(opened)
+            facts |= {"format": "foreign", "family": family, "recognised by": why}
+        except InputError as error:
+            facts |= {"format": "foreign", "family": "unknown", "why": str(error)}
+    if facts.get("family") != "unknown":
+        checkpoint = open_checkpoint(file)
+        facts |= {"parameters": parameter_count(checkpoint.config), "config": dataclasses.asdict(checkpoint.config)}
+        facts["preprocess"] = dataclasses.asdict(checkpoint.preprocess) if checkpoint.preprocess else None
+        facts |= {"labels": checkpoint.labels, "source": checkpoint.source}
+        if checkpoint.notes:
+            facts["notes"] = checkpoint.notes
+    facts["dtypes"] = sorted({tensor.dtype for tensor in opened.tensors.values()})
+    facts["tensors"] = {name: [tensor.dtype, *tensor.shape] for name, tensor in opened.tensors.items()}
+    return facts
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        shown = [str(v) for v in value[:10]]
+        return ", ".join(shown) + (f", ... ({len(value)} in all)" if len(value) > 10 else "")
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

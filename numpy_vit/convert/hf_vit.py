@@ -1,0 +1,284 @@
+"""Hugging Face ViT (transformers, models/vit/modeling_vit.py): ViTModel and ViTForImageClassification.
+
+Names come in two dialects: as the hub's files have them, and as transformers 5 has them in memory. Both may carry the
+prefix "vit.". Linear weights are (out, in) and are transposed; the patch convolution (D, C, P, P) becomes (C*P*P, D).
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..config import ViTConfig
+from ..errors import InputError, nearest
+from ..images import RESAMPLES, Preprocess
+from ..parameters import parameter_shapes
+from ..tensorfile import Tensor
+from ..weights import Checkpoint
+from .sources import Source
+
+FAMILY = "hf-vit"
+Array = Any
+
+
+class Row(NamedTuple):
+    ours: str
+    on_disk: str  # the hub's files
+    in_memory: str  # transformers 5's state_dict()
+
+
+# ours, on disk, in memory; {n} is the block. Each stands for a .weight and a .bias, or for one array.
+TABLE = (
+    Row("embed.class_token", "embeddings.cls_token", "embeddings.cls_token"),
+    Row("embed.positions", "embeddings.position_embeddings", "embeddings.position_embeddings"),
+    Row("embed.projection", "embeddings.patch_embeddings.projection", "embeddings.patch_embeddings.projection"),
+    Row("blocks.{n}.norm1", "encoder.layer.{n}.layernorm_before", "layers.{n}.layernorm_before"),
+    Row("blocks.{n}.attention.query", "encoder.layer.{n}.attention.attention.query", "layers.{n}.attention.q_proj"),
+    Row("blocks.{n}.attention.key", "encoder.layer.{n}.attention.attention.key", "layers.{n}.attention.k_proj"),
+    Row("blocks.{n}.attention.value", "encoder.layer.{n}.attention.attention.value", "layers.{n}.attention.v_proj"),
+    Row("blocks.{n}.attention.output", "encoder.layer.{n}.attention.output.dense", "layers.{n}.attention.o_proj"),
+    Row("blocks.{n}.norm2", "encoder.layer.{n}.layernorm_after", "layers.{n}.layernorm_after"),
+    Row("blocks.{n}.mlp.hidden", "encoder.layer.{n}.intermediate.dense", "layers.{n}.mlp.fc1"),
+    Row("blocks.{n}.mlp.output", "encoder.layer.{n}.output.dense", "layers.{n}.mlp.fc2"),
+    Row("norm", "layernorm", "layernorm"),
+    Row("pooler", "pooler.dense", "pooler.dense"),
+    Row("head", "classifier", "classifier"),
+)
+NOT_USED = {"embeddings.mask_token": "the mask token serves masked-image training only"}
+
+# transformers/activations.py, ACT2FN.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+# What a key absent from config.json means to transformers (models/vit/configuration_vit.py).
+CONFIG_DEFAULTS = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "image_size": 224,
+    "patch_size": 16,
+    "num_channels": 3,
+}
+# What a key absent from preprocessor_config.json means (models/vit/image_processing_pil_vit.py, ViTImageProcessor).
+PREPROCESSOR_DEFAULTS = {
+    "do_resize": True,
+    "size": {"height": 224, "width": 224},
+    "resample": 2,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+PROCESSORS = ("ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil", "ViTFeatureExtractor")
+PILLOW_RESAMPLES = {int(value): name for name, value in RESAMPLES.items()}
+
+
+def recognise(source: Source) -> str | None:
+    """Why this is a Hugging Face ViT, in a few words, or None."""
+    model_type = (source.config or {}).get("model_type")
+    if model_type == "vit":
+        return "config.json says model_type 'vit'"
+    names = {name.removeprefix("vit.") for name in source.tensors}
+    known = {"embeddings.cls_token", "embeddings.patch_embeddings.projection.weight", "layernorm.weight"}
+    return "its tensors are named as in transformers' ViTModel" if model_type is None and known <= names else None
+
+
+def convert(source: Source) -> Checkpoint:
+    """The source as a checkpoint of ours. Nothing is copied: the tensors are views of the file's memory map.
+
+    Raises InputError where config.json is missing or contradicts the tensors.
+    """
+    if source.config is None:
+        raise InputError(
+            f"{source.name}: no config.json beside the weights: heads, eps and activation cannot be told from tensors; "
+            "give one (--config)"
+        )
+    notes: list[str] = []
+    tensors = {name.removeprefix("vit."): tensor for name, tensor in source.tensors.items()}
+    if len(tensors) != len(source.tensors):
+        raise InputError(f"{source.name}: some tensors are there twice, with and without the prefix 'vit.'")
+    try:
+        config = read_config(source.config, tensors, notes)
+        converted = rename(tensors, config, notes)
+        labels = read_labels(source.config, config.classes, notes)
+        preprocess = read_preprocessor(source.preprocessor, config.channels, notes)
+    except InputError as error:
+        raise InputError(f"{source.name}: {error}") from error
+    return Checkpoint(config, converted, preprocess, labels, {"family": FAMILY}, notes)
+
+
+def rename(tensors: Mapping[str, Tensor], config: ViTConfig, notes: list[str]) -> dict[str, Tensor]:
+    """Their tensors under our names and in our shapes."""
+    in_memory = any(name.startswith("layers.") for name in tensors)
+    left = dict(tensors)
+    for name, why in NOT_USED.items():
+        if left.pop(name, None) is not None:
+            notes.append(f"{name} is left out: {why}")
+    converted, known = {}, []
+    for ours, shape in parameter_shapes(config).items():
+        theirs = their_name(ours, in_memory)
+        known.append(theirs)
+        if theirs not in left:
+            raise InputError(f"tensor '{theirs}' is missing{nearest(theirs, left)}")
+        converted[ours] = reshape(theirs, left.pop(theirs), shape)
+    if left:
+        name = sorted(left)[0]
+        raise InputError(f"tensor '{name}' ({len(left)} in all) is not used by the model of config.json{nearest(name, known)}")
+    return converted
+
+
+def their_name(ours: str, in_memory: bool) -> str:
+    """Our tensor's name -> theirs."""
+    block, stem, end = "", ours, ""
+    if ours.startswith("blocks."):
+        _, block, rest = ours.split(".", 2)
+        stem = "blocks.{n}." + rest
+    if stem.endswith((".weight", ".bias")):
+        stem, end = stem[: stem.rindex(".")], stem[stem.rindex(".") :]
+    row = next(row for row in TABLE if row.ours == stem)
+    return (row.in_memory if in_memory else row.on_disk).replace("{n}", block) + end
+
+
+def reshape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """One tensor of theirs in our shape: (1, 1, D) -> (D,), (1, N, D) -> (N, D), (out, in, ...) -> (in, out)."""
+    data = tensor.data
+    if name.startswith("embeddings.") and data.ndim == 3:
+        data, came = data.reshape(data.shape[-len(shape) :]) if data.size == data[0].size else data, data.shape
+        wants: tuple[int, ...] = (1,) * (3 - len(shape)) + shape
+    elif len(shape) == 2:
+        came, data = data.shape, data.reshape(len(data), -1).T if data.ndim >= 2 and data.size else data
+        wants = shape[::-1]
+    else:
+        came, wants = data.shape, shape
+    if data.shape != shape:
+        raise InputError(f"tensor '{name}' is {came}, config.json says {wants}")
+    return Tensor(tensor.dtype, data)
+
+
+def read_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], notes: list[str]) -> ViTConfig:
+    """config.json -> ViTConfig; what the tensors tell (head, pooler, biases) is taken from them."""
+    if config.get("model_type", "vit") != "vit":
+        raise InputError(f"config.json says model_type {config['model_type']!r}, not 'vit'")
+
+    def get(key: str) -> Any:
+        if config.get(key) is not None:
+            return config[key]
+        notes.append(f"config.json does not say {key}: {CONFIG_DEFAULTS[key]!r}, transformers' default for ViT, is used")
+        return CONFIG_DEFAULTS[key]
+
+    activation, patch = get("hidden_act"), get("patch_size")
+    if activation not in ACTIVATIONS:
+        raise InputError(f"config.json: hidden_act {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+    if isinstance(patch, list):
+        if len(set(patch)) != 1:
+            raise InputError(f"config.json: patch_size {patch}: only square patches are supported")
+        patch = patch[0]
+    pooler, head = tensors.get("pooler.dense.weight"), tensors.get("classifier.weight")
+    if pooler is not None and config.get("pooler_act", "tanh") != "tanh":
+        raise InputError(f"config.json: pooler_act {config['pooler_act']!r} is not supported, only 'tanh'")
+    biased = any(name.endswith(("attention.query.bias", "attention.q_proj.bias")) for name in tensors)
+    if biased != config.get("qkv_bias", biased):
+        raise InputError(f"config.json says qkv_bias {config['qkv_bias']}, the tensors say {biased}")
+    ours = ViTConfig(
+        image=get("image_size"),
+        patch=patch,
+        channels=get("num_channels"),
+        width=get("hidden_size"),
+        depth=get("num_hidden_layers"),
+        heads=get("num_attention_heads"),
+        mlp=get("intermediate_size"),
+        classes=0 if head is None else len(head.data),
+        pooler=0 if pooler is None else len(pooler.data),
+        eps=get("layer_norm_eps"),
+        activation=ACTIVATIONS[activation],
+        pooling="class",
+        position_rule="bicubic",
+        qkv_bias=biased,
+    )
+    if config.get("head_dim", ours.head_dim) != ours.head_dim:
+        raise InputError(f"config.json: head_dim {config['head_dim']} is not hidden_size / heads: not supported")
+    return ours
+
+
+def read_labels(config: Mapping[str, Any], classes: int, notes: list[str]) -> list[str] | None:
+    """id2label of config.json as a list, or None."""
+    if not classes:
+        return None
+    names = config.get("id2label")
+    if names is None:
+        notes.append("config.json has no id2label: classes have no names, only numbers")
+        return None
+    if not isinstance(names, dict) or {str(n) for n in range(classes)} != set(names):
+        raise InputError(f"config.json: id2label does not name the {classes} classes of classifier.weight one by one")
+    return [str(names[str(n)]) for n in range(classes)]
+
+
+def read_preprocessor(values: Mapping[str, Any] | None, channels: int, notes: list[str]) -> Preprocess | None:
+    """preprocessor_config.json -> Preprocess, or None where it does not say enough."""
+    if values is None:
+        notes.append("no preprocessor_config.json: the model does not say how pictures are prepared")
+        return None
+    kind = values.get("image_processor_type") or values.get("feature_extractor_type")
+    ours = kind in PROCESSORS
+
+    def get(key: str) -> Any:
+        if values.get(key) is not None:
+            return values[key]
+        if not ours:
+            raise InputError(f"preprocessor_config.json does not say {key}, and of type {kind!r} no default is known")
+        default = PREPROCESSOR_DEFAULTS[key]
+        if key not in ("do_rescale", "rescale_factor"):  # older files never had them; there is nothing to doubt
+            notes.append(f"preprocessor_config.json does not say {key}: {default!r}, transformers' default, is used")
+        return default
+
+    resize: str = "none"
+    size: Any = None
+    resample = PILLOW_RESAMPLES[2]
+    if get("do_resize"):
+        resize, size = read_size(get("size"))
+        number = get("resample")
+        if number not in PILLOW_RESAMPLES:
+            raise InputError(f"preprocessor_config.json: resample {number!r} is not a Pillow filter")
+        resample = PILLOW_RESAMPLES[number]
+    crop = values.get("crop_size") if values.get("do_center_crop") else None
+    if isinstance(crop, int):
+        crop = {"height": crop, "width": crop}
+    if values.get("do_center_crop") and not (isinstance(crop, dict) and {"height", "width"} <= set(crop)):
+        raise InputError(f"preprocessor_config.json: crop_size {crop!r} has no height and width")
+    normalize = get("do_normalize")
+    return Preprocess(
+        channels=channels,
+        resize=resize,
+        size=size,
+        resample=resample,
+        crop=(crop["height"], crop["width"]) if crop else None,
+        scale=get("rescale_factor") if get("do_rescale") else None,
+        mean=per_channel(get("image_mean"), channels) if normalize else None,
+        std=per_channel(get("image_std"), channels) if normalize else None,
+    )
+
+
+def read_size(size: Any) -> tuple[str, Any]:
+    """transformers' `size` in all its spellings -> (policy, size)."""
+    if isinstance(size, int):
+        return "squash", (size, size)
+    if isinstance(size, dict) and set(size) == {"height", "width"}:
+        return "squash", (size["height"], size["width"])
+    if isinstance(size, dict) and set(size) == {"shortest_edge"}:
+        return "shortest_edge", size["shortest_edge"]
+    raise InputError(f"preprocessor_config.json: size {size!r} is not supported (height and width, or shortest_edge)")
+
+
+def per_channel(values: Any, channels: int) -> Any:
+    """One number for all channels, as transformers allows, spread; anything else as it is."""
+    return (values,) * channels if isinstance(values, int | float) else tuple(values)

@@ -1,0 +1,109 @@
+"""Hub names ("google/vit-base-patch16-224") -> a folder on this machine.
+
+The local Hugging Face cache is looked at first, without any library. What is not there is fetched with huggingface_hub
+where that is installed (extra `hub`); it honours HF_ENDPOINT, HF_HUB_OFFLINE and tokens. The core never imports it.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from ..errors import InputError
+
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` looks like "owner/model" or "owner/model@revision"."""
+    return NAME.fullmatch(name) is not None and ".." not in name
+
+
+def cache_folder() -> Path:
+    """Where huggingface_hub keeps what it fetched: HF_HUB_CACHE, HF_HOME/hub, or ~/.cache/huggingface/hub."""
+    for variable, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]).expanduser() / below
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "huggingface" / "hub"
+
+
+def find(name: str) -> Path:
+    """The folder that holds the model's files, fetched now if need be. Raises InputError where it cannot be had."""
+    model, _, revision = name.partition("@")
+    return in_cache(model, revision or "main") or fetch(model, revision or "main")
+
+
+def in_cache(model: str, revision: str) -> Path | None:
+    """The cached snapshot, if it is complete."""
+    folder = cache_folder() / f"models--{model.replace('/', '--')}"
+    reference = folder / "refs" / revision
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    snapshot = folder / "snapshots" / commit
+    if not (snapshot / CONFIG).is_file():
+        return None
+    if (snapshot / WEIGHTS).is_file():
+        return snapshot
+    if (snapshot / INDEX).is_file() and all((snapshot / shard).is_file() for shard in shards(snapshot / INDEX)):
+        return snapshot
+    return None
+
+
+def shards(index: Path) -> list[str]:
+    """The file names an index lists. Raises InputError for an index that is damaged or points outside its folder."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{index}: not a valid index (it has no weight_map of names): copy or download it again") from error
+    for shard in names:
+        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".", ".."):
+            raise InputError(f"{index}: the file name {shard!r} is refused: it points outside the folder")
+    return names
+
+
+def fetch(model: str, revision: str) -> Path:
+    """Fetch the model's files with huggingface_hub and return their folder."""
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise InputError(
+            f"'{model}' is not in the local Hugging Face cache ({cache_folder()}): install huggingface_hub "
+            "(pip install 'numpy_vit[hub]') to fetch it, or download its folder and give that"
+        ) from error
+
+    def get(file: str) -> Path:
+        try:
+            return Path(hf_hub_download(model, file, revision=revision))
+        except LocalEntryNotFoundError as error:  # offline, or no answer
+            raise InputError(
+                f"'{model}': {file} is not in the local cache and the hub cannot be reached (offline?): "
+                "try again on line, or give a folder"
+            ) from error
+        except EntryNotFoundError:
+            raise
+        except Exception as error:
+            raise InputError(f"'{model}': {file} cannot be fetched: {' '.join(str(error).split())}") from error
+
+    def get_if_there(file: str) -> Path | None:
+        try:
+            return get(file)
+        except EntryNotFoundError:
+            return None
+
+    config = get_if_there(CONFIG)
+    if config is None:
+        raise InputError(f"'{model}' has no {CONFIG} on the hub: it is not a transformers model")
+    get_if_there(PREPROCESSOR)
+    if get_if_there(WEIGHTS) is None:
+        index = get_if_there(INDEX)
+        if index is None:
+            raise InputError(f"'{model}' has no {WEIGHTS} on the hub: only safetensors files can be read")
+        for shard in shards(index):
+            if get_if_there(shard) is None:
+                raise InputError(f"'{model}': {shard}, which its index lists, is not on the hub")
+    return config.parent

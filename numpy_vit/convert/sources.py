@@ -1,0 +1,114 @@
+"""Where a foreign checkpoint comes from: a file, a Hugging Face folder, or a hub name."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..tensorfile import Tensor, read
+from . import hub
+
+
+@dataclasses.dataclass
+class Source:
+    """What lies on disk, unconverted."""
+
+    name: str  # as it was given
+    from_hub: bool  # the name is a hub's, not a path
+    files: list[Path]  # the weights
+    tensors: Mapping[str, Tensor]
+    metadata: dict[str, str]  # of a single file
+    config: dict[str, Any] | None  # config.json
+    preprocessor: dict[str, Any] | None  # preprocessor_config.json
+
+
+def open_source(
+    source: str | os.PathLike[str],
+    config: str | os.PathLike[str] | None = None,
+    preprocessor: str | os.PathLike[str] | None = None,
+) -> Source:
+    """Find and open a checkpoint.
+
+    source         a .safetensors file, a folder with model.safetensors (or its index and shards), or a hub name
+    config         a config.json, instead of the one beside the weights
+    preprocessor   a preprocessor_config.json, likewise
+
+    Raises InputError where there is nothing, or nothing that can be read.
+    """
+    name, path = str(source), Path(source)
+    from_hub = not path.exists() and hub.is_hub_name(name) and path.suffix != ".safetensors"
+    if from_hub:
+        path = hub.find(name)
+    if path.is_dir():
+        files = weight_files(path)
+        folder = path
+    elif path.exists():
+        files, folder = [path], path.parent
+    else:
+        raise InputError(f"{name}: no such file or folder (and not a hub name like google/vit-base-patch16-224)")
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for file in files:
+        if file.suffix != ".safetensors":
+            raise InputError(f"{file}: only .safetensors weights can be read")
+        found, metadata = read(file)
+        repeated = sorted(found.keys() & tensors.keys())
+        if repeated:
+            raise InputError(f"{file}: tensor '{repeated[0]}' is in another shard too")
+        tensors |= found
+    return Source(
+        name,
+        from_hub,
+        files,
+        tensors,
+        metadata,
+        read_json(Path(config)) if config else read_json_if_there(folder / hub.CONFIG),
+        read_json(Path(preprocessor)) if preprocessor else read_json_if_there(folder / hub.PREPROCESSOR),
+    )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a Hugging Face folder: one, or the shards its index lists."""
+    if (folder / hub.WEIGHTS).is_file():
+        return [folder / hub.WEIGHTS]
+    if (folder / hub.INDEX).is_file():
+        files = [folder / shard for shard in hub.shards(folder / hub.INDEX)]
+        for file in files:
+            if not file.is_file():
+                raise InputError(f"{file}: missing, though {hub.INDEX} lists it: download it too")
+        return files
+    lone = sorted(folder.glob("*.safetensors"))
+    if len(lone) == 1:
+        return lone
+    others = [p.name for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".pth", ".pt", ".npz", ".h5")]
+    found = f" (it has {', '.join(others)}, which cannot be read: save it as safetensors)" if others else ""
+    raise InputError(f"{folder}: no {hub.WEIGHTS} in this folder{found}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises InputError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a JSON object is expected")
+    return content
+
+
+def read_json_if_there(path: Path) -> dict[str, Any] | None:
+    return read_json(path) if path.exists() else None
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

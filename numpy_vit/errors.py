@@ -1,0 +1,22 @@
+"""The errors a user can cause. Each message is one line: which file or value, what is wrong, what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A file, picture, name or number that cannot be used. The command line turns it into exit status 2."""
+
+
+class ShapeError(ValueError):
+    """A step whose array is not of the shape or dtype it declares."""
+
+
+class InvariantError(ValueError):
+    """A step of the right shape that breaks a property it must have (checked with `strict=True`)."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'x'?" for the closest known name, or nothing where none is close."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{match[0]}'?" if match else ""

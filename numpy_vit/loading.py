@@ -1,0 +1,56 @@
+"""`load`: whatever names a model, as a model."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .convert import convert_source
+from .convert.sources import open_source
+from .errors import InputError
+from .model import ViT
+from .weights import FORMAT, Checkpoint, read_converted, shipped
+
+DIGITS = "digits"
+
+
+def load(
+    source: str | os.PathLike[str] = DIGITS,
+    dtype: Any = "float32",
+    preprocessor: str | os.PathLike[str] | None = None,
+) -> ViT:
+    """A model, ready to run.
+
+    source        a converted file; a Hugging Face folder or .safetensors file with its config.json beside it; a hub name
+                  ("google/vit-base-patch16-224"), from the local cache or fetched; or "digits", the shipped model
+    dtype         "float32" (fast) or "float64" (accurate)
+    preprocessor  a preprocessor_config.json, for a foreign source that has none
+
+    Raises InputError, one line. What a foreign source leaves unsaid comes as a warning.
+    """
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        dtype = np.dtype("O")
+    if dtype not in (np.float32, np.float64):
+        raise InputError("dtype: a model runs in float32 or float64")
+    checkpoint = open_checkpoint(source, preprocessor=preprocessor)
+    for note in checkpoint.notes:
+        warnings.warn(f"{source}: {note}", stacklevel=2)
+    return checkpoint.model(dtype)
+
+
+def open_checkpoint(
+    source: str | os.PathLike[str],
+    config: str | os.PathLike[str] | None = None,
+    preprocessor: str | os.PathLike[str] | None = None,
+) -> Checkpoint:
+    """As `load`, without making the model: config, tensors, labels and the rest as data."""
+    if source == DIGITS and not Path(DIGITS).exists():
+        source = shipped("digits.safetensors")
+    opened = open_source(source, config, preprocessor)
+    if opened.metadata.get("format") == FORMAT:
+        return read_converted(opened.files[0])
+    return convert_source(opened)

@@ -1,0 +1,170 @@
+"""The arithmetic of a Vision Transformer, one plain function per formula.
+
+Arrays are float32 or float64 and come out in the dtype they came in. Shapes are in the letters of numpy_vit.steps; `...`
+stands for any leading axes. "The paper" is Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .special import erf, gelu
+
+__all__ = [
+    "ACTIVATIONS", "erf", "gelu", "gelu_tanh", "layer_norm", "linear", "mean_0_variance_1", "merge_heads", "patchify",
+    "prepend", "quick_gelu", "relu", "rows_sum_to_1", "same", "sigmoid", "silu", "softmax", "split_heads", "standardize",
+    "unpatchify",
+]  # fmt: skip
+
+Array = Any
+
+
+# Picture <-> patches
+
+
+def patchify(pixels: Array, patch: int) -> Array:
+    """Cut pictures into patches, row by row, each flattened channel first (c, py, px).
+
+    pixels (B, C, Y, X) -> (B, Y/P * X/P, C*P*P). Paper, section 3.1: x_p. A convolution with stride P does the same cut;
+    its kernel (D, C, P, P), flattened likewise, is the projection matrix.
+    """
+    B, C, Y, X = pixels.shape
+    P = patch
+    grid = pixels.reshape(B, C, Y // P, P, X // P, P)  # (B, C, row, py, column, px)
+    grid = grid.transpose(0, 2, 4, 1, 3, 5)  # (B, row, column, C, py, px)
+    return grid.reshape(B, (Y // P) * (X // P), C * P * P)
+
+
+def unpatchify(patches: Array, patch: int, image: tuple[int, int]) -> Array:
+    """The inverse of patchify. patches (B, Y/P * X/P, C*P*P), image (Y, X) -> (B, C, Y, X)."""
+    B, _, row = patches.shape
+    P, (Y, X) = patch, image
+    C = row // (P * P)
+    grid = patches.reshape(B, Y // P, X // P, C, P, P)  # (B, row, column, C, py, px)
+    grid = grid.transpose(0, 3, 1, 4, 2, 5)  # (B, C, row, py, column, px)
+    return grid.reshape(B, C, Y, X)
+
+
+# Tokens
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """y = x W + b. x (..., in), weight (in, out), bias (out,) or None -> (..., out)."""
+    y = x @ weight
+    return y if bias is None else y + bias
+
+
+def prepend(token: Array, tokens: Array) -> Array:
+    """Put the same token before every sequence. token (D,), tokens (B, N-1, D) -> (B, N, D). Paper, eq. 1: x_class."""
+    B, _, D = tokens.shape
+    return np.concatenate([np.broadcast_to(token, (B, 1, D)), tokens], axis=1)
+
+
+def standardize(x: Array, eps: float) -> Array:
+    """Shift and scale each token to mean 0 and variance 1 (of the population, as every framework does).
+
+    x (..., D) -> (..., D). `eps` keeps a constant token from dividing by zero.
+    """
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + eps)
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
+    """Layer normalisation (Ba et al., arXiv 1607.06450): standardize, then scale and shift.
+
+    x (..., D), weight (D,), bias (D,) -> (..., D).
+    """
+    return standardize(x, eps) * weight + bias
+
+
+# Attention
+
+
+def split_heads(x: Array, heads: int) -> Array:
+    """x (B, N, H*K) -> (B, H, N, K): head h takes the K numbers from h*K on."""
+    B, N, width = x.shape
+    return x.reshape(B, N, heads, width // heads).swapaxes(1, 2)
+
+
+def merge_heads(x: Array) -> Array:
+    """The inverse of split_heads. x (B, H, N, K) -> (B, N, H*K)."""
+    B, H, N, K = x.shape
+    return x.swapaxes(1, 2).reshape(B, N, H * K)
+
+
+def softmax(x: Array) -> Array:
+    """exp(x) / sum(exp(x)) over the last axis. x (..., N) -> (..., N); every row sums to 1.
+
+    The row's maximum is taken off first: the result is the same and exp cannot overflow.
+    """
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+# Activations, all elementwise: x any shape -> the same. GELU itself is in numpy_vit.special.
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x))."""
+    with np.errstate(over="ignore"):  # exp overflows to infinity, and 1 / infinity is the right 0
+        return 1 / (1 + np.exp(-x))
+
+
+def gelu_tanh(x: Array) -> Array:
+    """0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3): the approximation JAX and GPT-2 use for GELU.
+
+    Written as x sigmoid(2 u), which is the same and keeps its digits in the negative tail.
+    """
+    return x * sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+
+
+def quick_gelu(x: Array) -> Array:
+    """x sigmoid(1.702 x): the approximation OpenAI's CLIP was trained with."""
+    return x * sigmoid(1.702 * x)
+
+
+def silu(x: Array) -> Array:
+    """x sigmoid(x), also called swish."""
+    return x * sigmoid(x)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0)."""
+    return np.maximum(x, 0)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+    "relu": relu,
+    "silu": silu,
+}
+
+
+# Invariants, checked where a step is `strict`. Shapes alone let a softmax over the wrong axis pass.
+
+
+def rows_sum_to_1(probs: Array) -> bool:
+    """every row is a probability distribution: nothing negative, sum 1"""
+    slack = 8 * np.finfo(probs.dtype).eps * math.sqrt(probs.shape[-1])
+    return bool((probs >= 0).all() and (abs(probs.sum(axis=-1) - 1) <= slack).all())
+
+
+def mean_0_variance_1(standard: Array, x: Array, eps: float) -> bool:
+    """a layer norm before scale and shift has mean 0 and variance v / (v + eps) in every token"""
+    x = x.astype(np.float64)
+    variance, noise = x.var(axis=-1), np.finfo(standard.dtype).eps * abs(x).max(axis=-1)
+    expected = variance / (variance + eps)
+    slack = 64 * (np.finfo(standard.dtype).eps + noise / np.sqrt(variance + eps))
+    standard = standard.astype(np.float64)
+    mean_is_0 = abs(standard.mean(axis=-1)) <= slack
+    return bool((mean_is_0 & (abs(standard.var(axis=-1) - expected) <= slack)).all())
+
+
+def same(a: Array, b: Array) -> bool:
+    """undoing the step gives back what went in"""
+    return np.array_equal(a, b)

@@ -1,0 +1,67 @@
+"""Models with seeded weights, for benchmarks, goldens and notebooks: the same numbers on every machine.
+
+The generator is SplitMix64 (Steele, Lea, Flood 2014) used as a hash: number i of a tensor is hash(key + i), where the key
+hashes the seed and the tensor's name (FNV-1a). No order, no state: any port can make any number by itself. Only the upper
+24 bits are used, so that every value is the same in float32 and float64.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from .config import ViTConfig, variant
+from .model import ViT
+from .parameters import parameter_shapes
+
+Array = Any
+GOLDEN = 0x9E3779B97F4A7C15
+MASK = 0xFFFFFFFFFFFFFFFF
+
+
+def splitmix64(z: Array) -> Array:
+    """The mixing function of SplitMix64. uint64 any shape -> the same."""
+    z = z + np.uint64(GOLDEN)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def key(seed: int, name: str) -> int:
+    """The start of a tensor's stream: FNV-1a over the name, mixed with the seed."""
+    value = 0xCBF29CE484222325
+    for byte in name.encode():
+        value = ((value ^ byte) * 0x100000001B3) & MASK
+    return int(splitmix64(np.array([(value ^ seed) & MASK], np.uint64))[0])
+
+
+def uniform(seed: int, name: str, shape: tuple[int, ...], dtype: Any = "float32") -> Array:
+    """Numbers in -1 <= x < 1, multiples of 2**-23, equal in float32 and float64."""
+    out = np.empty(int(np.prod(shape)), dtype)
+    start = key(seed, name)
+    tile = 1 << 16  # stays in the cache
+    for i in range(0, out.size, tile):
+        index = np.arange(i, min(i + tile, out.size), dtype=np.uint64)
+        bits = splitmix64(np.uint64(start) + index * np.uint64(GOLDEN)) >> np.uint64(40)
+        out[i : i + tile] = (bits.astype(np.int64) - (1 << 23)) * 2.0**-23
+    return out.reshape(shape)
+
+
+def random_model(model: str | ViTConfig, seed: int = 0, dtype: Any = "float32") -> ViT:
+    """A variant's name or a config -> a model with seeded weights of sensible size; nothing is zero or one.
+
+    Linear weights are spread over +-2**-4, biases over +-2**-6, norm scales over 1 +-2**-3, positions and the class
+    token over +-2**-3. All are powers of two, so the numbers stay exact.
+    """
+    config = variant(model) if isinstance(model, str) else model
+    tensors = {}
+    for name, shape in parameter_shapes(config).items():
+        values = uniform(seed, name, shape, dtype)
+        if "norm" in name and name.endswith("weight"):
+            values *= 2.0**-3
+            values += 1
+        elif name.endswith("bias"):
+            values *= 2.0**-6
+        else:
+            values *= 2.0**-4 if name.endswith("weight") else 2.0**-3
+        tensors[name] = values
+    return ViT(config, tensors, source={"family": "random", "seed": seed})

@@ -1,0 +1,119 @@
+"""The step contract: every array of the forward pass has a name, named dimensions and a dtype.
+
+    step("scores", query @ key.swapaxes(-1, -2), "B H N N")
+
+is a comment, an assertion and a row of the trace in one literal. A `Step` checks the array and hands it back, and shows
+it to whoever listens (a recorder, the shape tracer, a notebook). It raises `ShapeError`; it is never a bare `assert`,
+which `python -O` would strip.
+
+The letters, everywhere in this package:
+
+    B batch             C channels        Y X image height and width    P patch size
+    N tokens (the class token included)   D width                       H heads
+    K head dimension    M MLP width       L depth                       O classes
+    R pooler width
+
+A dimension may also be a number, or letters joined by `*` and `-`: "B N-1 C*P*P" are the patches, 196 rows of 768.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .errors import InvariantError, ShapeError
+
+Listener = Callable[[str, Any, str], None]
+"""Called as listener(full_name, array, dims) once for every step, in the order of execution."""
+
+
+class Step:
+    """Checks and announces the steps of one forward pass.
+
+    sizes   letter -> size; a letter not yet in it is bound by the first array that has it
+    dtype   what every step's array must have. NumPy 2 silently upcasts (`float32 / np.sqrt(64)` is float64); this
+            catches it
+    listen  called with every step, or None
+    strict  also check the invariants: shapes prove little by themselves (a transposed 197 x 197 matrix has the
+            right shape)
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        dtype: Any,
+        listen: Listener | None = None,
+        strict: bool = False,
+        path: str = "",
+    ) -> None:
+        self.sizes = sizes if path else dict(sizes)  # scopes share what is bound
+        self.dtype = dtype
+        self.listen = listen
+        self.strict = strict
+        self.path = path
+
+    def under(self, name: str) -> "Step":
+        """The same contract one level down: `step.under("attention")("query", ...)` is "attention.query"."""
+        return Step(self.sizes, self.dtype, self.listen, self.strict, f"{self.path}{name}.")
+
+    def __call__(self, name: str, array: Any, dims: str) -> Any:
+        """Hold `array` to `dims` and to the dtype, announce it, and return it unchanged.
+
+        Raises ShapeError with the step's full name, the dimensions with their sizes, and what came.
+        """
+        if not fits(array.shape, dims, self.sizes):
+            expected = " ".join(spell(d, self.sizes) for d in dims.split())
+            raise ShapeError(f"step {self.path}{name}: expected ({expected}), got {tuple(array.shape)}")
+        if array.dtype != self.dtype:
+            raise ShapeError(f"step {self.path}{name}: expected dtype {self.dtype}, got {array.dtype}")
+        if self.listen is not None:
+            self.listen(self.path + name, array, dims)
+        return array
+
+    def invariant(self, name: str, holds: Callable[..., bool], *arrays: Any) -> None:
+        """With `strict`, raise InvariantError unless holds(*arrays). Its docstring says what must hold."""
+        if self.strict and not holds(*arrays):
+            raise InvariantError(f"step {self.path}{name}: {(holds.__doc__ or holds.__name__).strip()}: not so")
+
+
+def fits(shape: tuple[int, ...], dims: str, sizes: Mapping[str, int]) -> bool:
+    """Whether `shape` is `dims`; binds in `sizes` the lone letters that are new."""
+    expected = parse(dims)
+    if len(shape) != len(expected):
+        return False
+    for size, (dim, letters) in zip(shape, expected, strict=True):
+        if dim == letters and dim not in sizes:
+            sizes[dim] = size  # type: ignore[index]
+        if size != evaluate(dim, sizes):
+            return False
+    return True
+
+
+@functools.cache
+def parse(dims: str) -> tuple[tuple[str, str], ...]:
+    """ "N-1 D" -> (("N-1", "N"), ("D", "D")): each dimension with the letters in it."""
+    return tuple((dim, "".join(re.findall("[A-Z]", dim))) for dim in dims.split())
+
+
+def evaluate(dim: str, sizes: Mapping[str, int]) -> int:
+    """The size of one dimension: a letter, a number, or letters and numbers joined by `*` and `-`.
+
+    Raises KeyError for a letter that is not bound.
+    """
+    if dim in sizes:
+        return sizes[dim]
+    if "-" in dim:
+        left, right = dim.rsplit("-", 1)
+        return evaluate(left, sizes) - evaluate(right, sizes)
+    if "*" in dim:
+        left, right = dim.rsplit("*", 1)
+        return evaluate(left, sizes) * evaluate(right, sizes)
+    return int(dim) if dim.isdigit() else sizes[dim]
+
+
+def spell(dim: str, sizes: Mapping[str, int]) -> str:
+    """ "N" -> "N=197"; a number stays as it is, and so does what is not bound."""
+    try:
+        return dim if dim.isdigit() else f"{dim}={evaluate(dim, sizes)}"
+    except KeyError:
+        return dim

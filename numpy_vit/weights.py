@@ -1,0 +1,120 @@
+"""The converted weights file: one `.safetensors` file that says everything about a model.
+
+Tensors under the names of numpy_vit.parameters, linear weights (in, out), and in the metadata, as JSON:
+
+    format      "numpy-vit"
+    version     "1"
+    config      the fields of ViTConfig
+    preprocess  the fields of numpy_vit.images.Preprocess, or null
+    labels      class names, or null
+    source      where the weights come from: family, file names and their SHA-256, and what else is known
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .config import ViTConfig
+from .errors import InputError, nearest
+from .images import Preprocess
+from .model import ViT
+from .parameters import parameter_shapes
+from .tensorfile import Tensor, read, write
+
+FORMAT = "numpy-vit"
+VERSION = "1"
+
+
+@dataclasses.dataclass
+class Checkpoint:
+    """A whole model as data, before any arithmetic: what a converted file holds."""
+
+    config: ViTConfig
+    tensors: Mapping[str, Tensor]
+    preprocess: Preprocess | None
+    labels: list[str] | None
+    source: dict[str, Any]
+    notes: list[str] = dataclasses.field(default_factory=list)  # what the source did not say, one sentence each
+
+    def model(self, dtype: Any = "float32") -> ViT:
+        """The model, its weights in `dtype`. Weights already of that dtype stay where they are, in the file's map."""
+        tensors = {name: tensor.to_float(dtype) for name, tensor in self.tensors.items()}
+        return ViT(self.config, tensors, self.labels, self.preprocess, self.source)
+
+
+def read_converted(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read and validate a converted file: nothing missing, nothing unused, every shape, every value finite.
+
+    Raises InputError, one line, for anything else.
+    """
+    tensors, metadata = read(path)
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path}: not a converted file (its metadata has no format '{FORMAT}'): use `numpy-vit convert`")
+    if metadata.get("version") != VERSION:
+        raise InputError(
+            f"{path}: file version {metadata.get('version')!r}, this program reads {VERSION!r}: update one of them"
+        )
+    try:
+        values = {key: json.loads(metadata[key]) for key in ("config", "preprocess", "labels", "source")}
+    except KeyError as error:
+        raise InputError(f"{path}: the metadata has no {error}: convert it again") from error
+    except ValueError as error:
+        raise InputError(f"{path}: the metadata is not JSON ({error}): convert it again") from error
+    try:
+        if not isinstance(values["config"], dict) or not isinstance(values["source"], dict):
+            raise InputError("metadata config and source must be JSON objects")
+        config = ViTConfig.from_dict(values["config"])
+        preprocess = None if values["preprocess"] is None else Preprocess.from_dict(values["preprocess"])
+        labels = values["labels"]
+        if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
+            raise InputError("labels must be a list of names")
+        checkpoint = Checkpoint(config, tensors, preprocess, labels, values["source"])
+        validate(checkpoint)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return checkpoint
+
+
+def validate(checkpoint: Checkpoint) -> None:
+    """Raise InputError unless tensors, labels and preprocessing are those of the config and every value is finite."""
+    config, tensors = checkpoint.config, checkpoint.tensors
+    shapes = parameter_shapes(config)
+    for name in tensors:
+        if name not in shapes:
+            raise InputError(f"tensor '{name}' is not used by this model{nearest(name, shapes)}")
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise InputError(f"tensor '{name}' is missing")
+        if tensors[name].shape != shape:
+            raise InputError(f"tensor '{name}' is {tensors[name].shape}, the config says {shape}")
+        if not tensors[name].is_finite():
+            raise InputError(f"tensor '{name}' has NaN or infinite values: the file is damaged, or training diverged")
+    if checkpoint.labels is not None and len(checkpoint.labels) != config.classes:
+        raise InputError(f"{len(checkpoint.labels)} labels for {config.classes} classes")
+    preprocess = checkpoint.preprocess
+    if preprocess is not None and preprocess.channels != config.channels:
+        raise InputError(f"pictures are prepared with {preprocess.channels} channels, the model takes {config.channels}")
+
+
+def write_converted(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+    """Validate and write a converted file, whole or not at all. Raises InputError as read_converted does."""
+    validate(checkpoint)
+    preprocess = checkpoint.preprocess
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": json.dumps(dataclasses.asdict(checkpoint.config)),
+        "preprocess": json.dumps(None if preprocess is None else dataclasses.asdict(preprocess)),
+        "labels": json.dumps(checkpoint.labels, ensure_ascii=False),
+        "source": json.dumps(checkpoint.source, ensure_ascii=False),
+    }
+    write(path, {name: checkpoint.tensors[name] for name in parameter_shapes(checkpoint.config)}, metadata)
+
+
+def shipped(name: str) -> Path:
+    """A file of the repository's `weights/` folder, which a wheel carries as numpy_vit/shipped."""
+    installed = Path(__file__).parent / "shipped" / name
+    return installed if installed.exists() else Path(__file__).parent.parent / "weights" / name
