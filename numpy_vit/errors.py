@@ -18,5 +18,6 @@ class InvariantError(ValueError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """ "; did you mean 'x'?" for the closest known name, or nothing where none is close."""
-    match = difflib.get_close_matches(name, list(known), n=1)
+    known = list(known)
+    match = [k for k in known if k.lower() == name.lower()] or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean '{match[0]}'?" if match else ""

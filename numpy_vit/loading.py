@@ -37,8 +37,8 @@ def load(
     if dtype not in (np.float32, np.float64):
         raise InputError("dtype: a model runs in float32 or float64")
     checkpoint = open_checkpoint(source, preprocessor=preprocessor)
-    for note in checkpoint.notes:
-        warnings.warn(f"{source}: {note}", stacklevel=2)
+    if checkpoint.notes:
+        warnings.warn(f"{source}: {'; '.join(checkpoint.notes)}", stacklevel=2)
     return checkpoint.model(dtype)
 
 

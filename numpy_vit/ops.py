@@ -118,7 +118,9 @@ def gelu_tanh(x: Array) -> Array:
 
     Written as x sigmoid(2 u), which is the same and keeps its digits in the negative tail.
     """
-    return x * sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
+    with np.errstate(over="ignore"):  # of the cube: sigmoid of infinity is the right limit
+        u = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    return x * sigmoid(2 * u)
 
 
 def quick_gelu(x: Array) -> Array:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import InputError, ShapeError
+from ..errors import InputError, InvariantError, ShapeError
 from . import convert, embed, evaluate, inspect, predict
 
 BAD_INPUT = 2
@@ -28,23 +28,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        message: str = "interrupted; no file was left half-written"
-    except (InputError, ShapeError) as error:
-        message = str(error)
-    except MemoryError:
-        message = "out of memory: use smaller batches or a smaller image"
-    except OSError as error:
-        message = f"{error.filename or 'output'}: {error.strerror or error}"
-    except Exception as error:
-        message = f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)"
-    if arguments.debug:
-        import traceback
+    except (Exception, KeyboardInterrupt) as error:
+        if arguments.debug:
+            import traceback
 
-        traceback.print_exc()
-    _quietly_drop_stdout()
-    print(f"numpy-vit: error: {' '.join(message.split())}", file=sys.stderr)
-    return BAD_INPUT
+            traceback.print_exception(error)
+        _quietly_drop_stdout()
+        print(f"numpy-vit: error: {' '.join(explain(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, in one sentence for the user."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; no file was left half-written"
+    if isinstance(error, InputError | ShapeError | InvariantError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory: give fewer pictures at a time or a smaller image"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'output'}: {error.strerror or error}"
+    return f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,0 +1,304 @@
+"""The command line as a user meets it: results, exit status, one-line errors, nothing half-written."""
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pictures
+import pytest
+from conftest import DATA
+from test_images import broken_pictures
+
+import numpy_vit
+from numpy_vit.cli import main
+
+CLASSIFIER = str(DATA / "classifier")
+BACKBONE = str(DATA / "backbone")
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*words):
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as stop:  # argparse
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    """Run a command that must fail: status 2, one line that says `message`, and no file more than before."""
+
+    def refused(*words, message):
+        before = sorted(tmp_path.rglob("*"))
+        status, out, err = run(*words)
+        assert status == 2, (out, err)
+        assert message in err, err
+        errors = [line for line in err.splitlines() if line.startswith("numpy-vit: error: ")]
+        assert len(errors) == 1 and "Traceback" not in err, err
+        assert sorted(tmp_path.rglob("*")) == before
+        return out
+
+    return refused
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures in class folders: three, and one more below."""
+    for name, shape in (("class 0/a.png", (30, 50)), ("class 0/b.jpg", (60, 20)), ("3/deep/c.webp", (24, 40))):
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pictures.draw(*shape).save(path)
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    return tmp_path / "pictures"
+
+
+def test_predict(run, folder):
+    status, out, err = run("predict", folder / "class 0" / "a.png", "--weights", CLASSIFIER, "--top", 2)
+    assert status == 0 and err == ""
+    model = numpy_vit.load(CLASSIFIER)
+    logits = model(model.preprocess(folder / "class 0" / "a.png")).logits[0]
+    best = int(logits.argmax())
+    assert out.startswith(f"{folder}/class 0/a.png  class {best} ") and out.count("%") == 2
+
+
+def test_predict_json_and_folders(run, folder):
+    status, out, _ = run("predict", folder, "--weights", CLASSIFIER, "--json", "--top", 6, "--strict", "--dtype", "float64")
+    rows = json.loads(out)
+    assert status == 0 and [os.path.basename(row["image"]) for row in rows] == ["c.webp", "a.png", "b.jpg"]
+    for row in rows:
+        assert abs(sum(entry["probability"] for entry in row["top"]) - 1) < 1e-12
+        assert [entry["logit"] for entry in row["top"]] == sorted((entry["logit"] for entry in row["top"]), reverse=True)
+
+
+def test_predict_goes_on_after_a_bad_picture(run, folder):
+    (folder / "bad.png").write_bytes(b"")
+    status, out, err = run("predict", folder, "--weights", CLASSIFIER)
+    assert status == 2 and len(out.splitlines()) == 3
+    assert err == f"numpy-vit: error: {folder}/bad.png: the file is empty (0 bytes)\n"
+    status, out, _ = run("predict", folder, "--weights", CLASSIFIER, "--json")
+    assert status == 2 and sum("error" in row for row in json.loads(out)) == 1
+
+
+def test_predict_at_another_size(run, folder):
+    status, out, _ = run("predict", folder / "class 0" / "a.png", "--weights", CLASSIFIER, "--image", "32x24")
+    assert status == 0 and out
+
+
+def test_predict_refuses(refused, folder, tmp_path):
+    picture = folder / "class 0" / "a.png"
+    refused("predict", picture, "--weights", tmp_path / "absent.safetensors", message="no such file or folder")
+    refused("predict", picture, "--weights", BACKBONE, message="does not say how pictures are prepared")
+    refused("predict", tmp_path / "absent.png", "--weights", CLASSIFIER, message="absent.png: no such file or folder")
+    refused("predict", picture, "--weights", CLASSIFIER, "--top", 0, message="--top: 0")
+    refused("predict", picture, "--weights", CLASSIFIER, "--image", "30x30", message="not a multiple of the patch size 8")
+    (tmp_path / "empty").mkdir()
+    refused("predict", tmp_path / "empty", "--weights", CLASSIFIER, message="no picture in this folder")
+
+
+def test_bad_usage(run):
+    for words in (["predict", "--image", "axb"], ["predict", "--dtype", "int8"], ["nonsense"], [], ["embed", "x.png"]):
+        status, out, err = run(*words)
+        assert status == 2 and out == "" and "usage: numpy-vit" in err
+
+
+def test_every_broken_picture(refused, tmp_path):
+    for name, message in broken_pictures(tmp_path).items():
+        refused("predict", tmp_path / name, "--weights", CLASSIFIER, message=message)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy", ".safetensors"])
+def test_embed(run, folder, tmp_path, suffix):
+    target = tmp_path / f"out{suffix}"
+    status, out, err = run("embed", folder, "-o", target, "--weights", CLASSIFIER)
+    assert (status, out) == (0, "") and "3 pictures, pooled 3 x 20" in err
+    model = numpy_vit.load(CLASSIFIER)
+    paths = [folder / "3/deep/c.webp", folder / "class 0/a.png", folder / "class 0/b.jpg"]
+    expected = model(model.preprocess(paths)).pooled
+    if suffix == ".npy":
+        found = np.load(target)
+    elif suffix == ".npz":
+        stored = np.load(target)
+        found = stored["embeddings"]
+        assert list(stored["images"]) == list(map(str, paths))
+    else:
+        from safetensors import safe_open
+
+        with safe_open(target, "np") as stored:
+            found = stored.get_tensor("embeddings")
+            assert json.loads(stored.metadata()["images"]) == list(map(str, paths))
+    assert np.array_equal(found, expected)
+    assert sorted(os.listdir(tmp_path)) == sorted([target.name, "pictures"])
+
+
+def test_embed_other_outputs(run, refused, folder, tmp_path):
+    for what, shape in (("tokens", (3, 16, 20)), ("logits", (3, 6))):
+        assert run("embed", folder, "-o", tmp_path / "o.npy", "--weights", CLASSIFIER, "--what", what)[0] == 0
+        assert np.load(tmp_path / "o.npy").shape == shape
+    refused("embed", folder, "-o", tmp_path / "p.npy", "--weights", CLASSIFIER, "--what", "pooler", message="has no pooler")
+    refused("embed", folder, "-o", tmp_path / "p.txt", "--weights", CLASSIFIER, message="the name must end in")
+    refused("embed", folder, "-o", tmp_path / "no/p.npy", "--weights", CLASSIFIER, message="there is no folder")
+    refused("embed", folder, "-o", "/proc/p.npy", "--weights", CLASSIFIER, message="cannot be written")
+
+
+def test_eval(run, refused, folder, tmp_path):
+    (folder / "notes.txt").unlink()
+    status, out, err = run("eval", folder, "--weights", CLASSIFIER, "--json")
+    assert (status, err) == (0, "")
+    model = numpy_vit.load(CLASSIFIER)
+    paths = [folder / "3/deep/c.webp", folder / "class 0/a.png", folder / "class 0/b.jpg"]
+    order = np.argsort(-model(model.preprocess(paths)).logits, axis=1)
+    right = order == np.array([[3], [0], [0]])
+    found = json.loads(out)
+    assert found == {"pictures": 3, "unreadable": 0, "top1": right[:, 0].mean(), "top5": right[:, :5].any(1).mean()}
+    names = tmp_path / "names.txt"
+    names.write_text("class 0\nb\nc\n3\ne\nf\n")
+    assert json.loads(run("eval", folder, "--weights", CLASSIFIER, "--json", "--classes", names)[1]) == found
+    names.write_text("a\n")
+    refused("eval", folder, "--weights", CLASSIFIER, "--classes", names, message="1 lines, the model has 6 classes")
+    os.rename(folder / "class 0", folder / "clas 0")
+    refused("eval", folder, "--weights", CLASSIFIER, message="no class of the model is called 'clas 0'; did you mean 'class 0'")
+    refused("eval", tmp_path / "absent", "--weights", CLASSIFIER, message="no such folder")
+    (tmp_path / "bare").mkdir()
+    refused("eval", tmp_path / "bare", "--weights", CLASSIFIER, message="no class folders")
+
+
+def test_convert_and_inspect(run, tmp_path):
+    target = tmp_path / "out.safetensors"
+    status, out, err = run("convert", CLASSIFIER, "-o", target)
+    assert (status, out) == (0, "") and "hf-vit, 13,150 parameters" in err
+    first = target.read_bytes()
+    assert run("convert", CLASSIFIER, "-o", target)[0] == 0  # again, over itself
+    assert target.read_bytes() == first
+    status, out, err = run("inspect", target, "--tensors")
+    assert (status, err) == (0, "")
+    for text in ("numpy-vit 1", "13,150", "class 0", "blocks.2.attention.key.bias", "squash", "model.safetensors"):
+        assert text in out
+    assert json.loads(run("inspect", target, "--json")[1])["config"]["heads"] == 5
+    status, out, err = run("inspect", CLASSIFIER)
+    assert status == 0 and "config.json says model_type 'vit'" in out
+    status, out, err = run("inspect", BACKBONE)
+    assert status == 0 and "no preprocessor_config.json" in out
+    status, _, err = run("convert", BACKBONE, "-o", target)
+    assert status == 0 and "note: no preprocessor_config.json" in err
+
+
+def test_inspect_says_what_an_unknown_file_holds(run, tmp_path):
+    from numpy_vit.tensorfile import tensor_of, write
+
+    write(tmp_path / "other.safetensors", {"some.weight": tensor_of(np.ones((2, 3)))}, {})
+    status, out, _ = run("inspect", tmp_path / "other.safetensors", "--tensors")
+    assert status == 0 and "of no known family" in out and "some.weight" in out
+
+
+def test_convert_refuses(refused, tmp_path, run):
+    refused("convert", CLASSIFIER, "-o", tmp_path / "out.bin", message="the name must end in .safetensors")
+    refused("convert", tmp_path / "absent", "-o", tmp_path / "out.safetensors", message="no such file or folder")
+    refused("convert", CLASSIFIER, "-o", tmp_path / "no" / "out.safetensors", message="cannot be written")
+    source = shutil.copytree(CLASSIFIER, tmp_path / "model")
+    refused("convert", source, "-o", source / "model.safetensors", message="is the source itself")
+    (source / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:-5])
+    refused("convert", source, "-o", tmp_path / "out.safetensors", message="not a valid safetensors file")
+    run("convert", CLASSIFIER, "-o", tmp_path / "out.safetensors")
+    refused("convert", tmp_path / "out.safetensors", "-o", tmp_path / "again.safetensors", message="already a converted file")
+
+
+def test_a_full_disk(refused, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused("convert", CLASSIFIER, "-o", tmp_path / "out.safetensors", message="the disk is full; nothing was written")
+
+
+def test_a_file_size_limit(tmp_path):
+    """The system's own refusal in the middle of a write."""
+    done = subprocess.run(
+        [sys.executable, "-m", "numpy_vit", "convert", CLASSIFIER, "-o", tmp_path / "out.safetensors"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "File too large" in done.stderr and done.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_standard_output_on_a_full_disk():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "numpy_vit", "inspect", CLASSIFIER], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2 and done.stderr.decode().count("\n") == 1 and b"No space left" in done.stderr
+
+
+def test_a_reader_that_stops_early():
+    done = subprocess.run(
+        f"{sys.executable} -m numpy_vit inspect --tensors {CLASSIFIER} | head -1", shell=True, capture_output=True, text=True
+    )
+    assert done.stderr == "" and done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_leaves_nothing(tmp_path, how):
+    big = tmp_path / "pictures"
+    big.mkdir()
+    pictures.draw(1200, 1200).save(big / "0.png")
+    for n in range(1, 400):
+        os.link(big / "0.png", big / f"{n}.png")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "numpy_vit", "embed", big, "-o", tmp_path / "out.npz", "--weights", CLASSIFIER],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(1.5)
+    assert process.poll() is None, process.stderr.read()
+    process.send_signal(how)
+    _, err = process.communicate(timeout=30)
+    if how is signal.SIGINT:
+        assert process.returncode == 2
+        assert err == "numpy-vit: error: interrupted; no file was left half-written\n"
+    else:
+        assert process.returncode == 128 + signal.SIGTERM
+    assert os.listdir(tmp_path) == ["pictures"]
+
+
+def test_debug_shows_the_traceback(run, tmp_path):
+    status, _, err = run("inspect", tmp_path / "absent", "--debug")
+    assert status == 2 and "Traceback" in err and err.splitlines()[-1].startswith("numpy-vit: error: ")
+
+
+def test_importing_costs_nothing_but_definitions():
+    """No NumPy, no Pillow, no safetensors, until something needs them; never an optional extra."""
+    heavy = ["numpy", "PIL", "safetensors", "torch", "transformers", "huggingface_hub"]
+    for statement, allowed in (
+        ("import numpy_vit", set()),
+        ("import numpy_vit.cli", set()),
+        ("import numpy_vit.model, numpy_vit.ops", {"numpy"}),
+        ("import numpy_vit; numpy_vit.variant('ViT-B/16'); numpy_vit.random_model", {"numpy"}),
+        ("import numpy_vit; numpy_vit.load", {"numpy", "PIL", "safetensors"}),
+    ):
+        code = f"{statement}\nimport sys\nprint(*[name for name in {heavy} if name in sys.modules])"
+        loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        assert set(loaded) <= allowed, statement
+
+
+def test_names():
+    assert set(numpy_vit.__all__) <= set(dir(numpy_vit))
+    for name in numpy_vit.__all__:
+        getattr(numpy_vit, name)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        numpy_vit.nonsense  # noqa: B018
+
+
+def test_version():
+    done = subprocess.run([sys.executable, "-m", "numpy_vit", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"numpy-vit {numpy_vit.__version__}\n"

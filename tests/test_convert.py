@@ -1,0 +1,311 @@
+"""Hugging Face checkpoints in all their spellings, and everything that can be wrong with one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import hub_server
+import numpy as np
+import pytest
+from conftest import DATA, relative_error
+
+import numpy_vit
+from numpy_vit import InputError
+from numpy_vit.convert import convert
+from numpy_vit.convert.hf_vit import TABLE
+from numpy_vit.tensorfile import Tensor, read, tensor_of, write
+
+STORED = np.load(DATA / "classifier.npz")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the stored transformers checkpoint."""
+    return shutil.copytree(DATA / "classifier", tmp_path / "model")
+
+
+def rewrite(folder, change, file="model.safetensors"):
+    tensors, metadata = read(folder / file)
+    tensors = {name: Tensor(t.dtype, np.array(t.data)) for name, t in tensors.items()}
+    tensors = change(tensors) or tensors
+    write(folder / file, tensors, metadata)
+
+
+def edit(folder, file="config.json", **changes):
+    content = json.loads((folder / file).read_text())
+    for key, value in changes.items():
+        content.pop(key, None) if value is None else content.update({key: value})
+    (folder / file).write_text(json.dumps(content))
+
+
+def check(source):
+    out = numpy_vit.load(source, dtype="float64")(STORED["pixels"])
+    assert relative_error(out.last_hidden_state, STORED["norm"]) < 1e-12
+    return out
+
+
+def test_all_metadata_is_read(folder):
+    checkpoint = convert(folder)
+    assert checkpoint.notes == []
+    config = checkpoint.config
+    assert (config.image, config.patch, config.heads, config.eps, config.classes) == ((24, 40), 8, 5, 1e-12, 6)
+    assert checkpoint.labels == [f"class {n}" for n in range(6)]
+    assert (checkpoint.preprocess.size, checkpoint.preprocess.resample) == ((24, 40), "bicubic")
+    assert checkpoint.source["name"] == "model"
+
+
+def in_memory(tensors):
+    """As transformers 5 names them in state_dict()."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        for row in TABLE:
+            for n in range(3):
+                name = name.replace(row.on_disk.replace("{n}", str(n)) + ".", row.in_memory.replace("{n}", str(n)) + ".")
+        renamed[name] = tensor
+    assert any("layers.2.mlp.fc2.bias" in name for name in renamed)
+    return renamed
+
+
+def without_prefix(tensors):
+    return {name.removeprefix("vit."): tensor for name, tensor in tensors.items()}
+
+
+def without_head(tensors):
+    return {name: tensor for name, tensor in tensors.items() if "classifier" not in name}
+
+
+def with_pooler(tensors):
+    rng = np.random.default_rng(0)
+    pooler = {"weight": rng.normal(size=(9, 20)), "bias": rng.normal(size=9)}
+    return tensors | {f"vit.pooler.dense.{k}": tensor_of(v) for k, v in pooler.items()}
+
+
+@pytest.mark.parametrize(
+    "changes", [[in_memory], [without_prefix], [without_head], [with_pooler], [in_memory, with_pooler, without_prefix]]
+)
+def test_every_naming(folder, changes):
+    for change in changes:
+        rewrite(folder, change)
+    out = check(folder)
+    assert (out.logits is None) == (without_head in changes)
+    assert (out.pooler_output is None) == (with_pooler not in changes)
+    if out.logits is not None:
+        assert relative_error(out.logits, STORED["logits"]) < 1e-12
+    if out.pooler_output is not None:
+        pooler = with_pooler({})
+        dense = pooler["vit.pooler.dense.weight"].data @ STORED["norm"][:, 0].T
+        assert relative_error(out.pooler_output, np.tanh(dense.T + pooler["vit.pooler.dense.bias"].data)) < 1e-12
+
+
+def test_mask_token_is_left_out_and_said(folder):
+    rewrite(folder, lambda t: t | {"vit.embeddings.mask_token": tensor_of(np.zeros((1, 1, 20)))})
+    assert "mask_token is left out" in convert(folder).notes[0]
+
+
+def shard(folder):
+    """As save_pretrained splits a large model."""
+    tensors, metadata = read(folder / "model.safetensors")
+    names = sorted(tensors)
+    files = {f"model-0000{n + 1}-of-00003.safetensors": names[n::3] for n in range(3)}
+    for file, part in files.items():
+        write(folder / file, {name: tensors[name] for name in part}, metadata)
+    (folder / "model.safetensors").unlink()
+    weight_map = {name: file for file, part in files.items() for name in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return sorted(files)
+
+
+def test_shards(folder):
+    files = shard(folder)
+    assert relative_error(check(folder).logits, STORED["logits"]) < 1e-12
+    assert sorted(convert(folder).source["files"]) == files
+    (folder / files[1]).unlink()
+    with pytest.raises(InputError, match=f"{files[1]}: missing, though model.safetensors.index.json lists it"):
+        convert(folder)
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""])
+def test_an_index_that_points_elsewhere(folder, name):
+    shard(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
+    with pytest.raises(InputError, match="points outside the folder"):
+        convert(folder)
+
+
+def test_a_damaged_index(folder):
+    shard(folder)
+    for text in ("{", "[]", "{}", '{"weight_map": 3}'):
+        (folder / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(InputError, match="not a valid index"):
+            convert(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 25}, r"'vit.*|tensor 'embeddings"),
+        ({"num_hidden_layers": 2}, "is not used by the model of config.json"),
+        ({"num_hidden_layers": 4}, "tensor 'encoder.layer.3.layernorm_before.weight' is missing"),
+        ({"num_attention_heads": 3}, "3 heads do not divide the width 20"),
+        ({"intermediate_size": 29}, r"'encoder.layer.0.intermediate.dense.weight' is \(28, 20\), config.json says \(29, 20\)"),
+        ({"image_size": 24}, r"'embeddings.position_embeddings' is \(1, 16, 20\), config.json says \(1, 10, 20\)"),
+        ({"image_size": [24, 41]}, "image width 41 is not a multiple of the patch size 8"),
+        ({"num_channels": 1}, r"'embeddings.patch_embeddings.projection.weight' is"),
+        ({"hidden_act": "mish"}, "hidden_act 'mish' is not one of gelu"),
+        ({"model_type": "deit"}, "of no known family .config.json says model_type 'deit'"),
+        ({"qkv_bias": False}, "config.json says qkv_bias False, the tensors say True"),
+        ({"id2label": {"0": "a"}}, "does not name the 6 classes"),
+        ({"patch_size": [8, 4]}, "only square patches"),
+        ({"layer_norm_eps": -1}, "eps is -1"),
+        ({"hidden_size": "20"}, "width is '20'"),
+    ],
+)
+def test_a_config_that_contradicts_the_tensors(folder, changes, message):
+    edit(folder, **changes)
+    with pytest.raises(InputError, match=message) as error:
+        numpy_vit.load(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_the_config_does_not_say_is_said(folder):
+    edit(folder, layer_norm_eps=None, hidden_act=None, id2label=None)
+    notes = " / ".join(convert(folder).notes)
+    assert "does not say layer_norm_eps: 1e-12, transformers' default for ViT, is used" in notes
+    assert "does not say hidden_act: 'gelu'" in notes
+    assert "no id2label" in notes
+    with pytest.warns(UserWarning, match="does not say layer_norm_eps"):
+        numpy_vit.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"size": 40}, ("squash", (40, 40))),
+        ({"size": {"shortest_edge": 30}}, ("shortest_edge", 30)),
+        ({"size": {"height": 8, "width": 16}}, ("squash", (8, 16))),
+        ({"do_resize": False}, ("none", None)),
+    ],
+)
+def test_every_spelling_of_size(folder, changes, expected):
+    edit(folder, "preprocessor_config.json", **changes)
+    preprocess = convert(folder).preprocess
+    assert (preprocess.resize, preprocess.size) == expected
+
+
+def test_preprocessor_files_of_every_age(folder):
+    """The hub's oldest ViT files hold five keys; the rest is what transformers' class says."""
+    old = {"do_normalize": True, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 224}
+    (folder / "preprocessor_config.json").write_text(json.dumps({**old, "feature_extractor_type": "ViTFeatureExtractor"}))
+    checkpoint = convert(folder)
+    assert (checkpoint.preprocess.resample, checkpoint.preprocess.scale) == ("bilinear", 1 / 255)
+    assert checkpoint.notes == ["preprocessor_config.json does not say resample: 2, transformers' default, is used"]
+    (folder / "preprocessor_config.json").write_text(json.dumps({**old, "image_processor_type": "MysteryProcessor"}))
+    with pytest.raises(InputError, match="does not say resample, and of type 'MysteryProcessor' no default is known"):
+        convert(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("size", {"longest_edge": 3}),
+        ("size", "big"),
+        ("resample", 17),
+        ("image_mean", [0.5]),
+        ("image_std", 0),
+        ("crop_size", 3),
+    ],
+)
+def test_preprocessor_files_that_make_no_sense(folder, key, value):
+    edit(folder, "preprocessor_config.json", **{key: value, "do_center_crop": key == "crop_size" and "yes"})
+    if key == "crop_size":
+        assert convert(folder).preprocess.crop == (3, 3)
+        value = {"width": 3}
+        edit(folder, "preprocessor_config.json", crop_size=value)
+    with pytest.raises(InputError, match="preprocess"):
+        convert(folder)
+
+
+def test_a_model_without_preprocessing_says_so(folder):
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.warns(UserWarning, match="no preprocessor_config.json"):
+        model = numpy_vit.load(folder)
+    with pytest.raises(InputError, match="does not say how pictures are prepared"):
+        model.preprocess("x.png")
+    assert numpy_vit.load(folder, preprocessor=DATA / "classifier" / "preprocessor_config.json").preprocess_policy
+
+
+def test_folders_that_hold_no_model(tmp_path):
+    with pytest.raises(InputError, match="no model.safetensors in this folder"):
+        numpy_vit.load(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(InputError, match="it has pytorch_model.bin, which cannot be read"):
+        numpy_vit.load(tmp_path)
+    with pytest.raises(InputError, match="no such file or folder"):
+        numpy_vit.load(tmp_path / "absent")
+    shutil.copy(DATA / "classifier" / "model.safetensors", tmp_path)
+    with pytest.raises(InputError, match="no config.json beside the weights"):
+        numpy_vit.load(tmp_path)
+    for text in ("{", "[]", "\xff"):
+        (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+        with pytest.raises(InputError, match=r"config\.json: "):
+            numpy_vit.load(tmp_path)
+
+
+def test_non_finite_weights_of_others(folder):
+    def poison(tensors):
+        tensors["vit.layernorm.bias"].data[3] = np.nan
+
+    rewrite(folder, poison)
+    with pytest.raises(InputError, match="'norm.bias' has NaN or infinite values"):
+        numpy_vit.load(folder)
+
+
+def test_a_dtype_that_is_none():
+    for dtype in ("float16", "int8", "nonsense"):
+        with pytest.raises(InputError, match="float32 or float64"):
+            numpy_vit.load(DATA / "classifier", dtype=dtype)
+
+
+def test_hub_names_are_found_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    model = tmp_path / "models--someone--a-vit"
+    shutil.copytree(DATA / "classifier", model / "snapshots" / "0123abc")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0123abc")
+    assert relative_error(check("someone/a-vit").logits, STORED["logits"]) < 1e-12
+    check("someone/a-vit@0123abc")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as if it were not installed
+    for name in ("someone/another", "someone/a-vit@v2"):
+        with pytest.raises(InputError, match=r"not in the local Hugging Face cache .*: install huggingface_hub"):
+            numpy_vit.load(name)
+
+
+@pytest.mark.peers
+def test_hub_names_are_fetched(tmp_path):
+    """huggingface_hub itself against a small server that speaks the hub's file URLs."""
+    sharded = shutil.copytree(DATA / "classifier", tmp_path / "sharded")
+    shard(sharded)
+    models = {"someone/a-vit": DATA / "classifier", "someone/sharded": sharded, "someone/empty": tmp_path / "none"}
+    with hub_server.serve(models) as (url, requests):
+        environment = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_TOKEN": "secret-token"}
+
+        def convert_in_a_process(name, **changes):
+            command = [sys.executable, "-m", "numpy_vit", "convert", name, "-o", str(tmp_path / "out.safetensors")]
+            return subprocess.run(command, env={**environment, **changes}, capture_output=True, text=True)
+
+        for name in ("someone/a-vit", "someone/sharded"):
+            done = convert_in_a_process(name)
+            assert done.returncode == 0, done.stderr
+            assert relative_error(check(tmp_path / "out.safetensors").logits, STORED["logits"]) < 1e-12
+            assert numpy_vit.load(tmp_path / "out.safetensors").source["name"] == name
+        assert any(token == "Bearer secret-token" for _, token in requests)
+        before = len(requests)
+        assert convert_in_a_process("someone/a-vit").returncode == 0  # now from the cache
+        assert len(requests) == before
+        for name, message in (("someone/empty", "has no config.json on the hub"), ("someone/absent", "someone/absent")):
+            done = convert_in_a_process(name)
+            assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        done = convert_in_a_process("someone/third", HF_HUB_OFFLINE="1")
+        assert done.returncode == 2 and "cannot be reached (offline?)" in done.stderr, done.stderr

@@ -1,0 +1,177 @@
+"""Pictures: what transformers' PIL processors made of the same ones (stored), and every kind of file a user has."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pictures
+import pytest
+from conftest import DATA
+from PIL import Image
+
+from numpy_vit import InputError, Preprocess
+from numpy_vit.convert.hf_vit import read_preprocessor
+from numpy_vit.images import upright
+
+SQUASH = Preprocess(
+    channels=3, resize="squash", size=(24, 40), resample="bilinear", crop=None, scale=1 / 255, mean=(0.5,) * 3, std=(0.5,) * 3
+)
+
+
+@pytest.mark.parametrize("policy", pictures.POLICIES)
+@pytest.mark.parametrize("shape", pictures.SHAPES)
+def test_equals_transformers(policy, shape):
+    stored = np.load(DATA / "preprocessing.npz")
+    options = {"image_processor_type": "ViTImageProcessor", **pictures.POLICIES[policy]}
+    preprocess = read_preprocessor(options, 3, [])
+    picture = pictures.draw(*shape)
+    key = f"{policy}.{shape[0]}x{shape[1]}"
+    assert np.array_equal(preprocess.resize_and_crop(picture).transpose(2, 0, 1), stored[f"{key}.uint8"])
+    pixels = preprocess(picture)
+    assert pixels.dtype == np.float32 and pixels.shape[0] == 1
+    assert np.max(np.abs(pixels[0] - stored[f"{key}.pixels"])) < 1e-6
+
+
+def save(tmp_path, image, name, **options):
+    path = tmp_path / name
+    image.save(path, **options)
+    return path
+
+
+def test_formats_and_modes(tmp_path):
+    rgb = pictures.draw(30, 50)
+    grey = rgb.convert("L")
+    as_rgb = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
+    assert np.array_equal(upright(save(tmp_path, rgb, "a.png")), rgb)
+    assert np.array_equal(upright(save(tmp_path, rgb, "a.webp", lossless=True)), rgb)
+    assert np.array_equal(upright(save(tmp_path, rgb, "a.bmp")), rgb)
+    assert (
+        np.abs(np.asarray(upright(save(tmp_path, rgb, "a.jpg", quality=95, subsampling=0)), int) - np.asarray(rgb)).mean() < 4
+    )
+    assert np.array_equal(upright(save(tmp_path, grey, "grey.png")), as_rgb)
+    assert np.array_equal(upright(rgb, channels=1), grey)
+    palette = rgb.quantize(16)
+    assert np.array_equal(upright(save(tmp_path, palette, "palette.png")), palette.convert("RGB"))
+    bits = rgb.convert("1")
+    assert np.array_equal(upright(save(tmp_path, bits, "bits.png")), bits.convert("RGB"))
+    cmyk = rgb.convert("CMYK")
+    assert upright(save(tmp_path, cmyk, "cmyk.tif")).mode == "RGB"
+    assert np.array_equal(upright(np.asarray(rgb)), rgb)
+    assert np.array_equal(upright(np.asarray(grey)), as_rgb)
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    path = save(tmp_path, Image.fromarray(values), "deep.png")
+    assert np.array_equal(np.asarray(upright(path))[0, :, 0], [0, 1, 128, 255])
+    assert np.array_equal(np.asarray(upright(Image.fromarray(values.astype(np.int32))))[0, :, 0], [0, 1, 128, 255])
+
+
+def test_transparent_becomes_white(tmp_path):
+    rgba = Image.new("RGBA", (2, 1), (200, 0, 0, 255))
+    rgba.putpixel((1, 0), (0, 0, 0, 0))
+    expected = [[200, 0, 0], [255, 255, 255]]
+    assert np.array_equal(np.asarray(upright(save(tmp_path, rgba, "a.png")))[0], expected)
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([0, 0, 0, 200, 0, 0])
+    palette.putdata([1, 0])
+    assert np.array_equal(np.asarray(upright(save(tmp_path, palette, "p.png", transparency=0)))[0], expected)
+    grey_alpha = Image.new("LA", (1, 1), (0, 0))
+    assert np.array_equal(np.asarray(upright(grey_alpha))[0, 0], [255, 255, 255])
+
+
+def test_exif_rotation(tmp_path):
+    rgb = pictures.draw(30, 50)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees
+    turned = upright(save(tmp_path, rgb, "turned.png", exif=exif))
+    assert np.array_equal(turned, rgb.transpose(Image.Transpose.ROTATE_270))
+
+
+def broken_pictures(tmp_path):
+    png, jpg = io.BytesIO(), io.BytesIO()
+    pictures.draw(60, 60).save(png, "PNG")
+    pictures.draw(60, 60).save(jpg, "JPEG")
+    files = {
+        "empty.png": (b"", "the file is empty"),
+        "text.png": (b"this is no picture\n" * 20, "not a picture that Pillow can read"),
+        "cut.png": (png.getvalue()[:600], "a damaged or unsupported picture"),
+        "cut.jpg": (jpg.getvalue()[:900], "a damaged or unsupported picture"),
+        "header.jpg": (jpg.getvalue()[:20], "picture"),
+        # A PNG header that claims 60,000 x 60,000 pixels.
+        "bomb.png": (
+            bytes.fromhex("89504e470d0a1a0a0000000d49484452") + b"\0\0\xea\x60\0\0\xea\x60\x08\2\0\0\0" + b"\0" * 40,
+            "",
+        ),
+    }
+    for name, (content, _) in files.items():
+        (tmp_path / name).write_bytes(content)
+    import struct
+    import zlib
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    (tmp_path / "bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+    )
+    return {name: message for name, (_, message) in files.items()} | {"bomb.png": "too large"}
+
+
+def test_broken_pictures_name_the_file(tmp_path):
+    for name, message in broken_pictures(tmp_path).items():
+        with pytest.raises(InputError, match=message) as error:
+            SQUASH(tmp_path / name)
+        assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
+    for path, message in ((tmp_path / "absent.png", "no such file"), (tmp_path, "is a folder")):
+        with pytest.raises(InputError, match=message):
+            SQUASH(path)
+
+
+def test_what_is_no_picture():
+    for what in (3, None, [3], np.zeros((4, 4)), np.zeros((4,), np.uint8)):
+        with pytest.raises(InputError):
+            SQUASH(what)
+    with pytest.raises(InputError, match="floating-point"):
+        SQUASH(Image.fromarray(np.zeros((4, 4), np.float32)))
+    with pytest.raises(InputError, match="no picture"):
+        SQUASH([])
+
+
+def test_extreme_proportions():
+    edge = dataclasses.replace(SQUASH, resize="shortest_edge", size=224, crop=(24, 40))
+    assert SQUASH(Image.new("RGB", (1, 1))).shape == (1, 3, 24, 40)
+    assert SQUASH(Image.new("RGB", (3000, 1))).shape == (1, 3, 24, 40)
+    with pytest.raises(InputError, match="too narrow"):
+        edge(Image.new("RGB", (3000, 1)))
+
+
+def test_a_list_is_a_batch():
+    images = [pictures.draw(30, 50), pictures.draw(20, 20)]
+    assert np.array_equal(SQUASH(images)[1], SQUASH(images[1])[0])
+    plain = dataclasses.replace(SQUASH, resize="none", size=None)
+    with pytest.raises(InputError, match="different sizes"):
+        plain(images)
+
+
+def test_another_size_keeps_the_policy():
+    edge = dataclasses.replace(SQUASH, resize="shortest_edge", size=256, crop=(224, 224))
+    assert edge.for_image((448, 448)).size == 512 and edge.for_image((448, 448)).crop == (448, 448)
+    assert SQUASH.for_image((32, 64)).size == (32, 64)
+    assert edge.for_image((64, 96))(pictures.draw(50, 50)).shape == (1, 3, 64, 96)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": 3},
+        {"size": (0, 3)},
+        {"resample": "bilinera"},
+        {"std": (0.0, 1.0, 1.0)},
+        {"mean": None},
+        {"crop": 3},
+        {"scale": 0},
+    ],
+)
+def test_senseless_policies_are_refused(changes):
+    with pytest.raises(InputError, match="preprocess: "):
+        dataclasses.replace(SQUASH, **changes)
