@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .model import ViTOutput as ViTOutput
     from .parameters import parameter_count as parameter_count
     from .seeded import random_model as random_model
+    from .tracing import Trace as Trace
+    from .tracing import trace as trace
 
 __version__ = "0.1.0"
 
@@ -39,6 +41,8 @@ _WHERE = {
     "ViTOutput": "model",
     "parameter_count": "parameters",
     "random_model": "seeded",
+    "Trace": "tracing",
+    "trace": "tracing",
 }
 
 __all__ = ["__version__", *sorted(_WHERE)]

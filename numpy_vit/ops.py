@@ -53,7 +53,9 @@ def unpatchify(patches: Array, patch: int, image: tuple[int, int]) -> Array:
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """y = x W + b. x (..., in), weight (in, out), bias (out,) or None -> (..., out)."""
     y = x @ weight
-    return y if bias is None else y + bias
+    if bias is not None:
+        y += bias  # in place: a fresh array of this size costs more than the addition
+    return y
 
 
 def prepend(token: Array, tokens: Array) -> Array:
@@ -69,7 +71,8 @@ def standardize(x: Array, eps: float) -> Array:
     """
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + eps)
+    centred /= np.sqrt(variance + eps)
+    return centred
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
@@ -100,8 +103,10 @@ def softmax(x: Array) -> Array:
 
     The row's maximum is taken off first: the result is the same and exp cannot overflow.
     """
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
+    e = x - x.max(axis=-1, keepdims=True)
+    np.exp(e, out=e)
+    e /= e.sum(axis=-1, keepdims=True)
+    return e
 
 
 # Activations, all elementwise: x any shape -> the same. GELU itself is in numpy_vit.special.

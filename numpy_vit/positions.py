@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from .dispatch import dispatched
+
 Array = Any
 
 
+@dispatched
 def resize_positions(positions: Array, old: tuple[int, int], new: tuple[int, int], rule: str) -> Array:
     """positions (1 + old rows * old columns, D) -> (1 + new rows * new columns, D), in the same dtype.
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from .dispatch import dispatched
+
 Array = Any
 TILE = 65_536  # elements; measured best between 8 K and 256 K
 
@@ -45,11 +47,13 @@ ERF_AS_TANH = (
 )  # fmt: skip
 
 
+@dispatched
 def erf(x: Array) -> Array:
     """The error function, elementwise. x any shape, float32 or float64 -> the same."""
     return _in_tiles(_erf_float32 if x.dtype == np.float32 else _erf_float64, x)
 
 
+@dispatched
 def gelu(x: Array) -> Array:
     """x * Phi(x), elementwise: the exact GELU, not the tanh approximation. x any shape -> the same."""
     return _in_tiles(_gelu_float32 if x.dtype == np.float32 else _gelu_float64, x)

@@ -197,3 +197,24 @@ def test_the_shipped_accuracy():
     stated = model.source["accuracy"]
     assert (len(labels), right) == (stated["pictures"], stated["right"])
     assert right / len(labels) >= 0.97
+
+
+@pytest.mark.parametrize("name", ["vit-base-patch16-224", "vit-small-patch32-384", "vit-huge-patch14-224-in21k"])
+def test_macs_are_those_that_torch_counts(name):
+    """FlopCounterMode on transformers' model with math attention, on the meta device."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import ViTConfig, ViTForImageClassification, ViTModel
+
+    ours = numpy_vit.variant(name)
+    config = ViTConfig(
+        image_size=ours.image[0], patch_size=ours.patch, hidden_size=ours.width, num_hidden_layers=ours.depth,
+        num_attention_heads=ours.heads, intermediate_size=ours.mlp, num_labels=ours.classes or 2, attn_implementation="eager",
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = (ViTForImageClassification(config) if ours.classes else ViTModel(config)).eval()
+        pixels = torch.zeros(2, 3, *ours.image)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.no_grad():
+        model(pixels)
+    assert counter.get_total_flops() == numpy_vit.trace(name, batch=2).flops

@@ -165,8 +165,11 @@ def reshape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return Tensor(tensor.dtype, data)
 
 
-def read_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], notes: list[str]) -> ViTConfig:
-    """config.json -> ViTConfig; what the tensors tell (head, pooler, biases) is taken from them."""
+def read_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None, notes: list[str]) -> ViTConfig:
+    """config.json -> ViTConfig; what the tensors tell (head, pooler, biases) is taken from them.
+
+    Without tensors (None), the class that config.json names tells: a head of as many classes as it has labels, or a pooler.
+    """
     if config.get("model_type", "vit") != "vit":
         raise InputError(f"config.json says model_type {config['model_type']!r}, not 'vit'")
 
@@ -183,10 +186,12 @@ def read_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], notes:
         if len(set(patch)) != 1:
             raise InputError(f"config.json: patch_size {patch}: only square patches are supported")
         patch = patch[0]
-    pooler, head = tensors.get("pooler.dense.weight"), tensors.get("classifier.weight")
-    if pooler is not None and config.get("pooler_act", "tanh") != "tanh":
+    if tensors is None:
+        classes, pooler, biased = what_config_says(config, notes)
+    else:
+        classes, pooler, biased = what_tensors_say(tensors)
+    if pooler and config.get("pooler_act", "tanh") != "tanh":
         raise InputError(f"config.json: pooler_act {config['pooler_act']!r} is not supported, only 'tanh'")
-    biased = any(name.endswith(("attention.query.bias", "attention.q_proj.bias")) for name in tensors)
     if biased != config.get("qkv_bias", biased):
         raise InputError(f"config.json says qkv_bias {config['qkv_bias']}, the tensors say {biased}")
     ours = ViTConfig(
@@ -197,8 +202,8 @@ def read_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], notes:
         depth=get("num_hidden_layers"),
         heads=get("num_attention_heads"),
         mlp=get("intermediate_size"),
-        classes=0 if head is None else len(head.data),
-        pooler=0 if pooler is None else len(pooler.data),
+        classes=classes,
+        pooler=pooler,
         eps=get("layer_norm_eps"),
         activation=ACTIVATIONS[activation],
         pooling="class",
@@ -208,6 +213,26 @@ def read_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor], notes:
     if config.get("head_dim", ours.head_dim) != ours.head_dim:
         raise InputError(f"config.json: head_dim {config['head_dim']} is not hidden_size / heads: not supported")
     return ours
+
+
+def what_tensors_say(tensors: Mapping[str, Tensor]) -> tuple[int, int, bool]:
+    """(classes, pooler width, whether query, key and value have biases) of a checkpoint."""
+    tensors = {name.removeprefix("vit."): tensor for name, tensor in tensors.items()}
+    head, pooler = (len(tensors[name].data) if name in tensors else 0 for name in ("classifier.weight", "pooler.dense.weight"))
+    return head, pooler, any(name.endswith(("attention.query.bias", "attention.q_proj.bias")) for name in tensors)
+
+
+def what_config_says(config: Mapping[str, Any], notes: list[str]) -> tuple[int, int, bool]:
+    """The same from config.json alone."""
+    kinds = config.get("architectures") or []
+    if not kinds:
+        notes.append("config.json names no architecture: traced as ViTModel, the backbone with its pooler")
+    biased = bool(config.get("qkv_bias", True))
+    if any("ImageClassification" in str(kind) for kind in kinds):
+        labels = config.get("id2label")
+        return (len(labels) if labels else int(config.get("num_labels", 2))), 0, biased  # transformers' default is 2
+    width = config.get("hidden_size", CONFIG_DEFAULTS["hidden_size"])
+    return 0, config.get("pooler_output_size") or width, biased
 
 
 def read_labels(config: Mapping[str, Any], classes: int, notes: list[str]) -> list[str] | None:

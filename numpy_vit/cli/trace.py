@@ -1,0 +1,238 @@
+"""numpy-vit trace: every operation of a model, in order, with shapes and cost."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, nearest
+from .common import image_size, note
+
+if TYPE_CHECKING:
+    from ..config import ViTConfig
+    from ..tracing import Trace
+
+FORMATS = ("table", "markdown", "csv", "json", "svg", "mermaid")
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        "trace",
+        help="every operation of a model, in order, with shapes and cost",
+        description="Print every operation of a model in the order of execution, with shapes, parameters, "
+        "multiply-accumulates and bytes, from its config alone: no weights are needed and nothing is computed.",
+        epilog="MODEL is a variant (ViT-B/16, vit-base-patch16-224), a config.json or its folder, a converted or foreign "
+        "weights file (only its header is read), or a hub name in the local cache. key=value changes the config: image patch "
+        "channels width depth heads mlp classes pooler eps activation pooling qkv_bias. "
+        "Example: numpy-vit trace ViT-B/16 image=384 depth=4",
+    )
+    command.add_argument(
+        "model", nargs="*", metavar="MODEL", help="what to trace, then key=value to change it (default: ViT-B/16)"
+    )
+    command.add_argument("--batch", type=int, default=1, metavar="B", help="pictures at once (default: 1)")
+    command.add_argument("--image", metavar="HxW", type=image_size, help="another image size: positions are resized, as a step")
+    command.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    command.add_argument("--depth", choices=("model", "block", "op"), default="op", help="how fine (default: op)")
+    command.add_argument("--block", type=int, metavar="N", help="only encoder block N")
+    command.add_argument("--only", metavar="NAME", help="only steps with this in their name: attention, mlp, *.scores, ...")
+    command.add_argument("--no-fold", action="store_true", help="list identical blocks one by one")
+    command.add_argument(
+        "--explain", action="store_true", help="add the formula with its numbers, the paper's equation, and why"
+    )
+    command.add_argument("--lang", choices=("en", "zh"), default="en", help="language of --explain")
+    command.add_argument("--format", choices=FORMATS, default="table")
+    command.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two models side by side; quote 'ViT-B/16 depth=4'")
+    command.add_argument(
+        "--with-values", nargs=2, metavar=("WEIGHTS", "IMAGE"), help="run this model for real: min, max, mean, std, NaN, Inf"
+    )
+    command.add_argument("--strict", action="store_true", help="with --with-values: also check the invariants")
+    return command
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from .. import render
+
+    if arguments.diff:
+        return print_diff(arguments)
+    if arguments.with_values:
+        traced = traced_with_values(arguments)
+    else:
+        traced = traced_as_asked(arguments.model or ["ViT-B/16"], arguments)
+    traced = selected(traced, arguments)
+    fold, colour = not arguments.no_fold and arguments.block is None, wants_colour()
+    texts = {
+        "markdown": lambda: render.markdown(traced, arguments.depth, fold),
+        "csv": lambda: render.as_csv(traced),
+        "json": lambda: render.as_json(traced),
+        "svg": lambda: render.svg(traced),
+        "mermaid": lambda: render.mermaid(traced),
+    }
+    if arguments.format != "table":
+        print(texts[arguments.format]())
+    elif arguments.explain:
+        print(render.explained(traced, terminal_width(), fold, arguments.lang, colour))
+    else:
+        print(render.table(traced, terminal_width(), arguments.depth, fold, colour))
+    return 0
+
+
+def terminal_width() -> int:
+    """The terminal's width; in a pipe, as wide as the table wants (COLUMNS overrides both)."""
+    import shutil
+
+    wide = 10_000 if not sys.stdout.isatty() else 80
+    return max(20, shutil.get_terminal_size((wide, 24)).columns)
+
+
+def wants_colour() -> bool:
+    """Colours only on a terminal that has them and a user who has not said no (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def traced_as_asked(words: Sequence[str], arguments: argparse.Namespace) -> "Trace":
+    from ..tracing import trace
+
+    config, notes = config_of(words)
+    for text in notes:
+        note(text)
+    return trace(config, batch=arguments.batch, dtype=arguments.dtype, size=arguments.image)
+
+
+def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
+    """["ViT-B/16", "image=384"] -> the config, and what the source left unsaid."""
+    models = [word for word in words if "=" not in word or Path(word).exists()]
+    changes = dict(word.split("=", 1) for word in words if word not in models)
+    if len(models) > 1:
+        raise InputError(f"one model at a time: '{models[0]}' or '{models[1]}'? (--diff shows two)")
+    config, notes = find_config(models[0] if models else "ViT-B/16")
+    return config.replace(**{key: value_of(key, text, config) for key, text in changes.items()}), notes
+
+
+def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
+    """A variant, a file or folder, or a cached hub name -> its config. Reads no tensor."""
+    from ..config import LONG_NAMES, ViTConfig, variant, variants
+
+    path = Path(model)
+    if not path.exists():
+        try:
+            return variant(model), []
+        except InputError as error:
+            from ..convert import hub
+
+            cached = hub.in_cache(*[*model.split("@"), "main"][:2]) if hub.is_hub_name(model) else None
+            if cached is None:
+                known = [*variants(), *(f"vit-{name}-patch16-224" for name in LONG_NAMES)]
+                raise InputError(
+                    f"'{model}' is no variant, file, folder or cached hub name{nearest(model, known)} "
+                    f"(variants: {', '.join(variants())})"
+                ) from error
+            path = cached
+    from ..convert import FAMILIES, open_source, recognise
+    from ..convert.hub import CONFIG
+    from ..convert.sources import Source, read_json
+    from ..weights import FORMAT
+
+    notes: list[str] = []
+    if path.suffix == ".json" or (path.is_dir() and (path / CONFIG).is_file() and not any(path.glob("*.safetensors*"))):
+        file = path if path.suffix == ".json" else path / CONFIG
+        content = read_json(file)
+        source = Source(str(file), False, [], {}, {}, content, None)
+    else:
+        source = open_source(path)
+        if source.metadata.get("format") == FORMAT:
+            try:
+                return ViTConfig.from_dict(json.loads(source.metadata["config"])), notes
+            except (InputError, KeyError, ValueError) as error:
+                raise InputError(f"{model}: its metadata holds no valid config ({error})") from error
+    family = FAMILIES[recognise(source)[0]]
+    if source.config is None:
+        raise InputError(f"{model}: no config.json beside it: heads, eps and activation cannot be told from tensors")
+    try:
+        return family.read_config(source.config, source.tensors or None, notes), notes
+    except InputError as error:
+        raise InputError(f"{model}: {error}") from error
+
+
+def value_of(key: str, text: str, config: "ViTConfig") -> Any:
+    """The text after key= as the config wants it."""
+    current = getattr(config, key, None)
+    if key == "image":
+        try:
+            return image_size(text)
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"image={text}: {error}") from error
+    if current is None or isinstance(current, str):
+        return text
+    if isinstance(current, bool):
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"{key}={text}: give true or false")
+        return text.lower() == "true"
+    try:
+        return float(text) if isinstance(current, float) else int(text)
+    except ValueError as error:
+        raise InputError(f"{key}={text}: a number is expected") from error
+
+
+def traced_with_values(arguments: argparse.Namespace) -> "Trace":
+    """Run a real model on a real picture and keep what each step's numbers are like."""
+    from ..loading import open_checkpoint
+    from ..tracing import trace, with_values
+
+    if arguments.model:
+        raise InputError("--with-values traces the model of its WEIGHTS; leave MODEL out")
+    weights, image = arguments.with_values
+    checkpoint = open_checkpoint(weights)
+    for text in checkpoint.notes:
+        note(text)
+    if arguments.image is not None and checkpoint.preprocess is not None:
+        checkpoint.preprocess = checkpoint.preprocess.for_image(arguments.image)
+    model = checkpoint.model(arguments.dtype)
+    pixels = model.preprocess([image] * arguments.batch)
+    traced = trace(checkpoint.config, batch=arguments.batch, dtype=arguments.dtype, size=pixels.shape[2:])
+    return with_values(traced, model, pixels, resize_positions=arguments.image is not None, strict=arguments.strict)
+
+
+def selected(traced: "Trace", arguments: argparse.Namespace) -> "Trace":
+    """The rows that --block and --only ask for."""
+    import fnmatch
+
+    from ..tracing import Trace
+
+    rows = list(traced)
+    if arguments.block is not None:
+        if not 0 <= arguments.block < traced.config.depth:
+            raise InputError(f"--block {arguments.block}: the model has blocks 0 to {traced.config.depth - 1}")
+        rows = [row for row in rows if row.block == arguments.block]
+    if arguments.only is not None:
+        wanted = arguments.only
+        chosen = [row for row in rows if wanted in row.name.split(".") or fnmatch.fnmatchcase(row.name, wanted)]
+        if not chosen:
+            words = {word for row in rows for word in row.name.split(".") if not word.isdigit()}
+            raise InputError(
+                f"--only {wanted}: no step has that in its name{nearest(wanted, words)} ({', '.join(sorted(words))})"
+            )
+        rows = chosen
+    return Trace(rows, traced.config, traced.sizes, traced.dtype, traced.peak_memory)
+
+
+def print_diff(arguments: argparse.Namespace) -> int:
+    """Two models, side by side."""
+    from .. import render
+
+    if arguments.model:
+        raise InputError("--diff takes its two models itself: --diff A B (quote 'ViT-B/16 depth=4')")
+    if arguments.format not in ("table", "json"):
+        raise InputError(f"--diff prints a table or json, not {arguments.format}")
+    names = (arguments.diff[0], arguments.diff[1])
+    if names[0] == names[1]:
+        raise InputError(f"--diff: '{names[0]}' twice: there is nothing to compare")
+    a, b = (selected(traced_as_asked(name.split(), arguments), arguments) for name in names)
+    fold = not arguments.no_fold and arguments.block is None
+    if arguments.format == "json":
+        print(json.dumps(render.diff(a, b, names, arguments.depth, fold), indent=1))
+    else:
+        print(render.diff_table(a, b, names, arguments.depth, fold, wants_colour()))
+    return 0

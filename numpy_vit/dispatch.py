@@ -1,0 +1,22 @@
+"""Let an array that brings its own arithmetic answer for one of our leaf functions."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+def dispatched(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `function` overridable by its first argument, through NumPy's own protocol (`__array_function__`, NEP 18).
+
+    For functions that work in tiles or by index, which an array without numbers (numpy_vit.standin) cannot run.
+    """
+
+    @functools.wraps(function)
+    def call(x: Any, *rest: Any) -> Any:
+        if isinstance(x, np.ndarray):
+            return function(x, *rest)
+        return x.__array_function__(call, (type(x),), (x, *rest), {})
+
+    return call

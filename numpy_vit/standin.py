@@ -1,0 +1,200 @@
+"""An array that has a shape and a dtype but no numbers: the forward pass runs on it and nothing is computed.
+
+A `StandIn` takes part in NumPy's own override protocols (`__array_ufunc__`, NEP 13, and `__array_function__`, NEP 18), so
+that the very functions of model.py and ops.py run unchanged. Every operation goes into a `Ledger`: what went in, what came
+out, how many multiply-accumulates; and, because Python frees a stand-in when it would free the array, how much memory was
+in use at the worst moment.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from . import positions, special
+
+
+class Operation(NamedTuple):
+    kind: str  # "matmul", "add", "exp", ...
+    inputs: tuple["StandIn", ...]
+    output: "StandIn"
+    macs: int
+
+
+class Ledger:
+    """What a traced run did: its operations in order, and its memory in bytes (weights not counted)."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.in_use = 0
+        self.peak = 0
+
+    def allocate(self, size: int) -> None:
+        self.in_use += size
+        self.peak = max(self.peak, self.in_use)
+
+
+class StandIn(NDArrayOperatorsMixin):
+    """An array without numbers.
+
+    name    what it is called, once a step or the model's weights have named it
+    owner   the stand-in whose memory this is a view of, or None
+    dense   whether the numbers would lie in C order: a reshape of others copies
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Any,
+        ledger: Ledger,
+        *,
+        name: str | None = None,
+        weight: bool = False,
+        owner: "StandIn | None" = None,
+        dense: bool = True,
+    ) -> None:
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        self.ledger = ledger
+        self.name = name
+        self.weight = weight
+        self.owner = owner
+        self.dense = dense
+        self._held = 0 if weight or owner is not None else self.nbytes
+        ledger.allocate(self._held)
+
+    def __del__(self) -> None:
+        self.ledger.in_use -= self._held
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"StandIn({self.shape}, {self.dtype})"
+
+    # Views
+
+    def _view(self, shape: tuple[int, ...], dense: bool) -> "StandIn":
+        owner = self if self.owner is None else self.owner
+        view = StandIn(shape, self.dtype, self.ledger, owner=owner, dense=dense, name=self.name, weight=self.weight)
+        return view
+
+    def reshape(self, *shape: Any) -> "StandIn":
+        shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
+        if -1 in shape:
+            rest = math.prod(n for n in shape if n != -1)
+            shape = tuple(self.size // rest if n == -1 else n for n in shape)
+        if math.prod(shape) != self.size:
+            raise ValueError(f"cannot reshape array of size {self.size} into shape {shape}")
+        return self._view(shape, True) if self.dense else self._made("copy", (self,), shape, self.dtype)
+
+    def transpose(self, *axes: int) -> "StandIn":
+        if sorted(axes) != list(range(self.ndim)):
+            raise ValueError("axes don't match array")
+        return self._view(tuple(self.shape[axis] for axis in axes), False)
+
+    def swapaxes(self, a: int, b: int) -> "StandIn":
+        shape = list(self.shape)
+        shape[a], shape[b] = shape[b], shape[a]
+        return self._view(tuple(shape), False)
+
+    def __getitem__(self, key: Any) -> "StandIn":
+        # NumPy itself says what shape the indexing gives, on an array of no size in memory.
+        index = np.broadcast_to(np.empty((), np.int8), self.shape)[key]
+        return self._view(index.shape, False)
+
+    # Arithmetic
+
+    def _made(self, kind: str, inputs: tuple["StandIn", ...], shape: tuple[int, ...], dtype: Any, macs: int = 0) -> "StandIn":
+        output = StandIn(shape, dtype, self.ledger)
+        self.ledger.operations.append(Operation(kind, inputs, output, macs))
+        return output
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        out = kwargs.pop("out", (None,))[0]
+        if method != "__call__" or kwargs:
+            return NotImplemented
+        dtypes = tuple(
+            type(x) if type(x) in (int, float) else np.asarray(x).dtype if np.isscalar(x) else x.dtype for x in inputs
+        )
+        dtype = ufunc.resolve_dtypes((*dtypes, None))[-1]
+        standins = tuple(x for x in inputs if isinstance(x, StandIn))
+        if ufunc is np.matmul:
+            a, b = inputs
+            if a.shape[-1] != b.shape[-2]:
+                raise ValueError(f"matmul: {a.shape} and {b.shape} do not fit")
+            shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+            return self._made("matmul", standins, shape, dtype, math.prod(shape) * a.shape[-1])
+        shape = np.broadcast_shapes(*(np.shape(x) if not isinstance(x, StandIn) else x.shape for x in inputs))
+        if out is None:
+            return self._made(ufunc.__name__, standins, shape, dtype)
+        if out.shape != shape or not np.can_cast(dtype, out.dtype, "same_kind"):
+            raise ValueError(f"{ufunc.__name__}: {shape} {dtype} does not fit into {out.shape} {out.dtype}")
+        self.ledger.operations.append(Operation(ufunc.__name__, standins, out, 0))
+        return out
+
+    def _reduced(self, kind: str, axis: int, keepdims: bool) -> "StandIn":
+        axis %= self.ndim
+        shape = (*self.shape[:axis], *((1,) if keepdims else ()), *self.shape[axis + 1 :])
+        return self._made(kind, (self,), shape, self.dtype)
+
+    def mean(self, axis: int, keepdims: bool = False) -> "StandIn":
+        return self._reduced("mean", axis, keepdims)
+
+    def sum(self, axis: int, keepdims: bool = False) -> "StandIn":
+        return self._reduced("sum", axis, keepdims)
+
+    def max(self, axis: int, keepdims: bool = False) -> "StandIn":
+        return self._reduced("max", axis, keepdims)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function not in FUNCTIONS:
+            return NotImplemented
+        return FUNCTIONS[function](*args, **kwargs)
+
+
+def _concatenate(parts: list[StandIn], axis: int = 0) -> StandIn:
+    first = parts[0]
+    shape = list(first.shape)
+    shape[axis] = sum(part.shape[axis] for part in parts)
+    for part in parts:
+        if part.shape[:axis] + part.shape[axis + 1 :] != first.shape[:axis] + first.shape[axis + 1 :]:
+            raise ValueError("all the input array dimensions except for the concatenation axis must match exactly")
+    return first._made("concatenate", tuple(parts), tuple(shape), np.result_type(*(part.dtype for part in parts)))
+
+
+def _broadcast_to(x: StandIn, shape: tuple[int, ...]) -> StandIn:
+    np.broadcast_to(np.broadcast_to(np.empty((), np.int8), x.shape), shape)  # raises where NumPy would
+    return x._view(shape, False)
+
+
+def _elementwise(kind: str) -> Callable[[StandIn], StandIn]:
+    return lambda x: x._made(kind, (x,), x.shape, x.dtype)
+
+
+def _resize_positions(table: StandIn, old: tuple[int, int], new: tuple[int, int], rule: str) -> StandIn:
+    return table._made(f"resize ({rule})", (table,), (1 + new[0] * new[1], table.shape[1]), table.dtype)
+
+
+# Functions that a stand-in answers itself: NumPy's, and our own leaf functions, which work in tiles.
+FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    np.concatenate: _concatenate,
+    np.broadcast_to: _broadcast_to,
+    special.erf: _elementwise("erf"),
+    special.gelu: _elementwise("gelu"),
+    positions.resize_positions: _resize_positions,
+}

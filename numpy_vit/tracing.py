@@ -1,0 +1,239 @@
+"""The shape tracer: every step of the forward pass, in order, with its shapes and its cost, from a config alone.
+
+It runs the forward pass itself (numpy_vit.model.forward) on arrays without numbers (numpy_vit.standin): no weights, no
+arithmetic, and no second description of the model that could drift from the code.
+
+Conventions. MACs: multiply-accumulates of the matrix products; elementwise work is not counted; one MAC is two FLOPs.
+Bytes: what a step reads (its inputs and its weights) and writes (its result), each once. Peak memory: the most bytes of
+activations alive at once, with the same Python code holding on to them; weights not counted.
+(The module is not called `trace`, because `numpy_vit.trace` is the function.)
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .config import ViTConfig, variant
+from .errors import InputError
+from .explain import EXPLANATIONS, Explanation, fill_in, step_key
+from .model import activation_name, forward
+from .parameters import assemble, parameter_shapes
+from .standin import Ledger, StandIn
+from .steps import Step
+
+PARTS = ("embed", "attention", "mlp", "norms and sums", "head")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """Something a step reads or writes: its name and shape."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One step of the forward pass."""
+
+    name: str  # "blocks.0.attention.query"
+    operation: str  # "linear"
+    inputs: tuple[Tensor, ...]  # earlier steps
+    weights: tuple[Tensor, ...]
+    dims: str  # "B H N K"
+    shape: tuple[int, ...]  # (1, 12, 197, 64)
+    dtype: str
+    parameters: int
+    macs: int
+    read: int  # bytes
+    written: int  # bytes
+    formula: str
+    paper: str
+    why: str
+    why_zh: str
+    values: dict[str, float] | None = None  # min, max, mean, std, nan, inf of a real run
+
+    @property
+    def block(self) -> int | None:
+        """The number of the encoder block, or None."""
+        return int(self.name.split(".")[1]) if self.name.startswith("blocks.") else None
+
+    @property
+    def part(self) -> str:
+        """Which part of the model's cost this is: one of PARTS."""
+        for part in ("embed", "attention", "mlp"):
+            if part in self.name.split("."):
+                return part
+        return "norms and sums" if self.block is not None or self.name == "norm" else "head"
+
+
+class Trace(Sequence[Row]):
+    """The rows of a traced run, and their totals."""
+
+    def __init__(self, rows: Sequence[Row], config: ViTConfig, sizes: dict[str, int], dtype: str, peak: int) -> None:
+        self.rows = tuple(rows)
+        self.config = config
+        self.sizes = sizes  # letter -> size
+        self.dtype = dtype
+        self.peak_memory = peak  # bytes of activations
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    @property
+    def parameters(self) -> int:
+        return sum(row.parameters for row in self)
+
+    @property
+    def macs(self) -> int:
+        return sum(row.macs for row in self)
+
+    @property
+    def flops(self) -> int:
+        """Two for each MAC: a multiplication and an addition."""
+        return 2 * self.macs
+
+    @property
+    def read(self) -> int:
+        return sum(row.read for row in self)
+
+    @property
+    def written(self) -> int:
+        return sum(row.written for row in self)
+
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """Part of the model -> (parameters, MACs)."""
+        return {
+            part: (
+                sum(row.parameters for row in self if row.part == part),
+                sum(row.macs for row in self if row.part == part),
+            )
+            for part in PARTS
+        }
+
+    def __repr__(self) -> str:
+        from .render import table
+
+        return table(self)
+
+    def _repr_html_(self) -> str:
+        from .render import html
+
+        return html(self)
+
+
+def trace(
+    model: str | ViTConfig = "ViT-B/16",
+    *,
+    batch: int = 1,
+    dtype: Any = "float32",
+    size: tuple[int, int] | None = None,
+    **overrides: Any,
+) -> Trace:
+    """Trace a model by its config or name, without weights and without arithmetic.
+
+    batch       pictures at once
+    dtype       "float32" or "float64"
+    size        (Y, X) of the picture, where it is not the config's: the positions are then resized, as a step of its own
+    overrides   fields of the config to change: image, patch, width, depth, heads, mlp, classes, channels, ...
+
+    Raises InputError for what makes no sense.
+    """
+    config = variant(model) if isinstance(model, str) else model
+    config = config.replace(**overrides) if overrides else config
+    if type(batch) is not int or not 1 <= batch <= 1_000_000:
+        raise InputError(f"batch is {batch!r}: it must be a whole number, 1 to 1,000,000")
+    Y, X = size or config.image
+    if Y < 1 or X < 1 or Y % config.patch or X % config.patch:
+        raise InputError(f"an image of {Y}x{X} is not a multiple of the patch size {config.patch}")
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        dtype = np.dtype("O")
+    if dtype not in (np.float32, np.float64):
+        raise InputError("dtype: a model runs in float32 or float64")
+    sizes = {**config.sizes, "B": batch, "Y": Y, "X": X, "N": 1 + (Y // config.patch) * (X // config.patch)}
+    ledger = Ledger()
+    recorder = _Recorder(config, sizes, ledger)
+    tensors = {name: StandIn(shape, dtype, ledger, name=name, weight=True) for name, shape in parameter_shapes(config).items()}
+    pixels = StandIn((batch, config.channels, Y, X), dtype, ledger, name="pixels")
+    forward(pixels, assemble(tensors, config), config, Step(sizes, dtype, recorder))
+    return Trace(recorder.rows, config, sizes, str(dtype), ledger.peak)
+
+
+class _Recorder:
+    """Listens to the steps and makes a row of what happened since the one before."""
+
+    def __init__(self, config: ViTConfig, sizes: dict[str, int], ledger: Ledger) -> None:
+        self.config = config
+        self.sizes = sizes
+        self.ledger = ledger
+        self.rows: list[Row] = []
+        self._seen: set[str] = set()
+        self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def __call__(self, name: str, array: StandIn, dims: str) -> None:
+        used: dict[str, StandIn] = {}
+        for operation in self.ledger.operations:
+            for operand in operation.inputs:
+                if operand.name is not None:
+                    used.setdefault(operand.name, operand if operand.owner is None else operand.owner)
+        if array.name is not None:  # a view of an earlier step: nothing was computed
+            used.setdefault(array.name, array if array.owner is None else array.owner)
+        macs = sum(operation.macs for operation in self.ledger.operations)
+        self.ledger.operations.clear()
+        array.name = name
+        self._shapes[name] = array.shape
+        weights = [operand for operand in used.values() if operand.weight]
+        new = [w for w in weights if w.name not in self._seen]
+        self._seen.update(str(w.name) for w in new)
+        entry: Explanation = EXPLANATIONS[step_key(name, activation_name(self.config), self.config.pooling)]
+        kind = self.config.activation if entry.operation == "activation" else entry.operation
+        self.rows.append(
+            Row(
+                name=name,
+                operation=kind,
+                inputs=tuple(Tensor(n, self._shapes.get(n, o.shape)) for n, o in used.items() if not o.weight),
+                weights=tuple(Tensor(str(w.name), w.shape) for w in weights),
+                dims=dims,
+                shape=array.shape,
+                dtype=str(array.dtype),
+                parameters=sum(w.size for w in new),
+                macs=macs,
+                read=sum(operand.nbytes for operand in used.values()),
+                written=array.nbytes,
+                formula=fill_in(entry.formula, self.sizes),
+                paper=entry.where,
+                why=fill_in(entry.why, self.sizes),
+                why_zh=fill_in(entry.why_zh, self.sizes),
+            )
+        )
+
+
+def with_values(traced: Trace, model: Any, pixels: Any, resize_positions: bool = False, strict: bool = False) -> Trace:
+    """The same rows with what a real run of `model` on `pixels` gave: min, max, mean, std, and how many NaN and Inf."""
+    found: dict[str, dict[str, float]] = {}
+
+    def keep(name: str, array: Any, dims: str) -> None:
+        finite = array[np.isfinite(array)].astype(np.float64)
+        found[name] = {
+            "min": float(finite.min()) if finite.size else math.nan,
+            "max": float(finite.max()) if finite.size else math.nan,
+            "mean": float(finite.mean()) if finite.size else math.nan,
+            "std": float(finite.std()) if finite.size else math.nan,
+            "nan": int(np.isnan(array).sum()),
+            "inf": int(np.isinf(array).sum()),
+        }
+
+    model(pixels, record=keep, resize_positions=resize_positions, strict=strict)
+    rows = [dataclasses.replace(row, values=found[row.name]) for row in traced]
+    return Trace(rows, traced.config, traced.sizes, traced.dtype, traced.peak_memory)

@@ -1,0 +1,396 @@
+"""The tracer: it must say what a real run does, and count what a closed form counts."""
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+import tracemalloc
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pictures
+import pytest
+from conftest import DATA, crooked_config, crooked_pixels
+
+import numpy_vit
+from numpy_vit import model, ops, render
+from numpy_vit.parameters import parameter_count
+from numpy_vit.standin import Ledger, StandIn
+
+PUBLISHED = numpy_vit.variants()
+
+
+def closed_form(config, batch=1, size=None):
+    """Multiply-accumulates from the architecture's description, written without looking at the code."""
+    Y, X = size or config.image
+    patches = (Y // config.patch) * (X // config.patch)
+    tokens, width = patches + 1, config.width
+    projection = patches * config.patch**2 * config.channels * width
+    attention = 4 * tokens * width * width + 2 * tokens * tokens * width
+    mlp = 2 * tokens * width * config.mlp
+    head = width * config.classes + width * config.pooler
+    return batch * (projection + config.depth * (attention + mlp) + head)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_variants(name):
+    config = numpy_vit.variant(name)
+    traced = numpy_vit.trace(name)
+    assert traced.parameters == parameter_count(config)
+    assert traced.macs == closed_form(config)
+    assert traced.flops == 2 * traced.macs
+
+
+def test_vit_b_16():
+    traced = numpy_vit.trace("ViT-B/16")
+    assert traced.macs == 17_563_828_224
+    both = sum(row.macs for row in traced if row.name.endswith((".scores", ".context")))
+    assert both == 12 * 2 * 197 * 197 * 768 == 715_327_488
+    scores = next(row for row in traced if row.name == "blocks.5.attention.scores")
+    assert (scores.dims, scores.shape, scores.operation) == ("B H N N", (1, 12, 197, 197), "matmul")
+    assert [tensor.shape for tensor in scores.inputs] == [(1, 12, 197, 64)] * 2
+    assert scores.formula == "197 x 64 @ 64 x 197 * 1/sqrt(64), 12 times"
+    hidden = next(row for row in traced if row.name == "blocks.0.mlp.hidden")
+    assert [(w.name, w.shape) for w in hidden.weights] == [
+        ("blocks.0.mlp.hidden.weight", (768, 3072)),
+        ("blocks.0.mlp.hidden.bias", (3072,)),
+    ]
+    assert hidden.parameters == 768 * 3072 + 3072 and hidden.macs == 197 * 768 * 3072
+    assert hidden.read == 4 * (197 * 768 + 768 * 3072 + 3072) and hidden.written == 4 * 197 * 3072
+
+
+CONFIGS = {
+    "plain": {},
+    "mean pooling, no head": {"pooling": "mean", "classes": 0},
+    "no pooler, no biases": {"pooler": 0, "qkv_bias": False, "activation": "relu"},
+    "one channel, deep": {"channels": 1, "depth": 5, "activation": "silu"},
+    "one head": {"heads": 1, "activation": "quick_gelu", "image": (4, 24)},
+    "tanh gelu": {"heads": 15, "activation": "gelu_tanh"},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [None, (8, 28)])
+def test_every_row_is_a_step_of_a_real_run(name, dtype, size):
+    config = crooked_config(**CONFIGS[name])
+    real = []
+    pixels = np.random.default_rng(0).normal(size=(3, config.channels, *(size or config.image)))
+    numpy_vit.random_model(config, dtype=dtype)(
+        pixels, record=lambda *step: real.append((step[0], step[2], step[1].shape, str(step[1].dtype))), resize_positions=True
+    )
+    traced = numpy_vit.trace(config, batch=3, dtype=dtype, size=size)
+    assert [(row.name, row.dims, row.shape, row.dtype) for row in traced] == real
+    assert traced.macs == closed_form(config, 3, size)
+    assert traced.parameters == parameter_count(config)
+    assert any(row.name == "embed.resized_positions" for row in traced) == (size is not None)
+    for row in traced:
+        assert row.why and row.why_zh and row.paper and "{" not in row.formula + row.why + row.why_zh
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_peak_memory_is_that_of_a_real_run(dtype):
+    """NumPy tells tracemalloc of every array: the real run's peak, large enough for small objects not to count."""
+    config = crooked_config(width=60, heads=6, mlp=240, image=(64, 48), depth=3)
+    vit = numpy_vit.random_model(config, dtype=dtype)
+    pixels = crooked_pixels(config, batch=4, dtype=dtype)
+    vit(pixels)
+    tracemalloc.start()
+    out = vit(pixels)
+    peak = tracemalloc.get_traced_memory()[1] + pixels.nbytes
+    tracemalloc.stop()
+    assert out.logits is not None
+    traced = numpy_vit.trace(config, batch=4, dtype=dtype).peak_memory
+    assert 0.75 <= traced / peak <= 1.25, (traced, peak)
+
+
+def test_a_planted_mistake_is_named_by_the_tracer(monkeypatch):
+    planted = {
+        "heads not merged": ("merge_heads", lambda x: x, r"matmul: .* do not fit|blocks.0.attention.output"),
+        "heads not split": ("split_heads", lambda x, heads: x, "blocks.0.attention.query"),
+        "no class token": ("prepend", lambda token, x: x, "embed.tokens"),
+        "patches by channel": ("patchify", lambda x, P: ops.patchify(x, P).swapaxes(1, 2), "embed.patches"),
+        "float64 creeps in": ("softmax", lambda x: ops.softmax(x) * np.float64(1), "blocks.0.attention.probs"),
+    }
+    for name, wrong, where in planted.values():
+        with monkeypatch.context() as patch:
+            patch.setattr(model, name, wrong)
+            if np.lib.NumpyVersion(np.__version__) < "2.0.0" and "probs" in where:
+                continue  # NumPy 1 keeps float32 there, and so does the trace
+            with pytest.raises((numpy_vit.ShapeError, ValueError), match=where):
+                numpy_vit.trace(crooked_config())
+
+
+def test_stand_ins_behave_as_arrays_do():
+    def stand_in(array):
+        return StandIn(array.shape, array.dtype, Ledger())
+
+    a, b = np.ones((2, 3, 4), np.float32), np.ones((4, 5), np.float32)
+    for f in (
+        lambda a, b: a @ b,
+        lambda a, b: a * 2 + 1,
+        lambda a, b: a * 0.5,
+        lambda a, b: a.mean(axis=-1, keepdims=True),
+        lambda a, b: a.max(axis=1),
+        lambda a, b: a.sum(axis=-1),
+        lambda a, b: a[:, 0],
+        lambda a, b: a[:, 1:, None],
+        lambda a, b: a.swapaxes(-1, -2).reshape(2, -1),
+        lambda a, b: a.transpose(2, 0, 1),
+        lambda a, b: np.concatenate([a, a], axis=1),
+        lambda a, b: np.broadcast_to(b[0], (2, 3, 5)),
+        lambda a, b: a / np.sqrt(a * a + 1e-6),
+        lambda a, b: a * np.float64(2),
+        lambda a, b: np.maximum(a, 0),
+        lambda a, b: ops.gelu(a),
+        lambda a, b: ops.erf(a),
+        lambda a, b: ops.softmax(a),
+        lambda a, b: ops.standardize(a, 1e-6),
+    ):
+        real, traced = f(a, b), f(stand_in(a), stand_in(b))
+        assert (real.shape, real.dtype) == (traced.shape, traced.dtype)
+    for f in (
+        lambda a, b: b @ a[0],
+        lambda a, b: a + b,
+        lambda a, b: a.reshape(5, 5),
+        lambda a, b: np.concatenate([a, b[None]], axis=1),
+        lambda a, b: np.broadcast_to(a, (2, 3, 5)),
+        lambda a, b: a[:, :, :, 0],
+        lambda a, b: a.transpose(0, 1),
+    ):
+        with pytest.raises((ValueError, IndexError)):
+            f(a, b)
+        with pytest.raises((ValueError, IndexError)):
+            f(stand_in(a), stand_in(b))
+
+
+# The command
+
+
+def command(*words, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "numpy_vit", "trace", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_table_and_folding():
+    done = command("ViT-B/16")
+    assert done.returncode == 0 and done.stderr == "" and "\x1b" not in done.stdout
+    rows = done.stdout.splitlines()
+    assert len([row for row in rows if "x12" in row]) == 14
+    assert any(
+        re.search(r"blocks\.\*\.attention\.query  x12 .*B H N K = 1 12 197 64 .*590,592 +116,195,328", row) for row in rows
+    )
+    assert "MACs 17,563,828,224 (17.564 G), FLOPs 35,127,656,448" in done.stdout
+    assert "1 MAC = 2 FLOPs" in done.stdout
+    assert len(command("ViT-B/16", "--no-fold").stdout.splitlines()) == len(rows) + 11 * 14
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80, 132, 250])
+def test_the_table_fits_the_width(columns):
+    for words in (["ViT-B/16"], ["ViT-B/16", "--explain"], ["ViT-B/16", "--explain", "--lang", "zh"]):
+        for row in command(*words, COLUMNS=str(columns)).stdout.splitlines():
+            if "--explain" not in words or row.startswith("    "):
+                assert render.display_width(row) <= columns, row
+
+
+def test_depths_and_selections():
+    assert [line.split()[0] for line in command("ViT-S/32", "--depth", "model").stdout.splitlines()[:6]] == [
+        "step", "embed", "encoder", "norm", "pool", "logits",
+    ]  # fmt: skip
+    assert "blocks.*  x12" in command("ViT-S/32", "--depth", "block").stdout
+    only = command("ViT-S/32", "--block", 3, "--only", "attention").stdout.splitlines()
+    assert len([line for line in only if line.startswith("blocks.3.attention.")]) == 7
+    assert len([line for line in command("--only", "*.scores").stdout.splitlines() if "scores" in line]) == 1
+    for words, message in (
+        (["--block", 12], "--block 12: the model has blocks 0 to 11"),
+        (["--only", "atention"], "no step has that in its name; did you mean 'attention'"),
+    ):
+        done = command(*words)
+        assert done.returncode == 2 and message in done.stderr and done.stdout == ""
+
+
+def test_csv_and_json_are_complete():
+    traced = numpy_vit.trace("ViT-B/16", batch=2)
+    rows = list(csv.DictReader(io.StringIO(command("ViT-B/16", "--batch", 2, "--format", "csv").stdout)))
+    assert len(rows) == 175
+    assert [(r["step"], int(r["macs"]), int(r["parameters"]), r["shape"]) for r in rows] == [
+        (r.name, r.macs, r.parameters, "x".join(map(str, r.shape))) for r in traced
+    ]
+    content = json.loads(command("ViT-B/16", "--batch", 2, "--format", "json").stdout)
+    assert content["totals"]["macs"] == traced.macs == 2 * 17_563_828_224
+    assert content["letters"]["N"] == 197 and content["rows"][7]["shape"] == [2, 12, 197, 64]
+    assert sum(row["parameters"] for row in content["rows"]) == 86_567_656
+
+
+def test_svg_mermaid_and_markdown():
+    svg = ElementTree.fromstring(command("ViT-B/16", "--format", "svg").stdout)
+    texts = ["".join(t.itertext()) for t in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert "encoder block × 12" in texts and "B H N K = 1 12 197 64" in texts and "attention.scores" in texts
+    mermaid = command("ViT-B/16", "--format", "mermaid").stdout.splitlines()
+    assert mermaid[0] == "flowchart TD" and sum("-->" in line for line in mermaid) == 21
+    assert any("encoder block x12" in line for line in mermaid) and mermaid.count("  end") == 1
+    table = command("ViT-B/16", "--format", "markdown").stdout.split("\n\n")[0].splitlines()
+    assert len(table) == 23 and len({line.replace(r"\*", "").count("|") for line in table}) == 1
+
+
+def test_explain_reads_as_the_paper():
+    english = command("ViT-B/16", "--explain").stdout
+    places = [english.index(text) for text in (
+        "224 x 224 x 3 -> 196 x 768", "196 x 768 @ 768 x 768 + 768", "1 + 196 = 197 tokens", "eq. 1: E_pos", "eq. 2: LN",
+        "seen as 12 heads of 64", "197 x 64 @ 64 x 197 * 1/sqrt(64), 12 times", "eq. 6: A", "eq. 8: U_msa",
+        "197 x 768 @ 768 x 3072 + 3072", "197 x 3072 @ 3072 x 768 + 768", "eq. 4: LN", "eq. 4: y", "768 @ 768 x 1000 + 1000",
+    )]  # fmt: skip
+    assert places == sorted(places)
+    chinese = command("ViT-B/16", "--explain", "--lang", "zh").stdout
+    assert "类别词元代表整张图片" in chinese and "197 x 64 @ 64 x 197" in chinese
+
+
+def test_what_can_be_traced(tmp_path):
+    from numpy_vit.convert import convert
+    from numpy_vit.weights import write_converted
+
+    write_converted(tmp_path / "a.safetensors", convert(DATA / "classifier"))
+    expected = numpy_vit.trace(convert(DATA / "classifier").config).macs
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(DATA / "classifier" / "config.json", alone)
+    for source in (
+        tmp_path / "a.safetensors",
+        DATA / "classifier",
+        alone,
+        alone / "config.json",
+        DATA / "classifier/model.safetensors",
+    ):
+        done = command(source, "--format", "json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["totals"]["macs"] == expected, source
+    backbone = json.loads(command(DATA / "backbone" / "config.json", "--format", "json").stdout)
+    assert backbone["totals"] == json.loads(command(DATA / "backbone", "--format", "json").stdout)["totals"]
+    changed = command("ViT-B/16", "image=384", "depth=4", "pooling=mean", "qkv_bias=false", "eps=1e-6", "--format", "json")
+    config = json.loads(changed.stdout)["config"]
+    assert (config["image"], config["depth"], config["pooling"], config["qkv_bias"], config["eps"]) == (
+        [384, 384],
+        4,
+        "mean",
+        False,
+        1e-6,
+    )
+    resized = command("ViT-B/16", "--image", "224x384", "--format", "json")
+    assert "embed.resized_positions" in resized.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["ViT-B/61"], "did you mean 'ViT-B/16'"),
+        (["vit-bas-patch16-224"], "did you mean 'vit-base-patch16-224'"),
+        (["absent.safetensors"], "is no variant, file, folder or cached hub name"),
+        (["someone/absent"], "is no variant, file, folder or cached hub name"),
+        (["ViT-B/16", "heads=7"], "7 heads do not divide the width 768"),
+        (["ViT-B/16", "image=100"], "image height 100 is not a multiple of the patch size 16"),
+        (["ViT-B/16", "--image", "100"], "an image of 100x100 is not a multiple of the patch size 16"),
+        (["ViT-B/16", "depth=-1"], "depth is -1"),
+        (["ViT-B/16", "width=99999999999"], "width is 99999999999"),
+        (["ViT-B/16", "width=many"], "width=many: a number is expected"),
+        (["ViT-B/16", "hedas=3"], "unknown field 'hedas'; did you mean 'heads'"),
+        (["ViT-B/16", "qkv_bias=maybe"], "give true or false"),
+        (["ViT-B/16", "activation=gellu"], "activation 'gellu' is not one of"),
+        (["ViT-B/16", "image=axb"], "give a size like"),
+        (["ViT-B/16", "ViT-L/16"], "one model at a time"),
+        (["--batch", "0"], "batch is 0"),
+        (["--diff", "ViT-B/16", "ViT-B/16"], "there is nothing to compare"),
+        (["--diff", "ViT-B/16", "ViT-L/61"], "did you mean 'ViT-L/16'"),
+    ],
+)
+def test_what_is_refused(words, message):
+    done = command(*words)
+    assert done.returncode == 2 and done.stdout == "", done.stdout
+    assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_diff():
+    done = command("--diff", "ViT-B/16", "ViT-B/32")
+    differing = [line for line in done.stdout.splitlines() if line.startswith("*")]
+    assert done.returncode == 0 and any("embed.patches" in line for line in differing)
+    # The classification head is the same in both.
+    assert not any("logits" in line for line in differing)
+    entries = json.loads(command("--diff", "ViT-B/16", "ViT-B/16 depth=1 image=384 pooler=9", "--format", "json").stdout)
+    steps = [entry["step"] for entry in entries]
+    assert steps == [row.name for row in render.lines(numpy_vit.trace("ViT-B/16", pooler=9))]
+    pooler = next(entry for entry in entries if entry["step"] == "pooler")
+    assert pooler["ViT-B/16"] is None and pooler["differs"]
+
+
+def test_with_values(tmp_path):
+    picture = tmp_path / "a.png"
+    pictures.draw(40, 40).save(picture)
+    done = command("--with-values", DATA / "classifier", picture, "--format", "json", "--strict")
+    assert done.returncode == 0, done.stderr
+    vit = numpy_vit.load(DATA / "classifier")
+    steps = vit(vit.preprocess(picture), record=True).steps
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["name"] for row in rows] == list(steps)
+    for row in rows:
+        array = steps[row["name"]].astype(np.float64)
+        assert row["values"]["nan"] == row["values"]["inf"] == 0
+        for key in ("min", "max", "mean", "std"):
+            assert abs(row["values"][key] - getattr(array, key)()) <= 1e-6 * abs(array).max()
+    table = command("--with-values", DATA / "classifier", picture, COLUMNS="150").stdout
+    assert "std" in table.splitlines()[0] and "blocks.2.mlp.gelu" in table  # blocks differ now: nothing is folded
+    assert command("ViT-B/16", "--with-values", DATA / "classifier", picture).returncode == 2
+
+
+def test_colours_only_on_a_terminal():
+    def on_a_terminal(**environment):
+        parent, child = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", **environment}
+        subprocess.run([sys.executable, "-m", "numpy_vit", "trace"], stdout=child, env=environment, check=True)
+        os.close(child)
+        said = b""
+        while True:
+            try:
+                part = os.read(parent, 65536)
+            except OSError:
+                break
+            if not part:
+                break
+            said += part
+        os.close(parent)
+        return said
+
+    assert b"\x1b[" in on_a_terminal()
+    assert b"\x1b[" not in on_a_terminal(NO_COLOR="1")
+    assert b"\x1b[" not in on_a_terminal(TERM="dumb")
+
+
+def test_a_trace_shows_itself():
+    traced = numpy_vit.trace(crooked_config())
+    assert "blocks.*.attention.probs" in repr(traced) and len(traced) == len(list(traced)) == 50
+    page = traced._repr_html_()
+    assert page.count("<tr") == 23 and "B H N K = 1 5 16 3" in page
+    ElementTree.fromstring(f"<div>{page.replace('<br>', '<br/>')}</div>")
+    with pytest.raises(numpy_vit.InputError, match="did you mean 'heads'"):
+        numpy_vit.trace(crooked_config(), hedas=2)
+
+
+def test_memory_of_the_process_is_small():
+    """22 billion parameters: nothing may be allocated for them."""
+    words = ["ViT-B/16", "depth=48", "width=6144", "mlp=24576", "heads=48", "--depth", "model"]
+    code = (
+        f"from numpy_vit.cli import main\nmain(['trace', *{words!r}])\n"
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "parameters 21,759,204,328" in said
+    assert int(said.splitlines()[-1]) < 60_000  # kB
