@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import json
+import re
 import shutil
 import textwrap
 import unicodedata
@@ -377,28 +378,41 @@ def diff_table(a: Trace, b: Trace, names: tuple[str, str], depth: str = "op", fo
     return "\n".join([*(text.rstrip() for text in printed), "", f"{differing} of {len(entries)} rows differ (marked *)", FACTS])
 
 
+def edges(rows: Sequence[Line]) -> list[tuple[str, str]]:
+    """(from, to) for everything a line reads that is "pixels" or another of the lines."""
+    names = {line.name for line in rows} | {"pixels"}
+    found = []
+    for line in rows:
+        for tensor in line.row.inputs if line.row else ():
+            for source in (tensor.name, re.sub(r"^blocks\.\d+\.", "blocks.*.", tensor.name)):
+                if source in names:
+                    found.append((source, line.name))
+                    break
+    return found
+
+
 def mermaid(trace: Trace) -> str:
-    """A Mermaid flowchart, identical blocks folded."""
-    out = ["flowchart TD", '  pixels["pixels<br/>' + pixel_shape(trace) + '"]']
-    previous, open_block = "pixels", False
-    for n, line in enumerate(lines(trace)):
-        inside = line.part in ("attention", "mlp") or "blocks" in line.name
-        if inside and not open_block:
-            out.append(f'  subgraph block["encoder block x{line.times}"]')
-        if not inside and open_block:
+    """A Mermaid flowchart of what reads what, identical blocks folded."""
+    rows = lines(trace)
+    numbers = {line.name: f"s{n}" for n, line in enumerate(rows)} | {"pixels": "pixels"}
+    out = ["flowchart TD", f'  pixels["pixels<br/>{pixel_shape(trace)}"]']
+    block = None
+    for line in rows:
+        before, block = block, line.name.rsplit(".", 1)[0].split(".")[:2] if line.name.startswith("blocks.") else None
+        if before != block and before:
             out.append("  end")
-        open_block = inside
-        out.append(f'  s{n}["{line.name.replace("blocks.*.", "")}<br/>{line.operation}<br/>{line.output}"]')
-        out.append(f"  {previous} --> s{n}")
-        previous = f"s{n}"
-    return "\n".join([*out, *(["  end"] if open_block else [])])
+        if before != block and block:
+            out.append(f'  subgraph {block[0]}{block[1].replace("*", "")}["encoder block x{line.times or 1}"]')
+        out.append(f'  {numbers[line.name]}["{line.name.replace("blocks.*.", "")}<br/>{line.operation}<br/>{line.output}"]')
+    out += ["  end"] if block else []
+    return "\n".join([*out, *(f"  {numbers[a]} --> {numbers[b]}" for a, b in edges(rows))])
 
 
 def pixel_shape(trace: Trace) -> str:
     return "B C Y X = " + shape_text(trace.sizes[letter] for letter in "BCYX")
 
 
-BOX_WIDTH, BOX_HEIGHT, BOX_GAP, PANEL = 300, 46, 14, 340  # of the SVG, pixels
+BOX_WIDTH, BOX_HEIGHT, BOX_GAP, PANEL = 300, 46, 14, 370  # of the SVG, pixels
 
 
 def svg(trace: Trace) -> str:
@@ -422,22 +436,30 @@ def svg(trace: Trace) -> str:
         'stroke-width="2" stroke-dasharray="7 5"/>',
         svg_text(2 * PANEL + 5, 50, 22, f"encoder block \u00d7 {times}" if times else "encoder blocks", anchor="middle"),
     ]
-    end: tuple[float, float] | None = None  # where the last box's arrow starts
+    places: dict[str, tuple[float, float]] = {}
     for column, (title, panel) in enumerate(panels.items()):
         x, y = 30 + column * PANEL, 112
         out.append(svg_text(x, y - 16, 17, title, bold=True))
         for n, line in enumerate(panel):
-            if end is not None:
-                middle = x + BOX_WIDTH / 2
-                across = f"H{x - 20} V{y + BOX_HEIGHT / 2} H{x - 2}"
-                start = (end[0] + BOX_WIDTH / 2, end[1] - BOX_HEIGHT / 2) if n == 0 else (middle, end[1])
-                path = f"M{start[0]},{start[1]} {across if n == 0 else f'V{y - 2}'}"
-                out.append(f'<path d="{path}" fill="none" stroke="#555" stroke-width="1.6" marker-end="url(#tip)"/>')
-            out += svg_box(x, y, line)
-            end = (x + BOX_WIDTH / 2, y + BOX_HEIGHT)
-            y += BOX_HEIGHT + BOX_GAP
+            places[line.name] = x, y + n * (BOX_HEIGHT + BOX_GAP)
+            out += svg_box(*places[line.name], line)
+    out += [svg_arrow(places[a], places[b]) for a, b in edges(rows)]
     said = f"{trace.parameters:,} parameters, {trace.macs:,} MACs ({trace.flops:,} FLOPs)"
     return "\n".join([*out, svg_text(30, height - 24, 17, said), "</svg>"])
+
+
+def svg_arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """From box to box: down to the next one, round the right side to one further below, across to another panel."""
+    (x1, y1), (x2, y2), middle = start, end, BOX_HEIGHT / 2
+    if x1 != x2:
+        path = f"M{x1 + BOX_WIDTH},{y1 + middle} H{x2 - 18} V{y2 + middle} H{x2 - 2}"
+    elif y2 - y1 == BOX_HEIGHT + BOX_GAP:
+        path = f"M{x1 + BOX_WIDTH / 2},{y1 + BOX_HEIGHT} V{y2 - 2}"
+    else:
+        side = x1 + BOX_WIDTH
+        top, bottom = y1 + middle + 6, y2 + middle - 8
+        path = f"M{side},{top} C{side + 24},{top} {side + 24},{bottom} {side + 2},{bottom}"
+    return f'<path d="{path}" fill="none" stroke="#555" stroke-width="1.5" marker-end="url(#tip)"/>'
 
 
 def svg_box(x: float, y: float, line: Line) -> list[str]:
