@@ -128,10 +128,8 @@ class StandIn(NDArrayOperatorsMixin):
         out = kwargs.pop("out", (None,))[0]
         if method != "__call__" or kwargs:
             return NotImplemented
-        dtypes = tuple(
-            type(x) if type(x) in (int, float) else np.asarray(x).dtype if np.isscalar(x) else x.dtype for x in inputs
-        )
-        dtype = ufunc.resolve_dtypes((*dtypes, None))[-1]
+        # NumPy itself says which dtype comes out, on arrays of one number: its rules for scalars changed in version 2.
+        dtype = ufunc(*(np.ones((1, 1), x.dtype) if isinstance(x, StandIn) else x for x in inputs)).dtype
         standins = tuple(x for x in inputs if isinstance(x, StandIn))
         if ufunc is np.matmul:
             a, b = inputs
