@@ -25,13 +25,13 @@ from .ops import (
     patchify,
     prepend,
     rows_sum_to_1,
-    same,
+    scale_and_shift,
     softmax,
     split_heads,
     standardize,
-    unpatchify,
-)  # fmt: skip
-from .parameters import Attention, Block, Embedding, Mlp, Norm, Weights, assemble, parameter_shapes
+    undone_by_unpatchify,
+)
+from .parameters import Attention, Block, Embedding, Linear, Mlp, Norm, Weights, assemble, parameter_shapes
 from .positions import resize_positions
 from .steps import Listener, Step
 
@@ -44,15 +44,13 @@ def forward(pixels: Array, w: Weights, config: ViTConfig, step: Step) -> tuple[A
     x = encode(x, w.blocks, config, step)
     x = norm("norm", x, w.norm, config, step)
     pooled = pool(x, config, step)
-    pooler_output = None if w.pooler is None else step("pooler", np.tanh(linear(x[:, 0], *w.pooler)), "B R")
-    logits = None if w.head is None else step("logits", linear(pooled, *w.head), "B O")
-    return x, pooled, pooler_output, logits
+    return x, pooled, tanh_pooler(x, w.pooler, step), classify(pooled, w.head, step)
 
 
 def embed(pixels: Array, w: Embedding, config: ViTConfig, step: Step) -> Array:
     """Eq. 1: patches are projected, the class token is put first, positions are added. (B, C, Y, X) -> (B, N, D)."""
     patches = step("patches", patchify(pixels, config.patch), "B N-1 C*P*P")
-    step.invariant("patches", same, unpatchify(patches, config.patch, pixels.shape[2:]), pixels)
+    step.invariant("patches", undone_by_unpatchify, patches, pixels, config.patch)
     x = step("projection", linear(patches, *w.projection), "B N-1 D")
     x = step("tokens", prepend(w.class_token, x), "B N D")
     return step("positions", x + positions_for(pixels.shape[2:], w.positions, config, step), "B N D")
@@ -85,7 +83,7 @@ def norm(name: str, x: Array, w: Norm, config: ViTConfig, step: Step) -> Array:
     """Layer norm (numpy_vit.ops.layer_norm). (B, N, D) -> (B, N, D)."""
     standard = standardize(x, config.eps)
     step.invariant(name, mean_0_variance_1, standard, x, config.eps)
-    return step(name, standard * w.weight + w.bias, "B N D")
+    return step(name, scale_and_shift(standard, *w), "B N D")
 
 
 def multi_head_attention(x: Array, w: Attention, config: ViTConfig, step: Step) -> Array:
@@ -119,6 +117,16 @@ def activation_name(config: ViTConfig) -> str:
 def pool(x: Array, config: ViTConfig, step: Step) -> Array:
     """One vector for the picture: the class token (eq. 4), or the mean of the patch tokens. (B, N, D) -> (B, D)."""
     return step("pool", x[:, 0] if config.pooling == "class" else x[:, 1:].mean(axis=1), "B D")
+
+
+def tanh_pooler(x: Array, w: Linear | None, step: Step) -> Array | None:
+    """What transformers' ViTModel keeps of pre-training: one more layer on the class token. (B, N, D) -> (B, R)."""
+    return None if w is None else step("pooler", np.tanh(linear(x[:, 0], *w)), "B R")
+
+
+def classify(pooled: Array, w: Linear | None, step: Step) -> Array | None:
+    """The classification head: one score for each class. (B, D) -> (B, O)."""
+    return None if w is None else step("logits", linear(pooled, *w), "B O")
 
 
 # The model as an object: weights, config, and what its outputs are called

@@ -10,13 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .special import erf, gelu
-
-__all__ = [
-    "ACTIVATIONS", "erf", "gelu", "gelu_tanh", "layer_norm", "linear", "mean_0_variance_1", "merge_heads", "patchify",
-    "prepend", "quick_gelu", "relu", "rows_sum_to_1", "same", "sigmoid", "silu", "softmax", "split_heads", "standardize",
-    "unpatchify",
-]  # fmt: skip
+from .special import erf as erf
+from .special import gelu
 
 Array = Any
 
@@ -75,12 +70,19 @@ def standardize(x: Array, eps: float) -> Array:
     return centred
 
 
+def scale_and_shift(x: Array, weight: Array, bias: Array) -> Array:
+    """Give each of the D numbers a learned scale and place again. x (..., D), weight (D,), bias (D,) -> (..., D)."""
+    y = x * weight
+    y += bias
+    return y
+
+
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """Layer normalisation (Ba et al., arXiv 1607.06450): standardize, then scale and shift.
 
     x (..., D), weight (D,), bias (D,) -> (..., D).
     """
-    return standardize(x, eps) * weight + bias
+    return scale_and_shift(standardize(x, eps), weight, bias)
 
 
 # Attention
@@ -172,6 +174,6 @@ def mean_0_variance_1(standard: Array, x: Array, eps: float) -> bool:
     return bool((mean_is_0 & (abs(standard.var(axis=-1) - expected) <= slack)).all())
 
 
-def same(a: Array, b: Array) -> bool:
-    """undoing the step gives back what went in"""
-    return np.array_equal(a, b)
+def undone_by_unpatchify(patches: Array, pixels: Array, patch: int) -> bool:
+    """patches put together again are the picture"""
+    return np.array_equal(unpatchify(patches, patch, pixels.shape[2:]), pixels)

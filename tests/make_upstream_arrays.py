@@ -14,12 +14,13 @@ from pathlib import Path
 
 import mpmath as mp
 import numpy as np
-import pictures
 import PIL
 import torch
 import transformers
-import upstream
 from transformers import ViTImageProcessorPil
+
+import pictures
+import upstream
 
 DATA = Path(__file__).parent / "data"
 SEEDS = {"classifier": 1, "backbone": 2, "pixels": 3, "positions": 4, "points": 5}

@@ -11,13 +11,14 @@ import sys
 import time
 
 import numpy as np
-import pictures
 import pytest
-from conftest import DATA
-from test_images import broken_pictures
 
 import numpy_vit
 from numpy_vit.cli import main
+
+import pictures
+from conftest import DATA
+from test_images import broken_pictures
 
 CLASSIFIER = str(DATA / "classifier")
 BACKBONE = str(DATA / "backbone")

@@ -1,10 +1,11 @@
 """Configs: the published variants, and what is refused."""
 
 import pytest
-from conftest import crooked_config
 
 import numpy_vit
 from numpy_vit.parameters import parameter_count, parameter_shapes
+
+from conftest import crooked_config
 
 # google-research/vision_transformer's own tests, 1,000 classes.
 PUBLISHED = {

@@ -6,16 +6,17 @@ import shutil
 import subprocess
 import sys
 
-import hub_server
 import numpy as np
 import pytest
-from conftest import DATA, relative_error
 
 import numpy_vit
 from numpy_vit import InputError
 from numpy_vit.convert import convert
 from numpy_vit.convert.hf_vit import TABLE
 from numpy_vit.tensorfile import Tensor, read, tensor_of, write
+
+import hub_server
+from conftest import DATA, relative_error
 
 STORED = np.load(DATA / "classifier.npz")
 

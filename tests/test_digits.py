@@ -2,12 +2,12 @@
 
 import json
 
-from conftest import REPOSITORY
-
 import numpy_vit
 from numpy_vit.cli import main
 from numpy_vit.parameters import parameter_count
 from numpy_vit.weights import shipped
+
+from conftest import REPOSITORY
 
 
 def test_the_file_says_everything():

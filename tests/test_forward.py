@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import DATA, crooked_config, crooked_pixels, relative_error
 
 import numpy_vit
 from numpy_vit.positions import RULES
+
+from conftest import DATA, crooked_config, crooked_pixels, relative_error
 
 EPS32 = np.finfo(np.float32).eps
 

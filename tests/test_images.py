@@ -7,14 +7,15 @@ import zlib
 
 import numpy as np
 import PIL
-import pictures
 import pytest
-from conftest import DATA
 from PIL import Image
 
 from numpy_vit import InputError, Preprocess
 from numpy_vit.convert.hf_vit import read_preprocessor
 from numpy_vit.images import upright
+
+import pictures
+from conftest import DATA
 
 SQUASH = Preprocess(
     channels=3, resize="squash", size=(24, 40), resample="bilinear", crop=None, scale=1 / 255, mean=(0.5,) * 3, std=(0.5,) * 3

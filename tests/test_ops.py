@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from conftest import DATA, crooked_config, crooked_pixels, relative_error
 
 import numpy_vit
 from numpy_vit import ops
+
+from conftest import DATA, crooked_config, crooked_pixels, relative_error
 
 rng = np.random.default_rng(11)
 

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from conftest import relative_error
 
 import numpy_vit
 from numpy_vit import ops
 from numpy_vit.convert.hf_vit import read_preprocessor
 from numpy_vit.parameters import parameter_count
+
+from conftest import relative_error
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 EPS32 = np.finfo(np.float32).eps
@@ -133,11 +134,12 @@ def test_preprocessing_of_real_pictures(foreign, options):
 
 
 def test_colour_modes_as_transformers_converts_them():
-    import pictures
     from PIL import Image
     from transformers.image_transforms import convert_to_rgb
 
     from numpy_vit.images import upright
+
+    import pictures
 
     rgb = pictures.draw(40, 50)
     rgba = rgb.convert("RGBA")

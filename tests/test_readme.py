@@ -4,10 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
 
 import numpy_vit
 from numpy_vit.cli import parser
+
+from conftest import REPOSITORY
 
 READMES = ["README.md", "README.zh-CN.md"]
 

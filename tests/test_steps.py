@@ -5,11 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import crooked_config, crooked_pixels
 
 import numpy_vit
 from numpy_vit import model, ops
 from numpy_vit.steps import Step, evaluate
+
+from conftest import crooked_config, crooked_pixels
 
 
 def test_letters_are_bound_once_and_held():

@@ -13,14 +13,15 @@ import tracemalloc
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
-import pictures
 import pytest
-from conftest import DATA, crooked_config, crooked_pixels
 
 import numpy_vit
 from numpy_vit import model, ops, render
 from numpy_vit.parameters import parameter_count
 from numpy_vit.standin import Ledger, StandIn
+
+import pictures
+from conftest import DATA, crooked_config, crooked_pixels
 
 PUBLISHED = numpy_vit.variants()
 

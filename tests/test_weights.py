@@ -4,17 +4,18 @@ import json
 import os
 import struct
 
-import ml_bits
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import DATA, crooked_config, crooked_pixels, relative_error
 
 import numpy_vit
 from numpy_vit import InputError
 from numpy_vit.convert import convert
 from numpy_vit.tensorfile import Tensor, read, replacing, tensor_of, write
 from numpy_vit.weights import Checkpoint, read_converted, write_converted
+
+import ml_bits
+from conftest import DATA, crooked_config, crooked_pixels, relative_error
 
 
 def checkpoint(**changes):

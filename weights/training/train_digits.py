@@ -18,11 +18,12 @@ from multiprocessing import Pool
 from pathlib import Path
 from typing import NamedTuple
 
-import digits_pictures
 import numpy as np
 import torch
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+import digits_pictures
 
 SEED = 7
 
