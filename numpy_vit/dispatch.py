@@ -10,12 +10,13 @@ import numpy as np
 def dispatched(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make `function` overridable by its first argument, through NumPy's own protocol (`__array_function__`, NEP 18).
 
-    For functions that work in tiles or by index, which an array without numbers (numpy_vit.standin) cannot run.
+    For leaf functions that work in tiles or by index, which an array without numbers (numpy_vit.standin) cannot run, or
+    that an array with its own arithmetic (numpy_vit.portable) computes otherwise.
     """
 
     @functools.wraps(function)
     def call(x: Any, *rest: Any) -> Any:
-        if isinstance(x, np.ndarray):
+        if type(x) is np.ndarray or not hasattr(x, "__array_function__"):
             return function(x, *rest)
         return x.__array_function__(call, (type(x),), (x, *rest), {})
 

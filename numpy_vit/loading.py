@@ -5,12 +5,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .convert import convert_source
 from .convert.sources import open_source
-from .errors import InputError
 from .model import ViT
+from .precision import precision
 from .weights import FORMAT, Checkpoint, read_converted, shipped
 
 DIGITS = "digits"
@@ -25,17 +23,12 @@ def load(
 
     source        a converted file; a Hugging Face folder or .safetensors file with its config.json beside it; a hub name
                   ("google/vit-base-patch16-224"), from the local cache or fetched; or "digits", the shipped model
-    dtype         "float32" (fast) or "float64" (accurate)
+    dtype         "float32" (fast), "float64" (accurate), or "portable" (float64, the same bits on every machine)
     preprocessor  a preprocessor_config.json, for a foreign source that has none
 
     Raises InputError, one line. What a foreign source leaves unsaid comes as a warning.
     """
-    try:
-        dtype = np.dtype(dtype)
-    except TypeError:
-        dtype = np.dtype("O")
-    if dtype not in (np.float32, np.float64):
-        raise InputError("dtype: a model runs in float32 or float64")
+    precision(dtype)  # a wrong one is said before a large file is read
     checkpoint = open_checkpoint(source, preprocessor=preprocessor)
     if checkpoint.notes:
         warnings.warn(f"{source}: {'; '.join(checkpoint.notes)}", stacklevel=2)

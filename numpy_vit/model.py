@@ -215,7 +215,8 @@ class ViT:
         listen = listener(record, steps)
         sizes = {**self.config.sizes, "B": len(pixels), "Y": pixels.shape[2], "X": pixels.shape[3]}
         sizes["N"] = 1 + (sizes["Y"] // sizes["P"]) * (sizes["X"] // sizes["P"])
-        results = forward(pixels, self.weights, self.config, Step(sizes, self.dtype, listen, strict))
+        step = Step(sizes, self.dtype, listen, strict)
+        results = [x if x is None else np.asarray(x) for x in forward(pixels, self.weights, self.config, step)]
         if isinstance(record, str | Iterable):
             unmatched = [p for p in patterns_of(record) if not fnmatch.filter(steps, p)]
             if unmatched:
@@ -252,7 +253,8 @@ class ViT:
                 raise InputError(f"{size}, the model takes {Y}x{X}: resize them, or pass resize_positions=True")
             if pixels.shape[2] % P or pixels.shape[3] % P or 0 in pixels.shape:
                 raise InputError(f"{size}, which is not a multiple of the patch size {P}")
-        return np.ascontiguousarray(pixels, dtype=self.dtype)
+        # The pixels are of the weights' kind: plain arrays, or those of numpy_vit.portable.
+        return np.ascontiguousarray(pixels, dtype=self.dtype).view(type(self.weights.norm.weight))
 
 
 Record = bool | str | Iterable[str] | Listener | None
@@ -273,7 +275,7 @@ def listener(record: Record, steps: dict[str, Array]) -> Listener | None:
 
     def keep(name: str, array: Array, dims: str) -> None:
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-            steps[name] = array
+            steps[name] = np.asarray(array)
 
     return keep
 

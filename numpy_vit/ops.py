@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .dispatch import dispatched
 from .special import erf as erf
 from .special import gelu
 
@@ -120,6 +121,7 @@ def sigmoid(x: Array) -> Array:
         return 1 / (1 + np.exp(-x))
 
 
+@dispatched
 def gelu_tanh(x: Array) -> Array:
     """0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3): the approximation JAX and GPT-2 use for GELU.
 
@@ -130,11 +132,13 @@ def gelu_tanh(x: Array) -> Array:
     return x * sigmoid(2 * u)
 
 
+@dispatched
 def quick_gelu(x: Array) -> Array:
     """x sigmoid(1.702 x): the approximation OpenAI's CLIP was trained with."""
     return x * sigmoid(1.702 * x)
 
 
+@dispatched
 def silu(x: Array) -> Array:
     """x sigmoid(x), also called swish."""
     return x * sigmoid(x)
@@ -159,17 +163,18 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def rows_sum_to_1(probs: Array) -> bool:
     """every row is a probability distribution: nothing negative, sum 1"""
+    probs = np.asarray(probs)
     slack = 8 * np.finfo(probs.dtype).eps * math.sqrt(probs.shape[-1])
     return bool((probs >= 0).all() and (abs(probs.sum(axis=-1) - 1) <= slack).all())
 
 
 def mean_0_variance_1(standard: Array, x: Array, eps: float) -> bool:
     """a layer norm before scale and shift has mean 0 and variance v / (v + eps) in every token"""
-    x = x.astype(np.float64)
+    x = np.asarray(x, np.float64)
     variance, noise = x.var(axis=-1), np.finfo(standard.dtype).eps * abs(x).max(axis=-1)
     expected = variance / (variance + eps)
     slack = 64 * (np.finfo(standard.dtype).eps + noise / np.sqrt(variance + eps))
-    standard = standard.astype(np.float64)
+    standard = np.asarray(standard, np.float64)
     mean_is_0 = abs(standard.mean(axis=-1)) <= slack
     return bool((mean_is_0 & (abs(standard.var(axis=-1) - expected) <= slack)).all())
 

@@ -32,7 +32,8 @@ def bicubic(grid: Array, new: tuple[int, int]) -> Array:
     grid (rows, columns, D), new (rows, columns) -> (new rows, new columns, D).
     """
     rows, columns, _ = grid.shape
-    return np.einsum("ij,jkd,lk->ild", cubic_weights(rows, new[0]), grid, cubic_weights(columns, new[1]), optimize=True)
+    down = cubic_weights(rows, new[0]) @ grid.reshape(rows, -1)  # (new rows, columns * D)
+    return cubic_weights(columns, new[1]) @ down.reshape(new[0], columns, -1)  # (new rows, new columns, D)
 
 
 def cubic_weights(old: int, new: int, a: float = -0.75) -> Array:

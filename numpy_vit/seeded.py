@@ -12,6 +12,7 @@ import numpy as np
 from .config import ViTConfig, variant
 from .model import ViT
 from .parameters import parameter_shapes
+from .precision import precision
 
 Array = Any
 GOLDEN = 0x9E3779B97F4A7C15
@@ -53,6 +54,7 @@ def random_model(model: str | ViTConfig, seed: int = 0, dtype: Any = "float32") 
     token over +-2**-3. All are powers of two, so the numbers stay exact.
     """
     config = variant(model) if isinstance(model, str) else model
+    dtype, kind = precision(dtype)
     tensors = {}
     for name, shape in parameter_shapes(config).items():
         values = uniform(seed, name, shape, dtype)
@@ -63,5 +65,5 @@ def random_model(model: str | ViTConfig, seed: int = 0, dtype: Any = "float32") 
             values *= 2.0**-6
         else:
             values *= 2.0**-4 if name.endswith("weight") else 2.0**-3
-        tensors[name] = values
+        tensors[name] = values.view(kind)
     return ViT(config, tensors, source={"family": "random", "seed": seed})

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from . import positions, special
+from . import ops, positions, special
 
 
 class Operation(NamedTuple):
@@ -194,5 +194,8 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.broadcast_to: _broadcast_to,
     special.erf: _elementwise("erf"),
     special.gelu: _elementwise("gelu"),
+    ops.gelu_tanh: _elementwise("gelu_tanh"),
+    ops.quick_gelu: _elementwise("quick_gelu"),
+    ops.silu: _elementwise("silu"),
     positions.resize_positions: _resize_positions,
 }

@@ -22,6 +22,7 @@ from .errors import InputError, nearest
 from .images import Preprocess
 from .model import ViT
 from .parameters import parameter_shapes
+from .precision import precision
 from .tensorfile import Tensor, read, write
 
 FORMAT = "numpy-vit"
@@ -40,8 +41,9 @@ class Checkpoint:
     notes: list[str] = dataclasses.field(default_factory=list)  # what the source did not say, one sentence each
 
     def model(self, dtype: Any = "float32") -> ViT:
-        """The model, its weights in `dtype`. Weights already of that dtype stay where they are, in the file's map."""
-        tensors = {name: tensor.to_float(dtype) for name, tensor in self.tensors.items()}
+        """The model, its weights in `dtype` (see numpy_vit.precision). Weights already of it stay in the file's map."""
+        dtype, kind = precision(dtype)
+        tensors = {name: tensor.to_float(dtype).view(kind) for name, tensor in self.tensors.items()}
         return ViT(self.config, tensors, self.labels, self.preprocess, self.source)
 
 

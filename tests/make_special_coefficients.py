@@ -48,7 +48,16 @@ def monomials(coefficients, scale=1, shift=0):
         for i, value in enumerate(before):
             double[i] -= value
         before, now = now, double
-    return [float(value) for value in total]
+    return total
+
+
+def floats(values):
+    return [float(value) for value in values]
+
+
+def doubled(values):
+    """Each value as (high, low), whose sum is good to 106 bits."""
+    return [(float(value), float(value - mp.mpf(float(value)))) for value in values]
 
 
 def erf_as_tanh(degree=6, limit=3.92):
@@ -71,6 +80,10 @@ def erf_as_tanh(degree=6, limit=3.92):
 
 
 if __name__ == "__main__":
-    print("X_TIMES_SCALED_TAIL", monomials(chebyshev(x_times_scaled_tail, 28)))
-    print("ERF_NEAR_ZERO", monomials(chebyshev(erf_over_x, 15), scale=2, shift=-1))
+    print("special.py")
+    print("X_TIMES_SCALED_TAIL", floats(monomials(chebyshev(x_times_scaled_tail, 28))))
+    print("ERF_NEAR_ZERO", floats(monomials(chebyshev(erf_over_x, 15), scale=2, shift=-1)))
     print("ERF_AS_TANH", erf_as_tanh())
+    print("portable.py")
+    print("X_TIMES_SCALED_TAIL", doubled(monomials(chebyshev(x_times_scaled_tail, 36, nodes=80))))
+    print("ERF_NEAR_ZERO", doubled(monomials(chebyshev(erf_over_x, 18), scale=2, shift=-1)))
