@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 from .errors import InputError, nearest
@@ -16,6 +17,8 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 POOLINGS = ("class", "mean")
 POSITION_RULES = ("bicubic",)
 LARGEST_SIZE = 1_000_000  # of any single size; above it a number is surely a slip
+LARGEST_DEPTH = 1_000
+LARGEST_TOKENS = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,24 +59,22 @@ class ViTConfig:
     qkv_bias: bool
 
     def __post_init__(self) -> None:
-        image = (self.image, self.image) if isinstance(self.image, int) else self.image
-        if not isinstance(image, list | tuple) or len(image) != 2:
-            raise InputError(f"config: image is {self.image!r}: give one number or (height, width)")
-        object.__setattr__(self, "image", tuple(image))
-        for name, value in (("image height", image[0]), ("image width", image[1]), *self._sizes()):
-            least = 0 if name in ("classes", "pooler") else 1
-            if type(value) is not int or not least <= value <= LARGEST_SIZE:
-                raise InputError(f"config: {name} is {value!r}: it must be a whole number, {least} to {LARGEST_SIZE:,}")
-        for name, value in zip(("height", "width"), image, strict=True):
-            if value % self.patch:
-                raise InputError(f"config: image {name} {value} is not a multiple of the patch size {self.patch}")
+        for name, value in self._sizes():
+            whole_number(f"config: {name}", value, 0 if name in ("classes", "pooler") else 1, LARGEST_SIZE)
+            object.__setattr__(self, name, int(value))  # of NumPy's integers, Python's
+        whole_number("config: depth", self.depth, 1, LARGEST_DEPTH)
+        object.__setattr__(self, "image", check_image(self.image, self.patch))
         if self.width % self.heads:
             raise InputError(f"config: {self.heads} heads do not divide the width {self.width}")
-        if type(self.eps) not in (int, float) or not (math.isfinite(self.eps) and self.eps > 0):
+        if (
+            not isinstance(self.eps, int | float)
+            or isinstance(self.eps, bool)
+            or not (math.isfinite(self.eps) and self.eps > 0)
+        ):
             raise InputError(f"config: eps is {self.eps!r}: it must be a number above 0")
         for name, known in (("activation", ACTIVATIONS), ("pooling", POOLINGS), ("position_rule", POSITION_RULES)):
             value = getattr(self, name)
-            if value not in known:
+            if not isinstance(value, str) or value not in known:
                 raise InputError(f"config: {name} {value!r} is not one of {', '.join(known)}")
         if type(self.qkv_bias) is not bool:
             raise InputError(f"config: qkv_bias is {self.qkv_bias!r}: it must be true or false")
@@ -122,6 +123,8 @@ class ViTConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ViTConfig":
         """A config from plain data. Raises InputError for a field that is missing or unknown."""
+        if not isinstance(values, Mapping):
+            raise InputError(f"config: fields with names are expected, not {values!r:.40}")
         fields = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in fields:
@@ -130,6 +133,28 @@ class ViTConfig:
         if missing:
             raise InputError(f"config: missing {', '.join(missing)}")
         return cls(**values)
+
+
+def whole_number(what: str, value: Any, least: int, largest: int) -> None:
+    """Raise InputError unless value is a whole number from least to largest."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= largest:
+        raise InputError(f"{what} is {value!r}: it must be a whole number, {least} to {largest:,}")
+
+
+def check_image(image: Any, patch: int) -> tuple[int, int]:
+    """An image size (Y, X), or one number for a square, that a patch size fits. Raises InputError for another."""
+    image = (image, image) if isinstance(image, Integral) else image
+    if not isinstance(image, list | tuple) or len(image) != 2:
+        raise InputError(f"config: image is {image!r}: give one number or (height, width)")
+    for name, value in zip(("height", "width"), image, strict=True):
+        whole_number(f"config: image {name}", value, 1, LARGEST_SIZE)
+        if value % patch:
+            raise InputError(f"config: image {name} {value} is not a multiple of the patch size {patch}")
+    if (image[0] // patch) * (image[1] // patch) > LARGEST_TOKENS:
+        raise InputError(
+            f"config: an image of {image[0]}x{image[1]} has more than {LARGEST_TOKENS:,} patches of {patch}x{patch}"
+        )
+    return int(image[0]), int(image[1])
 
 
 # Width, depth, heads, MLP width. Ti to H: google-research/vision_transformer, models/configs; g and G:
@@ -165,6 +190,8 @@ def variant(name: str) -> ViTConfig:
 
     Raises InputError for a name that is no variant.
     """
+    if not isinstance(name, str):
+        raise InputError(f"{name!r} is not the name of a variant (known: {', '.join(variants())})")
     paper = re.fullmatch(r"ViT-([A-Za-z]+)/(\d+)(?:@(\d+))?()", name)
     hugging_face = re.fullmatch(r"(?:google/)?vit-([a-z]+)-patch(\d+)-(\d+)(-in21k)?", name)
     match = paper or hugging_face

@@ -179,8 +179,9 @@ def upright(image: Any, channels: int = 3) -> Image.Image:
     name = str(image) if isinstance(image, str | os.PathLike) else "the picture"
     try:
         with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels on (a phone has 108) and refuses from 179 million on.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Pillow warns from 89 million pixels on (a phone has 108) and refuses from 179 million on; it also warns of
+            # damaged EXIF data, which do no harm.
+            warnings.simplefilter("ignore")
             return _to_mode(_open(image), "RGB" if channels == 3 else "L")
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
@@ -206,6 +207,8 @@ def _open(image: Any) -> Image.Image:
             raise InputError(f"an array must be uint8 (Y, X, C), not {image.dtype} {image.shape}")
         image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     elif isinstance(image, str | os.PathLike):
+        if not Path(image).is_file() and Path(image).exists() and not Path(image).is_dir():
+            raise InputError("not a regular file")  # a pipe would be waited for, for ever
         if Path(image).is_file() and Path(image).stat().st_size == 0:
             raise InputError("the file is empty (0 bytes)")
         with Image.open(image) as opened:
@@ -213,6 +216,8 @@ def _open(image: Any) -> Image.Image:
             image = opened
     elif not isinstance(image, Image.Image):
         raise InputError(f"must be a path, a PIL image or a uint8 array, not {type(image).__name__}")
+    if 0 in image.size:
+        raise InputError("a picture of no pixels")
     return ImageOps.exif_transpose(image)
 
 
@@ -221,6 +226,8 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         image = Image.fromarray(np.rint(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8))
     elif image.mode == "F":
         raise InputError("a floating-point picture has no agreed range: save it with 8 or 16 bits")
+    if image.mode == "La":
+        image = image.convert("LA")
     if "A" in image.getbands() or "a" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -2,16 +2,14 @@
 
 import os
 import warnings
-from pathlib import Path
 from typing import Any
 
 from .convert import convert_source
-from .convert.sources import open_source
+from .convert.hf_vit import read_preprocessor
+from .convert.sources import DIGITS, open_source
 from .model import ViT
 from .precision import precision
-from .weights import FORMAT, Checkpoint, read_converted, shipped
-
-DIGITS = "digits"
+from .weights import FORMAT, Checkpoint, read_converted
 
 
 def load(
@@ -23,8 +21,9 @@ def load(
 
     source        a converted file; a Hugging Face folder or .safetensors file with its config.json beside it; a hub name
                   ("google/vit-base-patch16-224"), from the local cache or fetched; or "digits", the shipped model
+                  (a folder of that name is "./digits")
     dtype         "float32" (fast), "float64" (accurate), or "portable" (float64, the same bits on every machine)
-    preprocessor  a preprocessor_config.json, for a foreign source that has none
+    preprocessor  a preprocessor_config.json, for a source that has none, or to use another
 
     Raises InputError, one line. What a foreign source leaves unsaid comes as a warning.
     """
@@ -41,9 +40,10 @@ def open_checkpoint(
     preprocessor: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """As `load`, without making the model: config, tensors, labels and the rest as data."""
-    if source == DIGITS and not Path(DIGITS).exists():
-        source = shipped("digits.safetensors")
     opened = open_source(source, config, preprocessor)
     if opened.metadata.get("format") == FORMAT:
-        return read_converted(opened.files[0])
+        checkpoint = read_converted(opened.files[0])
+        if opened.preprocessor is not None and preprocessor is not None:
+            checkpoint.preprocess = read_preprocessor(opened.preprocessor, checkpoint.config.channels, checkpoint.notes)
+        return checkpoint
     return convert_source(opened)

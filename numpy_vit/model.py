@@ -216,16 +216,20 @@ class ViT:
         sizes = {**self.config.sizes, "B": len(pixels), "Y": pixels.shape[2], "X": pixels.shape[3]}
         sizes["N"] = 1 + (sizes["Y"] // sizes["P"]) * (sizes["X"] // sizes["P"])
         step = Step(sizes, self.dtype, listen, strict)
-        results = [x if x is None else np.asarray(x) for x in forward(pixels, self.weights, self.config, step)]
+        tokens, pooled, pooler_output, logits = (
+            x if x is None else np.asarray(x) for x in forward(pixels, self.weights, self.config, step)
+        )
         if isinstance(record, str | Iterable):
             unmatched = [p for p in patterns_of(record) if not fnmatch.filter(steps, p)]
             if unmatched:
                 raise InputError(f"record: no step is called '{unmatched[0]}'{nearest(unmatched[0], self.step_names())}")
 
-        def again(names: list[str]) -> dict[str, Array]:
-            return self(pixels, names, resize_positions=True).steps
+        kept = pixels.copy()  # whoever made the pixels may fill them anew before looking at `out`
 
-        return ViTOutput(*results, steps=steps, _depth=self.config.depth, _again=again)
+        def again(names: list[str]) -> dict[str, Array]:
+            return self(kept, names, resize_positions=True).steps
+
+        return ViTOutput(tokens, pooled, pooler_output, logits, steps=steps, _depth=self.config.depth, _again=again)
 
     def step_names(self) -> list[str]:
         """The full names of all steps of this model, in the order of execution (at its own image size)."""
@@ -271,6 +275,8 @@ def listener(record: Record, steps: dict[str, Array]) -> Listener | None:
         return None
     if callable(record):
         return record
+    if record is not True and not isinstance(record, str | Iterable):
+        raise InputError(f"record is {record!r}: give True, a step's name or pattern, several, or a function")
     patterns = ["*"] if record is True else patterns_of(record)
 
     def keep(name: str, array: Array, dims: str) -> None:
@@ -298,6 +304,7 @@ class ViTOutput:
     steps: dict[str, Array]
     _depth: int = dataclasses.field(repr=False)
     _again: Callable[[list[str]], dict[str, Array]] = dataclasses.field(repr=False)
+    _computed: dict[str, Array] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def hidden_states(self) -> tuple[Array, ...]:
@@ -313,6 +320,6 @@ class ViTOutput:
         return self._look([f"blocks.{n}.attention.probs" for n in range(self._depth)])
 
     def _look(self, names: list[str]) -> tuple[Array, ...]:
-        if not self.steps.keys() >= set(names):
-            self.steps.update(self._again(names))
-        return tuple(self.steps[name] for name in names)
+        if not {**self.steps, **self._computed}.keys() >= set(names):
+            self._computed |= self._again(names)
+        return tuple({**self._computed, **self.steps}[name] for name in names)

@@ -181,4 +181,4 @@ def mean_0_variance_1(standard: Array, x: Array, eps: float) -> bool:
 
 def undone_by_unpatchify(patches: Array, pixels: Array, patch: int) -> bool:
     """patches put together again are the picture"""
-    return np.array_equal(unpatchify(patches, patch, pixels.shape[2:]), pixels)
+    return np.array_equal(unpatchify(patches, patch, pixels.shape[2:]), pixels, equal_nan=True)

@@ -203,8 +203,8 @@ def explained(trace: Trace, width: int | None = None, fold: bool = True, languag
     for line in lines(trace, "op", fold):
         row = line.row
         assert row is not None
-        head = f"{line.label}  [{row.operation}]  {line.output}"
-        said.append(f"\x1b[1;{COLOURS[line.part]}m{head}\x1b[0m" if colour else head)
+        for head in wrapped(f"{line.label}  [{row.operation}]  {line.output}", width, indent=""):
+            said.append(f"\x1b[1;{COLOURS[line.part]}m{head}\x1b[0m" if colour else head)
         said += wrapped(row.formula, width)
         said += wrapped(f"{row.paper}. {row.why}" if language == "en" else f"{row.paper}。{row.why_zh}", width)
     return "\n".join([*said, "", *summary(trace, width)])
@@ -351,31 +351,51 @@ def diff(a: Trace, b: Trace, names: tuple[str, str], depth: str = "op", fold: bo
     return entries
 
 
-def diff_table(a: Trace, b: Trace, names: tuple[str, str], depth: str = "op", fold: bool = True, colour: bool = False) -> str:
-    """The diff as a table; `*` marks the rows that differ."""
-    rows = [["", "step", *names, "parameters", "", "MACs", ""]]
+def config_diff(a: Trace, b: Trace) -> dict[str, tuple[Any, Any]]:
+    """The fields in which two configs differ."""
+    one, two = dataclasses.asdict(a.config), dataclasses.asdict(b.config)
+    return {key: (one[key], two[key]) for key in one if one[key] != two[key]}
+
+
+def diff_table(
+    a: Trace,
+    b: Trace,
+    names: tuple[str, str],
+    depth: str = "op",
+    fold: bool = True,
+    colour: bool = False,
+    width: int = 10_000,
+) -> str:
+    """The diff as a table; `*` marks the rows that differ. Too narrow a terminal loses parameters, then MACs, then ends."""
     entries = diff(a, b, names, depth, fold)
+
+    def said(line: dict[str, Any] | None, key: str, other: dict[str, Any] | None) -> str:
+        if line is None:
+            return "-"
+        text = f"{line[key]:,}" if isinstance(line[key], int) else str(line[key])
+        if key == "output":
+            text += f" x{line['times']}" if line["times"] else ""
+            text += f" [{line['operation']}]" if other and other["operation"] != line["operation"] else ""
+        return text
+
+    rows = [["", "step", *names, "MACs", "", "parameters", ""]]
     for entry in entries:
         one, two = entry[names[0]], entry[names[1]]
+        pairs = [(said(one, key, two), said(two, key, one)) for key in ("output", "macs", "parameters")]
+        rows.append(["*" if entry["differs"] else "", entry["step"], *itertools.chain(*pairs)])
+    rows.append(["", "total", "", "", f"{a.macs:,}", f"{b.macs:,}", f"{a.parameters:,}", f"{b.parameters:,}"])
+    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
+    shown = next((n for n in (8, 6) if sum(widths[:n]) + 2 * (n - 1) <= width), 4)
 
-        def said(line: dict[str, Any] | None, key: str) -> str:
-            if line is None:
-                return "-"
-            value = line[key]
-            text = f"{value:,}" if isinstance(value, int) else str(value)
-            return f"{text} x{line['times']}" if key == "output" and line["times"] else text
+    def padded(row: list[str]) -> str:
+        cells = (c.rjust(w) if n > 3 else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True)) if n < shown)
+        return "  ".join(cells)[:width].rstrip()
 
-        cells = [said(line, key) for key in ("output", "parameters", "macs") for line in (one, two)]
-        rows.append(["*" if entry["differs"] else "", entry["step"], *cells])
-    rows.append(["", "total", "", "", f"{a.parameters:,}", f"{b.parameters:,}", f"{a.macs:,}", f"{b.macs:,}"])
-    widths = [max(len(row[n]) for row in rows) for n in range(8)]
-    printed = [
-        "  ".join(c.rjust(w) if n > 3 else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True))) for row in rows
-    ]
-    if colour:
-        printed = [f"\x1b[33m{text}\x1b[0m" if row[0] else text for row, text in zip(rows, printed, strict=True)]
+    printed = [f"\x1b[33m{padded(row)}\x1b[0m" if colour and row[0] == "*" else padded(row) for row in rows]
     differing = sum(entry["differs"] for entry in entries)
-    return "\n".join([*(text.rstrip() for text in printed), "", f"{differing} of {len(entries)} rows differ (marked *)", FACTS])
+    notes = [f"config: {key} {one} | {two}" for key, (one, two) in config_diff(a, b).items()]
+    notes += [f"{differing} of {len(entries)} rows differ (marked *)", FACTS]
+    return "\n".join([*printed, "", *(line for text in notes for line in textwrap.wrap(text, width, subsequent_indent="  "))])
 
 
 def edges(rows: Sequence[Line]) -> list[tuple[str, str]]:

@@ -50,16 +50,20 @@ ERF_AS_TANH = (
 @dispatched
 def erf(x: Array) -> Array:
     """The error function, elementwise. x any shape, float32 or float64 -> the same."""
-    return _in_tiles(_erf_float32 if x.dtype == np.float32 else _erf_float64, x)
+    return _in_tiles(_erf_float32, _erf_float64, x)
 
 
 @dispatched
 def gelu(x: Array) -> Array:
     """x * Phi(x), elementwise: the exact GELU, not the tanh approximation. x any shape -> the same."""
-    return _in_tiles(_gelu_float32 if x.dtype == np.float32 else _gelu_float64, x)
+    return _in_tiles(_gelu_float32, _gelu_float64, x)
 
 
-def _in_tiles(function: Callable[[Array], Array], x: Array) -> Array:
+def _in_tiles(float32: Callable[[Array], Array], float64: Callable[[Array], Array], x: Array) -> Array:
+    functions = {np.dtype("float32"): float32, np.dtype("float64"): float64}
+    if getattr(x, "dtype", None) not in functions:
+        raise TypeError(f"an array of float32 or float64 is expected, not {getattr(x, 'dtype', type(x).__name__)}")
+    function = functions[x.dtype]
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty_like(flat)
     # Far tails overflow x * x or underflow exp: the limits they give (1, 0) are the right ones.

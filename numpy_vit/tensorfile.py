@@ -41,7 +41,9 @@ class Tensor(NamedTuple):
         if self.dtype == "BF16":  # the upper half of a float32's bits
             widened = (self.data.astype(np.uint32) << 16).view(np.float32)
             return widened.astype(dtype, copy=False)
-        return self.data.astype(dtype, copy=False)
+        data = self.data if self.data.flags.aligned else self.data.copy()
+        with np.errstate(over="ignore"):  # float64 too large for float32 becomes infinite: the caller looks for that
+            return data.astype(dtype, copy=False)
 
     def is_finite(self) -> bool:
         """No NaN and no infinity: both show in the extremes, which are faster to take than a mask of all numbers."""
@@ -74,7 +76,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
             content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
-    except (safetensors.SafetensorError, ValueError, struct.error) as error:
+    except (safetensors.SafetensorError, ValueError, struct.error, RecursionError) as error:
         raise InputError(f"{path}: not a valid safetensors file ({_one_line(error)}): copy or download it again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from error
@@ -84,10 +86,11 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str
         if entry["dtype"] not in STORED_AS:
             raise InputError(f"{path}: tensor '{name}' is {entry['dtype']}; only {', '.join(STORED_AS)} can be read")
         start, end = (8 + length + offset for offset in entry["data_offsets"])
-        # Some writers do not align the numbers; arrays made of them would be slow, so those are copied.
-        stored = np.dtype(STORED_AS[entry["dtype"]])
-        raw = content[start:end] if start % stored.itemsize == 0 else content[start:end].copy()
-        tensors[name] = Tensor(entry["dtype"], raw.view(stored).reshape(entry["shape"]))
+        try:
+            data = content[start:end].view(STORED_AS[entry["dtype"]]).reshape(entry["shape"])
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"{path}: tensor '{name}' has a shape NumPy cannot have ({_one_line(error)})") from error
+        tensors[name] = Tensor(entry["dtype"], data)
     return tensors, metadata
 
 

@@ -11,16 +11,18 @@ activations alive at once, with the same Python code holding on to them; weights
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from .config import ViTConfig, variant
-from .errors import InputError
+from .config import LARGEST_SIZE, ViTConfig, check_image, variant, whole_number
+from .errors import InputError, ShapeError
 from .explain import EXPLANATIONS, Explanation, fill_in, step_key
 from .model import activation_name, forward
 from .parameters import assemble, parameter_shapes
+from .precision import precision
 from .standin import Ledger, StandIn
 from .steps import Step
 
@@ -148,25 +150,26 @@ def trace(
 
     Raises InputError for what makes no sense.
     """
-    config = variant(model) if isinstance(model, str) else model
+    config = getattr(model, "config", model)  # a model with weights will do as well
+    config = config if isinstance(config, ViTConfig) else variant(config)
     config = config.replace(**overrides) if overrides else config
-    if type(batch) is not int or not 1 <= batch <= 1_000_000:
-        raise InputError(f"batch is {batch!r}: it must be a whole number, 1 to 1,000,000")
-    Y, X = size or config.image
-    if Y < 1 or X < 1 or Y % config.patch or X % config.patch:
-        raise InputError(f"an image of {Y}x{X} is not a multiple of the patch size {config.patch}")
-    try:
-        dtype = np.dtype(dtype)
-    except TypeError:
-        dtype = np.dtype("O")
-    if dtype not in (np.float32, np.float64):
-        raise InputError("dtype: a model runs in float32 or float64")
+    whole_number("batch", batch, 1, LARGEST_SIZE)
+    Y, X = config.image if size is None else check_image(size, config.patch)
+    dtype, _ = precision(dtype)
     sizes = {**config.sizes, "B": batch, "Y": Y, "X": X, "N": 1 + (Y // config.patch) * (X // config.patch)}
+    if batch * config.heads * sizes["N"] ** 2 > 2**56:  # bytes beyond what any address can reach
+        raise InputError(f"{batch} x {config.heads} heads x {sizes['N']:,} tokens squared: too large for any machine")
     ledger = Ledger()
     recorder = _Recorder(config, sizes, ledger)
     tensors = {name: StandIn(shape, dtype, ledger, name=name, weight=True) for name, shape in parameter_shapes(config).items()}
     pixels = StandIn((batch, config.channels, Y, X), dtype, ledger, name="pixels")
-    forward(pixels, assemble(tensors, config), config, Step(sizes, dtype, recorder))
+    try:
+        forward(pixels, assemble(tensors, config), config, Step(sizes, dtype, recorder))
+    except ShapeError:
+        raise
+    except (ValueError, IndexError) as error:  # NumPy's own: shapes that do not fit, before the step that would say so
+        last = recorder.rows[-1].name if recorder.rows else "the pixels"
+        raise ShapeError(f"in the step after {last}: {error}") from error
     return Trace(recorder.rows, config, sizes, str(dtype), ledger.peak)
 
 
@@ -197,7 +200,12 @@ class _Recorder:
         new = [w for w in weights if w.name not in self._seen]
         self._seen.update(str(w.name) for w in new)
         entry: Explanation = EXPLANATIONS[step_key(name, activation_name(self.config), self.config.pooling)]
-        kind = self.config.activation if entry.operation == "activation" else entry.operation
+        kind, where, formula = entry.operation, entry.where, entry.formula
+        if kind == "activation":
+            kind = self.config.activation
+            where = where if "gelu" in kind else "section 3.1 (the paper has GELU)"
+        if kind == "linear" and len(weights) == 1:
+            formula = re.sub(r" \+ \{[^}]+\}", "", formula)  # a linear step without its bias
         self.rows.append(
             Row(
                 name=name,
@@ -211,8 +219,8 @@ class _Recorder:
                 macs=macs,
                 read=sum(operand.nbytes for operand in used.values()),
                 written=array.nbytes,
-                formula=fill_in(entry.formula, self.sizes),
-                paper=entry.where,
+                formula=fill_in(formula, self.sizes),
+                paper=where,
                 why=fill_in(entry.why, self.sizes),
                 why_zh=fill_in(entry.why_zh, self.sizes),
             )

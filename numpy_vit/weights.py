@@ -17,13 +17,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .config import ViTConfig
 from .errors import InputError, nearest
 from .images import Preprocess
 from .model import ViT
 from .parameters import parameter_shapes
 from .precision import precision
-from .tensorfile import Tensor, read, write
+from .tensorfile import Tensor, read, tensor_of, write
 
 FORMAT = "numpy-vit"
 VERSION = "1"
@@ -44,6 +46,9 @@ class Checkpoint:
         """The model, its weights in `dtype` (see numpy_vit.precision). Weights already of it stay in the file's map."""
         dtype, kind = precision(dtype)
         tensors = {name: tensor.to_float(dtype).view(kind) for name, tensor in self.tensors.items()}
+        for name, tensor in self.tensors.items():
+            if tensor.dtype == "F64" and dtype == np.float32 and not tensor_of(tensors[name]).is_finite():
+                raise InputError(f"tensor '{name}' has values too large for float32: use float64")
         return ViT(self.config, tensors, self.labels, self.preprocess, self.source)
 
 
@@ -53,31 +58,43 @@ def read_converted(path: str | os.PathLike[str]) -> Checkpoint:
     Raises InputError, one line, for anything else.
     """
     tensors, metadata = read(path)
-    if metadata.get("format") != FORMAT:
-        raise InputError(f"{path}: not a converted file (its metadata has no format '{FORMAT}'): use `numpy-vit convert`")
-    if metadata.get("version") != VERSION:
-        raise InputError(
-            f"{path}: file version {metadata.get('version')!r}, this program reads {VERSION!r}: update one of them"
-        )
+    config, preprocess, labels, source = read_metadata(metadata, path)
+    checkpoint = Checkpoint(config, tensors, preprocess, labels, source)
     try:
-        values = {key: json.loads(metadata[key]) for key in ("config", "preprocess", "labels", "source")}
-    except KeyError as error:
-        raise InputError(f"{path}: the metadata has no {error}: convert it again") from error
-    except ValueError as error:
-        raise InputError(f"{path}: the metadata is not JSON ({error}): convert it again") from error
-    try:
-        if not isinstance(values["config"], dict) or not isinstance(values["source"], dict):
-            raise InputError("metadata config and source must be JSON objects")
-        config = ViTConfig.from_dict(values["config"])
-        preprocess = None if values["preprocess"] is None else Preprocess.from_dict(values["preprocess"])
-        labels = values["labels"]
-        if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
-            raise InputError("labels must be a list of names")
-        checkpoint = Checkpoint(config, tensors, preprocess, labels, values["source"])
         validate(checkpoint)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return checkpoint
+
+
+def read_metadata(
+    metadata: Mapping[str, str], path: str | os.PathLike[str]
+) -> tuple[ViTConfig, Preprocess | None, list[str] | None, dict[str, Any]]:
+    """Config, preprocessing, labels and source of a converted file (`path` is for the errors).
+
+    Raises InputError for a file of another format or version, or whose metadata make no sense.
+    """
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path}: not a converted file (its metadata has no format '{FORMAT}'): use `numpy-vit convert`")
+    if metadata.get("version") != VERSION:
+        version = metadata.get("version")
+        raise InputError(f"{path}: file version {version!r}, this program reads {VERSION!r}: update one of them")
+    try:
+        values = {key: json.loads(metadata[key]) for key in ("config", "preprocess", "labels", "source")}
+    except KeyError as error:
+        raise InputError(f"{path}: the metadata has no {error}: convert it again") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: the metadata is not JSON ({error}): convert it again") from error
+    labels = values["labels"]
+    try:
+        if not isinstance(values["config"], dict) or not isinstance(values["source"], dict):
+            raise InputError("metadata config and source must be JSON objects")
+        if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
+            raise InputError("labels must be a list of names")
+        preprocess = None if values["preprocess"] is None else Preprocess.from_dict(values["preprocess"])
+        return ViTConfig.from_dict(values["config"]), preprocess, labels, values["source"]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def validate(checkpoint: Checkpoint) -> None:

@@ -111,7 +111,7 @@ def test_predict_refuses(refused, folder, tmp_path):
 def test_bad_usage(run):
     for words in (["predict", "--image", "axb"], ["predict", "--dtype", "int8"], ["nonsense"], [], ["embed", "x.png"]):
         status, out, err = run(*words)
-        assert status == 2 and out == "" and "usage: numpy-vit" in err
+        assert status == 2 and out == "" and err.startswith("numpy-vit") and err.count("\n") == 1 and "--help)" in err
 
 
 def test_every_broken_picture(refused, tmp_path):
@@ -169,7 +169,9 @@ def test_eval(run, refused, folder, tmp_path):
     names.write_text("a\n")
     refused("eval", folder, "--weights", CLASSIFIER, "--classes", names, message="1 lines, the model has 6 classes")
     os.rename(folder / "class 0", folder / "clas 0")
-    refused("eval", folder, "--weights", CLASSIFIER, message="no class of the model is called 'clas 0'; did you mean 'class 0'")
+    refused(
+        "eval", folder, "--weights", CLASSIFIER, message="one class of the model is called 'clas 0'; did you mean 'class 0'"
+    )
     refused("eval", tmp_path / "absent", "--weights", CLASSIFIER, message="no such folder")
     (tmp_path / "bare").mkdir()
     refused("eval", tmp_path / "bare", "--weights", CLASSIFIER, message="no class folders")
@@ -303,3 +305,87 @@ def test_names():
 def test_version():
     done = subprocess.run([sys.executable, "-m", "numpy_vit", "--version"], capture_output=True, text=True)
     assert done.stdout == f"numpy-vit {numpy_vit.__version__}\n"
+
+
+def test_a_model_that_gives_no_numbers_is_not_believed(refused, folder, tmp_path):
+    """Finite weights that overflow: NaN is never a result."""
+    from numpy_vit.convert import convert
+    from numpy_vit.tensorfile import tensor_of
+    from numpy_vit.weights import write_converted
+
+    checkpoint = convert(CLASSIFIER)
+    for name, value, message in (
+        ("head.weight", np.float32(3e38), "NaN or infinite numbers"),
+        ("norm.bias", 1e300, "too large for float32"),
+    ):
+        tensors = dict(checkpoint.tensors)
+        tensors[name] = tensor_of(np.full(tensors[name].shape, value))
+        write_converted(folder / "bad.safetensors", numpy_vit.weights.Checkpoint(**{**vars(checkpoint), "tensors": tensors}))
+        refused("predict", folder / "class 0/a.png", "--weights", folder / "bad.safetensors", message=message)
+
+
+def test_a_preprocessor_for_a_converted_file(run, refused, folder, tmp_path):
+    from numpy_vit.convert import convert
+    from numpy_vit.weights import write_converted
+
+    write_converted(tmp_path / "bare.safetensors", convert(BACKBONE))
+    words = ("embed", folder, "-o", tmp_path / "o.npz", "--weights", tmp_path / "bare.safetensors")
+    refused(*words, message="does not say how pictures are prepared")
+    grey = tmp_path / "grey.json"
+    grey.write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 8}, "image_mean": 0.5, "image_std": 0.5}'
+    )
+    assert run(*words, "--preprocessor", grey)[0] == 0
+    assert np.load(tmp_path / "o.npz")["embeddings"].shape == (3, 12)
+
+
+def test_npy_has_no_names_so_nothing_may_be_missing(refused, run, folder, tmp_path):
+    (folder / "bad.png").write_bytes(b"")
+    status, _, err = run("embed", folder, "-o", tmp_path / "o.npy", "--weights", CLASSIFIER)
+    assert status == 2 and ".npy holds no names" in err and not (tmp_path / "o.npy").exists()
+    status, _, _ = run("embed", folder, "-o", tmp_path / "o.npz", "--weights", CLASSIFIER)
+    assert status == 2 and len(np.load(tmp_path / "o.npz")["images"]) == 3
+
+
+def test_odd_names(refused, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused("predict", "", message="an empty name is no picture")
+    refused("inspect", "", message="names no model")
+    os.mkfifo("pipe.png")
+    refused("predict", "pipe.png", "--weights", CLASSIFIER, message="pipe.png: not a regular file")
+    os.mkdir("digits")  # the shipped model stays what it is
+    assert run("inspect", "digits")[0] == 0
+    (tmp_path / "two\nlines.png").write_bytes(b"x")
+    refused("predict", "two\nlines.png", "--weights", CLASSIFIER, message="two lines.png: not a picture")
+
+
+def test_ambiguous_class_names(refused, folder, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("class 0\nb\nb\n3\ne\nf\n")
+    refused("eval", folder, "--weights", CLASSIFIER, "--classes", names, message="a name stands there twice")
+
+
+def test_eval_never_guesses_between_classes():
+    from types import SimpleNamespace
+
+    from numpy_vit.cli.evaluate import class_numbers
+
+    def numbers(*labels):
+        return class_numbers(SimpleNamespace(config=SimpleNamespace(classes=len(labels)), labels=list(labels)), None)
+
+    assert numbers("crane", "tench, Tinca tinca", "Crane") == {"0": 0, "1": 1, "2": 2, "tench, tinca tinca": 1, "tench": 1}
+    assert numbers("1", "2", "0") == {"1": 0, "2": 1, "0": 2}
+
+
+def test_closed_streams():
+    for close, status in ((">&-", 0), ("2>&-", 0), (">&- 2>&-", 0)):
+        done = subprocess.run(
+            f"{sys.executable} -m numpy_vit trace --depth model {close}", shell=True, capture_output=True, text=True
+        )
+        assert done.returncode == status and "Traceback" not in done.stderr
+
+
+def test_names_the_terminal_cannot_show():
+    command = [sys.executable, "-m", "numpy_vit", "trace", "--explain", "--lang", "zh"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "\\u" in done.stdout

@@ -202,8 +202,8 @@ def test_preprocessor_files_of_every_age(folder):
     checkpoint = convert(folder)
     assert (checkpoint.preprocess.resample, checkpoint.preprocess.scale) == ("bilinear", 1 / 255)
     assert checkpoint.notes == ["preprocessor_config.json does not say resample: 2, transformers' default, is used"]
-    (folder / "preprocessor_config.json").write_text(json.dumps({**old, "image_processor_type": "MysteryProcessor"}))
-    with pytest.raises(InputError, match="does not say resample, and of type 'MysteryProcessor' no default is known"):
+    (folder / "preprocessor_config.json").write_text(json.dumps({**old, "image_processor_type": "CLIPImageProcessor"}))
+    with pytest.raises(InputError, match="does not say resample, and of type 'CLIPImageProcessor' no default is known"):
         convert(folder)
 
 
@@ -310,3 +310,51 @@ def test_hub_names_are_fetched(tmp_path):
             assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
         done = convert_in_a_process("someone/third", HF_HUB_OFFLINE="1")
         assert done.returncode == 2 and "cannot be reached (offline?)" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_processor_type": "ConvNextImageProcessor"},
+        {"crop_pct": 0.875},
+        {"do_pad": True, "pad_size": {"height": 40, "width": 40}},
+        {"rescale_offset": True},
+        {"resample": []},
+        {"resample": {}},
+        {"size": True},
+        {"crop_size": 3, "do_center_crop": "yes", "surprise": 1},
+    ],
+)
+def test_preprocessing_that_is_not_understood_is_refused(folder, changes):
+    edit(folder, "preprocessor_config.json", **changes)
+    with pytest.raises(InputError, match="preprocess"):
+        convert(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_act": []},
+        {"hidden_act": {}},
+        {"patch_size": [[1]]},
+        {"patch_size": []},
+        {"id2label": True},
+        {"id2label": "12"},
+        {"qkv_bias": "x"},
+    ],
+)
+def test_config_values_of_the_wrong_kind(folder, changes):
+    edit(folder, **changes)
+    with pytest.raises(InputError):
+        convert(folder)
+    from numpy_vit.cli.trace import find_config
+
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError):
+        find_config(str(folder))
+
+
+def test_json_nested_too_deep(folder):
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="not valid JSON"):
+        convert(folder)

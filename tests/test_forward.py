@@ -128,3 +128,20 @@ def test_mnist_digits_0_to_2(foreign):
     right = model(pixels).logits.argmax(axis=-1) == labels[chosen]
     assert chosen.sum() == 3147
     assert right.mean() >= 0.96
+
+
+def test_the_pixels_may_be_filled_anew():
+    """What is computed on the first look is of the pixels that were given."""
+    model = numpy_vit.random_model(crooked_config())
+    pixels = crooked_pixels(model.config, dtype="float32")
+    expected = model(pixels, record="embed.positions").steps["embed.positions"]
+    out = model(pixels, record="norm")
+    pixels[:] = 0
+    assert np.array_equal(out.hidden_states[0], expected)
+    assert list(out.steps) == ["norm"]
+
+
+def test_a_record_that_is_none():
+    model = numpy_vit.random_model(crooked_config())
+    with pytest.raises(numpy_vit.InputError, match="record is 5"):
+        model(crooked_pixels(model.config), record=5)

@@ -156,3 +156,10 @@ def test_gelu_takes_any_layout_and_size():
     assert np.array_equal(ops.gelu(x.T), ops.gelu(x).T)
     assert np.array_equal(ops.gelu(x[::2, 1::3]), ops.gelu(x)[::2, 1::3])
     assert ops.gelu(np.zeros((0, 3))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("x", [np.array([1, 2]), np.zeros(3, np.float16), np.zeros(2, complex)])
+def test_erf_and_gelu_take_floats_only(x):
+    for function in (ops.erf, ops.gelu):
+        with pytest.raises(TypeError, match="float32 or float64 is expected"):
+            function(x)

@@ -201,7 +201,7 @@ def test_the_shipped_accuracy():
     assert right / len(labels) >= 0.97
 
 
-@pytest.mark.parametrize("name", ["vit-base-patch16-224", "vit-small-patch32-384", "vit-huge-patch14-224-in21k"])
+@pytest.mark.parametrize("name", [*numpy_vit.variants(), "vit-small-patch32-384", "vit-huge-patch14-224-in21k"])
 def test_macs_are_those_that_torch_counts(name):
     """FlopCounterMode on transformers' model with math attention, on the meta device."""
     import torch

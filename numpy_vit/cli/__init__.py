@@ -19,6 +19,11 @@ BAD_INPUT = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Bad input is one line on stderr; `--debug` shows the traceback."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(getattr(sys, name), "reconfigure"):  # what the terminal cannot show is spelled out
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
     arguments = parser().parse_args(argv)
     try:
@@ -26,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader, `head` say, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _quietly_drop_stdout()
         return 0
     except (Exception, KeyboardInterrupt) as error:
         if arguments.debug:
@@ -51,9 +56,16 @@ def explain(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)"
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the usage in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="numpy-vit",
         description="The Vision Transformer in explicit NumPy: classify, embed, convert and inspect.",
         epilog="`numpy-vit predict` alone classifies the shipped samples with the shipped model.",

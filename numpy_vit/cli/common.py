@@ -52,6 +52,7 @@ class Runner:
     def __init__(self, arguments: argparse.Namespace) -> None:
         from ..loading import open_checkpoint
 
+        self.name = arguments.weights
         checkpoint = open_checkpoint(arguments.weights, preprocessor=arguments.preprocessor)
         for text in checkpoint.notes:
             note(text)
@@ -71,7 +72,14 @@ class Runner:
         self.strict = arguments.strict
 
     def __call__(self, pixels: Any) -> Any:
-        return self.model(pixels, strict=self.strict, resize_positions=self.resize)
+        """The model's outputs. Raises InputError where they are no numbers."""
+        import numpy as np
+
+        with np.errstate(all="ignore"):
+            out = self.model(pixels, strict=self.strict, resize_positions=self.resize)
+        if not np.isfinite(out.last_hidden_state if out.logits is None else out.logits).all():
+            raise InputError(f"{self.name}: gives NaN or infinite numbers: its weights or its preprocessing are damaged")
+        return out
 
     def batches(self, paths: Sequence[Path], failed: dict[Path, str]) -> Iterator[tuple[list[Path], Any]]:
         """Yields (paths, pixels) for the pictures that can be read; the others go to stderr and into `failed`."""
@@ -87,7 +95,7 @@ class Runner:
                 except InputError as error:
                     failed[path] = str(error)
                     progress.clear()
-                    print(f"numpy-vit: error: {error}", file=sys.stderr)
+                    print(f"numpy-vit: error: {' '.join(str(error).split())}", file=sys.stderr)
             if good:
                 if len({p.shape for p in pixels}) > 1:  # a model whose preprocessing does not resize
                     for path, one in zip(good, pixels, strict=True):
@@ -104,6 +112,8 @@ def pictures(places: Sequence[str]) -> list[Path]:
 
     found = []
     for place in places:
+        if not place:
+            raise InputError("an empty name is no picture")
         path = Path(place)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
@@ -115,6 +125,11 @@ def pictures(places: Sequence[str]) -> list[Path]:
         else:
             raise InputError(f"{place}: no such file or folder")
     return found
+
+
+def printable(text: str) -> str:
+    """Text from a file, safe to print: control characters are spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Progress:

@@ -51,13 +51,15 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"{arguments.weights}: this model has no {arguments.what}: choose another --what")
         parts.append(value)
         names += map(str, good)
+    if failed and suffix == ".npy":
+        raise InputError(f"{arguments.output}: not written: .npy holds no names, so no picture may be missing; use .npz")
     if not parts:
         raise InputError("no picture could be read; nothing was written")
     if len({part.shape[1:] for part in parts}) > 1:
         raise InputError("the pictures have different sizes and so have their tokens: give --image")
     embeddings = np.concatenate(parts)
     if suffix == ".safetensors":
-        write(arguments.output, {"embeddings": tensor_of(embeddings)}, {"images": json.dumps(names, ensure_ascii=False)})
+        write(arguments.output, {"embeddings": tensor_of(embeddings)}, {"images": json.dumps(names)})
     else:
         with replacing(arguments.output) as file:
             if suffix == ".npy":
@@ -72,6 +74,8 @@ def with_target_writable(output: str) -> None:
     """Refuse a target that cannot be written before the work, not after it."""
     import os
 
+    if Path(output).is_dir():
+        raise InputError(f"{output}: cannot be written (it is a folder; give a file name)")
     folder = Path(output).parent
     if not folder.is_dir():
         raise InputError(f"{output}: cannot be written (there is no folder {folder})")

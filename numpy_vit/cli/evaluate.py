@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     truth: dict[Path, int] = {}
     for one in folders:
         if one.name.casefold() not in classes:
-            raise InputError(f"{one}: no class of the model is called '{one.name}'{nearest(one.name, classes)}")
+            raise InputError(f"{one}: no one class of the model is called '{one.name}'{nearest(one.name, classes)}")
         truth |= dict.fromkeys(pictures([str(one)]), classes[one.name.casefold()])
     top1 = top5 = 0
     failed: dict[Any, str] = {}
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def class_numbers(model: Any, classes: str | None) -> dict[str, int]:
-    """Every name a class folder may have, in lower case -> its class number."""
+    """Every name a class folder may have, in lower case -> its class number. A name of two classes is left out."""
     count = model.config.classes
     if not count:
         raise InputError("this model has no classification head: there is nothing to evaluate")
@@ -70,9 +70,18 @@ def class_numbers(model: Any, classes: str | None) -> dict[str, int]:
             raise InputError(f"{classes}: cannot be read ({error})") from error
         if len(names) != count:
             raise InputError(f"{classes}: {len(names)} lines, the model has {count} classes")
-        return {name.strip().casefold(): number for number, name in enumerate(names)}
-    numbers = {str(number): number for number in range(count)}
-    for number, label in enumerate(model.labels or []):
-        numbers[label.casefold()] = number
-        numbers.setdefault(label.split(",")[0].strip().casefold(), number)  # "tench, Tinca tinca"
+        numbers = {name.strip().casefold(): number for number, name in enumerate(names)}
+        if len(numbers) != count:
+            raise InputError(f"{classes}: a name stands there twice")
+        return numbers
+    labels = [label.casefold() for label in model.labels or []]
+    if not any(label.isdigit() for label in labels):  # else a number is a name, not a class number
+        labels += [""] * (count - len(labels))
+        numbers = {str(number): number for number in range(count)}
+    else:
+        numbers = {}
+    for spelling in (labels, [label.split(",")[0].strip() for label in labels]):  # "tench, Tinca tinca"
+        for number, name in enumerate(spelling):
+            if name and spelling.count(name) == 1:
+                numbers.setdefault(name, number)
     return numbers

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ..errors import InputError
+from .common import printable
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -32,9 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
         if isinstance(value, dict):
             print(name)
             for key, entry in value.items():
-                print(f"  {key:<14} {_plain(entry)}")
+                print(f"  {printable(key):<14} {printable(_plain(entry))}")
         else:
-            print(f"{name:<16} {_plain(value)}")
+            print(f"{name:<16} {printable(_plain(value))}")
     return 0
 
 

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from ..errors import InputError
-from .common import Runner, add_model_options, note, pictures
+from .common import Runner, add_model_options, note, pictures, printable
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
             best = top(logits, arguments.top, runner.model.labels)
             rows.append({"image": str(path), "top": best})
             if not arguments.json:
-                print(f"{path}  " + ", ".join(f"{b['label']} {100 * b['probability']:.1f} %" for b in best))
+                answers = (f"{printable(b['label'])} {100 * b['probability']:.1f} %" for b in best)
+                print(f"{printable(str(path))}  {', '.join(answers)}")
     if arguments.json:
         rows += [{"image": str(path), "error": error} for path, error in failed.items()]
         print(json.dumps(rows, indent=1, ensure_ascii=False))

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ..config import ViTConfig
     from ..tracing import Trace
 
+DIGITS = "digits"  # the shipped model, as numpy_vit.load calls it
 FORMATS = ("table", "markdown", "csv", "json", "svg", "mermaid")
 
 
@@ -49,12 +51,14 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--with-values", nargs=2, metavar=("WEIGHTS", "IMAGE"), help="run this model for real: min, max, mean, std, NaN, Inf"
     )
     command.add_argument("--strict", action="store_true", help="with --with-values: also check the invariants")
+    command.add_argument("--preprocessor", metavar="FILE", help="with --with-values: a preprocessor_config.json to use")
     return command
 
 
 def run(arguments: argparse.Namespace) -> int:
     from .. import render
 
+    refuse_what_does_not_go_together(arguments)
     if arguments.diff:
         return print_diff(arguments)
     if arguments.with_values:
@@ -77,6 +81,32 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(render.table(traced, terminal_width(), arguments.depth, fold, colour))
     return 0
+
+
+def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
+    """An option that would be ignored is an error, not a silence."""
+    drawn = arguments.format in ("csv", "json", "svg", "mermaid")
+    for wrong, why in (
+        (arguments.lang != "en" and not arguments.explain, "--lang goes with --explain"),
+        (arguments.explain and arguments.format != "table", "--explain prints text: leave --format out"),
+        (arguments.explain and arguments.depth != "op", "--explain speaks of single steps: leave --depth out"),
+        (arguments.explain and arguments.diff is not None, "--explain and --diff do not go together"),
+        (
+            drawn and arguments.depth != "op" and not arguments.diff,
+            f"--format {arguments.format} lists every step: leave --depth out",
+        ),
+        (arguments.diff is not None and arguments.with_values is not None, "--diff and --with-values do not go together"),
+        (
+            arguments.with_values is not None and arguments.depth != "op",
+            "--with-values speaks of single steps: leave --depth out",
+        ),
+        (arguments.with_values is not None and arguments.format in ("svg", "mermaid"), "--with-values prints no picture"),
+        (arguments.with_values is None and arguments.strict, "--strict goes with --with-values"),
+        (arguments.with_values is None and arguments.preprocessor is not None, "--preprocessor goes with --with-values"),
+        (arguments.batch < 1, f"--batch {arguments.batch}: it must be 1 or more"),
+    ):
+        if wrong:
+            raise InputError(why)
 
 
 def terminal_width() -> int:
@@ -104,7 +134,11 @@ def traced_as_asked(words: Sequence[str], arguments: argparse.Namespace) -> "Tra
 def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
     """["ViT-B/16", "image=384"] -> the config, and what the source left unsaid."""
     models = [word for word in words if "=" not in word or Path(word).exists()]
-    changes = dict(word.split("=", 1) for word in words if word not in models)
+    pairs = [word.split("=", 1) for word in words if word not in models]
+    changes = dict(pairs)
+    for key, _ in pairs:
+        if [k for k, _ in pairs].count(key) > 1:
+            raise InputError(f"{key} is given twice")
     if len(models) > 1:
         raise InputError(f"one model at a time: '{models[0]}' or '{models[1]}'? (--diff shows two)")
     config, notes = find_config(models[0] if models else "ViT-B/16")
@@ -113,10 +147,12 @@ def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
 
 def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
     """A variant, a file or folder, or a cached hub name -> its config. Reads no tensor."""
-    from ..config import LONG_NAMES, ViTConfig, variant, variants
+    from ..config import LONG_NAMES, variant, variants
 
     path = Path(model)
-    if not path.exists():
+    if not model:
+        raise InputError("an empty name is no model")
+    if not path.exists() and model != DIGITS:
         try:
             return variant(model), []
         except InputError as error:
@@ -133,7 +169,7 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
     from ..convert import FAMILIES, open_source, recognise
     from ..convert.hub import CONFIG
     from ..convert.sources import Source, read_json
-    from ..weights import FORMAT
+    from ..weights import FORMAT, read_metadata
 
     notes: list[str] = []
     if path.suffix == ".json" or (path.is_dir() and (path / CONFIG).is_file() and not any(path.glob("*.safetensors*"))):
@@ -141,12 +177,9 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
         content = read_json(file)
         source = Source(str(file), False, [], {}, {}, content, None)
     else:
-        source = open_source(path)
+        source = open_source(model if model == DIGITS else path)
         if source.metadata.get("format") == FORMAT:
-            try:
-                return ViTConfig.from_dict(json.loads(source.metadata["config"])), notes
-            except (InputError, KeyError, ValueError) as error:
-                raise InputError(f"{model}: its metadata holds no valid config ({error})") from error
+            return read_metadata(source.metadata, model)[0], notes
     family = FAMILIES[recognise(source)[0]]
     if source.config is None:
         raise InputError(f"{model}: no config.json beside it: heads, eps and activation cannot be told from tensors")
@@ -158,7 +191,9 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
 
 def value_of(key: str, text: str, config: "ViTConfig") -> Any:
     """The text after key= as the config wants it."""
-    current = getattr(config, key, None)
+    import dataclasses
+
+    current = dataclasses.asdict(config).get(key)
     if key == "image":
         try:
             return image_size(text)
@@ -184,7 +219,7 @@ def traced_with_values(arguments: argparse.Namespace) -> "Trace":
     if arguments.model:
         raise InputError("--with-values traces the model of its WEIGHTS; leave MODEL out")
     weights, image = arguments.with_values
-    checkpoint = open_checkpoint(weights)
+    checkpoint = open_checkpoint(weights, preprocessor=arguments.preprocessor)
     for text in checkpoint.notes:
         note(text)
     if arguments.image is not None and checkpoint.preprocess is not None:
@@ -229,10 +264,12 @@ def print_diff(arguments: argparse.Namespace) -> int:
     names = (arguments.diff[0], arguments.diff[1])
     if names[0] == names[1]:
         raise InputError(f"--diff: '{names[0]}' twice: there is nothing to compare")
-    a, b = (selected(traced_as_asked(name.split(), arguments), arguments) for name in names)
+    words = [[name] if Path(name).exists() else shlex.split(name) for name in names]
+    a, b = (selected(traced_as_asked(w, arguments), arguments) for w in words)
     fold = not arguments.no_fold and arguments.block is None
     if arguments.format == "json":
-        print(json.dumps(render.diff(a, b, names, arguments.depth, fold), indent=1))
+        changed = {key: dict(zip(names, values, strict=True)) for key, values in render.config_diff(a, b).items()}
+        print(json.dumps({"config": changed, "rows": render.diff(a, b, names, arguments.depth, fold)}, indent=1))
     else:
-        print(render.diff_table(a, b, names, arguments.depth, fold, wants_colour()))
+        print(render.diff_table(a, b, names, arguments.depth, fold, wants_colour(), terminal_width()))
     return 0

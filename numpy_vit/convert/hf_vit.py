@@ -4,6 +4,7 @@ Names come in two dialects: as the hub's files have them, and as transformers 5 
 prefix "vit.". Linear weights are (out, in) and are transposed; the patch convolution (D, C, P, P) becomes (C*P*P, D).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -80,6 +81,15 @@ PREPROCESSOR_DEFAULTS = {
     "image_std": [0.5, 0.5, 0.5],
 }
 PROCESSORS = ("ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil", "ViTFeatureExtractor")
+# Keys that change nothing here: names, options of the call, what is said elsewhere.
+PREPROCESSOR_NEUTRAL = {
+    "image_processor_type", "feature_extractor_type", "processor_class", "do_center_crop", "crop_size", "do_convert_rgb",
+    "default_to_square", "data_format", "input_data_format", "return_tensors", "disable_grouping", "device",
+}  # fmt: skip
+# Processors that do just these steps in this order; others (ConvNext's crop_pct, say) give the same keys another meaning.
+PLAIN_PROCESSORS = re.compile(
+    r"(ViT|DeiT|CLIP|Siglip|Bit|Beit|BlipImage|MobileNet|ResNet)\w*(ImageProcessor|FeatureExtractor)\w*"
+)
 PILLOW_RESAMPLES = {int(value): name for name, value in RESAMPLES.items()}
 
 
@@ -180,10 +190,10 @@ def read_config(config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None,
         return CONFIG_DEFAULTS[key]
 
     activation, patch = get("hidden_act"), get("patch_size")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise InputError(f"config.json: hidden_act {activation!r} is not one of {', '.join(ACTIVATIONS)}")
     if isinstance(patch, list):
-        if len(set(patch)) != 1:
+        if len(set(map(str, patch))) != 1:
             raise InputError(f"config.json: patch_size {patch}: only square patches are supported")
         patch = patch[0]
     if tensors is None:
@@ -225,12 +235,16 @@ def what_tensors_say(tensors: Mapping[str, Tensor]) -> tuple[int, int, bool]:
 def what_config_says(config: Mapping[str, Any], notes: list[str]) -> tuple[int, int, bool]:
     """The same from config.json alone."""
     kinds = config.get("architectures") or []
+    if not isinstance(kinds, list):
+        raise InputError(f"config.json: architectures {kinds!r} is no list")
     if not kinds:
         notes.append("config.json names no architecture: traced as ViTModel, the backbone with its pooler")
-    biased = bool(config.get("qkv_bias", True))
+    biased = config.get("qkv_bias", True)
     if any("ImageClassification" in str(kind) for kind in kinds):
         labels = config.get("id2label")
-        return (len(labels) if labels else int(config.get("num_labels", 2))), 0, biased  # transformers' default is 2
+        if labels is not None and not isinstance(labels, dict):
+            raise InputError(f"config.json: id2label {labels!r} is no table of names")
+        return (len(labels) if labels else config.get("num_labels", 2)), 0, biased  # transformers' default is 2
     width = config.get("hidden_size", CONFIG_DEFAULTS["hidden_size"])
     return 0, config.get("pooler_output_size") or width, biased
 
@@ -255,6 +269,12 @@ def read_preprocessor(values: Mapping[str, Any] | None, channels: int, notes: li
         return None
     kind = values.get("image_processor_type") or values.get("feature_extractor_type")
     ours = kind in PROCESSORS
+    if kind is not None and not PLAIN_PROCESSORS.fullmatch(str(kind)):
+        raise InputError(f"preprocessor_config.json: {kind!r} prepares pictures in a way of its own, which is not supported")
+    for key, value in values.items():
+        known = key in PREPROCESSOR_DEFAULTS or key in PREPROCESSOR_NEUTRAL or key.startswith("_")
+        if not known and value is not None and value is not False:
+            raise InputError(f"preprocessor_config.json: {key} {value!r} is not supported")
 
     def get(key: str) -> Any:
         if values.get(key) is not None:
@@ -272,7 +292,7 @@ def read_preprocessor(values: Mapping[str, Any] | None, channels: int, notes: li
     if get("do_resize"):
         resize, size = read_size(get("size"))
         number = get("resample")
-        if number not in PILLOW_RESAMPLES:
+        if not isinstance(number, int) or number not in PILLOW_RESAMPLES:
             raise InputError(f"preprocessor_config.json: resample {number!r} is not a Pillow filter")
         resample = PILLOW_RESAMPLES[number]
     crop = values.get("crop_size") if values.get("do_center_crop") else None
@@ -306,4 +326,6 @@ def read_size(size: Any) -> tuple[str, Any]:
 
 def per_channel(values: Any, channels: int) -> Any:
     """One number for all channels, as transformers allows, spread; anything else as it is."""
-    return (values,) * channels if isinstance(values, int | float) else tuple(values)
+    if isinstance(values, int | float):
+        return (values,) * channels
+    return tuple(values) if isinstance(values, list) else values

@@ -57,7 +57,7 @@ def shards(index: Path) -> list[str]:
     """The file names an index lists. Raises InputError for an index that is damaged or points outside its folder."""
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise InputError(f"{index}: not a valid index (it has no weight_map of names): copy or download it again") from error
     for shard in names:
         if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".", ".."):

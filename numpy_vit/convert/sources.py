@@ -10,7 +10,10 @@ from typing import Any
 
 from ..errors import InputError
 from ..tensorfile import Tensor, read
+from ..weights import shipped
 from . import hub
+
+DIGITS = "digits"  # the shipped model's name
 
 
 @dataclasses.dataclass
@@ -39,6 +42,10 @@ def open_source(
 
     Raises InputError where there is nothing, or nothing that can be read.
     """
+    if not isinstance(source, str | os.PathLike) or not str(source):
+        raise InputError(f"{source!r} names no model: give a file, a folder or a hub name")
+    if source == DIGITS:  # a folder of that name is "./digits"
+        source = shipped("digits.safetensors")
     name, path = str(source), Path(source)
     from_hub = not path.exists() and hub.is_hub_name(name) and path.suffix != ".safetensors"
     if from_hub:
@@ -97,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: a JSON object is expected")
