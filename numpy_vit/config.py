@@ -9,9 +9,11 @@ import math
 import re
 from collections.abc import Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import InputError, nearest
+
+Kind = TypeVar("Kind")
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 POOLINGS = ("class", "mean")
@@ -123,16 +125,21 @@ class ViTConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ViTConfig":
         """A config from plain data. Raises InputError for a field that is missing or unknown."""
-        if not isinstance(values, Mapping):
-            raise InputError(f"config: fields with names are expected, not {values!r:.40}")
-        fields = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in fields:
-                raise InputError(f"config: unknown field '{name}'{nearest(name, fields)}")
-        missing = [name for name in fields if name not in values]
-        if missing:
-            raise InputError(f"config: missing {', '.join(missing)}")
-        return cls(**values)
+        return from_plain(cls, values, "config")
+
+
+def from_plain(kind: type[Kind], values: Any, what: str) -> Kind:
+    """A dataclass from plain data (`what` is for the errors). Raises InputError for a field that is missing or unknown."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{what} must be a JSON object, not {values!r:.40}")
+    fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise InputError(f"{what}: unknown field '{name}'{nearest(name, fields)}")
+    missing = [name for name in fields if name not in values]
+    if missing:
+        raise InputError(f"{what}: missing {', '.join(missing)}")
+    return kind(**values)
 
 
 def whole_number(what: str, value: Any, least: int, largest: int) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from .errors import InputError, nearest
+from .config import from_plain
+from .errors import InputError
 
 Array = Any
 RESAMPLES = {
@@ -82,16 +83,7 @@ class Preprocess:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
         """From plain data. Raises InputError for a field that is missing, unknown or senseless."""
-        fields = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(values, Mapping):
-            raise InputError("preprocess must be a JSON object")
-        for name in values:
-            if name not in fields:
-                raise InputError(f"preprocess: unknown field '{name}'{nearest(name, fields)}")
-        missing = [name for name in fields if name not in values]
-        if missing:
-            raise InputError(f"preprocess: missing {', '.join(missing)}")
-        return cls(**values)
+        return from_plain(cls, values, "preprocess")
 
     def for_image(self, size: tuple[int, int]) -> "Preprocess":
         """The same policy for pictures of another size (Y, X): the crop, or the squash, becomes that size."""
