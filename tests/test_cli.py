@@ -294,6 +294,32 @@ def test_importing_costs_nothing_but_definitions():
         assert set(loaded) <= allowed, statement
 
 
+def test_a_small_model_needs_no_second_thread(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from numpy_vit.cli.common import SMALL_MODEL, spare_threads
+
+    large = tmp_path / "large"
+    large.mkdir()
+    with open(large / "model.safetensors", "wb") as file:
+        file.truncate(SMALL_MODEL)
+    for arguments, threads in (
+        ({"weights": "digits"}, "1"),
+        ({"weights": CLASSIFIER}, "1"),
+        ({"weights": str(large)}, None),
+        ({"weights": str(large / "model.safetensors")}, None),
+        ({"weights": "google/vit-base-patch16-224"}, None),
+        ({"with_values": [str(large), "a.png"]}, None),
+        ({"model": ["ViT-B/16"], "with_values": None}, "1"),
+    ):
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+        spare_threads(SimpleNamespace(**arguments))
+        assert os.environ.get("OPENBLAS_NUM_THREADS") == threads, arguments
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    spare_threads(SimpleNamespace(weights="digits"))
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "2"
+
+
 def test_names():
     assert set(numpy_vit.__all__) <= set(dir(numpy_vit))
     for name in numpy_vit.__all__:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..errors import InputError, InvariantError, ShapeError
 from . import convert, embed, evaluate, inspect, predict, trace
+from .common import spare_threads
 
 BAD_INPUT = 2
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     arguments = parser().parse_args(argv)
     try:
+        spare_threads(arguments)
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status
