@@ -18,7 +18,7 @@ import numpy as np
 from .dispatch import dispatched
 
 Array = Any
-TILE = 65_536  # elements; measured best between 8 K and 256 K
+TILE = 65_536  # elements: few enough for the cache, enough that the cost of a NumPy call fades
 
 # x * (1 - Phi(x)) = exp(-x*x/2) * X_TIMES_SCALED_TAIL(t), t = (x - 5) / (x + 5): Chebyshev interpolation on -1..1.
 X_TIMES_SCALED_TAIL = (
