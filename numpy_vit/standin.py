@@ -6,6 +6,7 @@ out, how many multiply-accumulates; and, because Python frees a stand-in when it
 in use at the worst moment.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -128,8 +129,7 @@ class StandIn(NDArrayOperatorsMixin):
         out = kwargs.pop("out", (None,))[0]
         if method != "__call__" or kwargs:
             return NotImplemented
-        # NumPy itself says which dtype comes out, on arrays of one number: its rules for scalars changed in version 2.
-        dtype = ufunc(*(np.ones((1, 1), x.dtype) if isinstance(x, StandIn) else x for x in inputs)).dtype
+        dtype = result_dtype(ufunc, *(x.dtype if isinstance(x, StandIn) else x for x in inputs))
         standins = tuple(x for x in inputs if isinstance(x, StandIn))
         if ufunc is np.matmul:
             a, b = inputs
@@ -137,7 +137,8 @@ class StandIn(NDArrayOperatorsMixin):
                 raise ValueError(f"matmul: {a.shape} and {b.shape} do not fit")
             shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
             return self._made("matmul", standins, shape, dtype, math.prod(shape) * a.shape[-1])
-        shape = np.broadcast_shapes(*(np.shape(x) if not isinstance(x, StandIn) else x.shape for x in inputs))
+        shapes = {x.shape if isinstance(x, StandIn) else np.shape(x) for x in inputs} - {()}
+        shape = shapes.pop() if len(shapes) == 1 else np.broadcast_shapes(*shapes)
         if out is None:
             return self._made(ufunc.__name__, standins, shape, dtype)
         if out.shape != shape or not np.can_cast(dtype, out.dtype, "same_kind"):
@@ -163,6 +164,15 @@ class StandIn(NDArrayOperatorsMixin):
         if function not in FUNCTIONS:
             return NotImplemented
         return FUNCTIONS[function](*args, **kwargs)
+
+
+@functools.lru_cache(maxsize=None, typed=True)  # 2.0 and np.float64(2.0) are equal, and are not the same
+def result_dtype(ufunc: Any, *inputs: Any) -> Any:
+    """The dtype that comes out for dtypes and scalars that go in.
+
+    NumPy itself says so, on arrays of one number: its rules for scalars changed in version 2.
+    """
+    return ufunc(*(np.ones((1, 1), x) if isinstance(x, np.dtype) else x for x in inputs)).dtype
 
 
 def _concatenate(parts: list[StandIn], axis: int = 0) -> StandIn:

@@ -10,6 +10,7 @@ activations alive at once, with the same Python code holding on to them; weights
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -183,6 +184,7 @@ class _Recorder:
         self.rows: list[Row] = []
         self._seen: set[str] = set()
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self.filled = functools.cache(lambda text: fill_in(text, sizes))  # every block says the same
 
     def __call__(self, name: str, array: StandIn, dims: str) -> None:
         used: dict[str, StandIn] = {}
@@ -219,10 +221,10 @@ class _Recorder:
                 macs=macs,
                 read=sum(operand.nbytes for operand in used.values()),
                 written=array.nbytes,
-                formula=fill_in(formula, self.sizes),
+                formula=self.filled(formula),
                 paper=where,
-                why=fill_in(entry.why, self.sizes),
-                why_zh=fill_in(entry.why_zh, self.sizes),
+                why=self.filled(entry.why),
+                why_zh=self.filled(entry.why_zh),
             )
         )
 
