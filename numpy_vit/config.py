@@ -15,6 +15,8 @@ from .errors import InputError, nearest
 
 Kind = TypeVar("Kind")
 
+DIGITS = "digits"  # what the shipped model is called
+
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 POOLINGS = ("class", "mean")
 POSITION_RULES = ("bicubic",)
@@ -99,6 +101,11 @@ class ViTConfig:
     def tokens(self) -> int:
         """N: the class token and the patches."""
         return 1 + self.grid[0] * self.grid[1]
+
+    def sizes_of_run(self, batch: int, image: tuple[int, int]) -> dict[str, int]:
+        """Every letter of numpy_vit.steps and its size, for `batch` pictures of `image` (Y, X) pixels."""
+        Y, X = image
+        return {**self.sizes, "B": batch, "Y": Y, "X": X, "N": 1 + (Y // self.patch) * (X // self.patch)}
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -4,9 +4,10 @@ import os
 import warnings
 from typing import Any
 
+from .config import DIGITS
 from .convert import convert_source
 from .convert.hf_vit import read_preprocessor
-from .convert.sources import DIGITS, open_source
+from .convert.sources import open_source
 from .model import ViT
 from .precision import precision
 from .weights import FORMAT, Checkpoint, read_converted

@@ -213,8 +213,7 @@ class ViT:
         pixels = self._checked(pixels, resize_positions)
         steps: dict[str, Array] = {}
         listen = listener(record, steps)
-        sizes = {**self.config.sizes, "B": len(pixels), "Y": pixels.shape[2], "X": pixels.shape[3]}
-        sizes["N"] = 1 + (sizes["Y"] // sizes["P"]) * (sizes["X"] // sizes["P"])
+        sizes = self.config.sizes_of_run(len(pixels), pixels.shape[2:])
         step = Step(sizes, self.dtype, listen, strict)
         tokens, pooled, pooler_output, logits = (
             x if x is None else np.asarray(x) for x in forward(pixels, self.weights, self.config, step)

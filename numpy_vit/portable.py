@@ -181,9 +181,14 @@ def exp_parts(x: Doubled) -> tuple[Doubled, Array, Array]:
 def exp_doubled(x: Doubled) -> tuple[Doubled, Array]:
     """exp(x) = m * 2**k: m (doubled, 1 to 2) and k."""
     p, j, k = exp_parts(x)
+    return grown(p, j), k
+
+
+def grown(p: Doubled, j: Array) -> Doubled:
+    """(1 + p) * 2**(j / 64)."""
     high, low = powers_of_two()
     t = high[j], low[j]
-    return add(t, multiply(t, p)), k
+    return add(t, multiply(t, p))
 
 
 def plain(x: Array) -> Doubled:
@@ -204,10 +209,10 @@ def exp(x: Array) -> Array:
 def expm1_doubled(x: Array) -> Doubled:
     """exp(x) - 1 for |x| < 80, doubled, without losing digits near 0."""
     p, j, k = exp_parts(plain(x))
-    m, _ = exp_doubled(plain(x))
+    m = grown(p, j)
     unscaled = (j == 0) & (k == 0)
-    grown = add((np.ldexp(m[0], k), np.ldexp(m[1], k)), (-1.0 + 0.0 * x, 0.0 * x))
-    return np.where(unscaled, p[0], grown[0]), np.where(unscaled, p[1], grown[1])
+    less_one = add((np.ldexp(m[0], k), np.ldexp(m[1], k)), (-1.0 + 0.0 * x, 0.0 * x))
+    return np.where(unscaled, p[0], less_one[0]), np.where(unscaled, p[1], less_one[1])
 
 
 def tanh(x: Array) -> Array:

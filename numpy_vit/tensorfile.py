@@ -41,6 +41,7 @@ class Tensor(NamedTuple):
         if self.dtype == "BF16":  # the upper half of a float32's bits
             widened = (self.data.astype(np.uint32) << 16).view(np.float32)
             return widened.astype(dtype, copy=False)
+        # Some writers do not align the numbers, and arithmetic on those would be slow.
         data = self.data if self.data.flags.aligned else self.data.copy()
         with np.errstate(over="ignore"):  # float64 too large for float32 becomes infinite: the caller looks for that
             return data.astype(dtype, copy=False)

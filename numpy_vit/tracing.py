@@ -157,7 +157,7 @@ def trace(
     whole_number("batch", batch, 1, LARGEST_SIZE)
     Y, X = config.image if size is None else check_image(size, config.patch)
     dtype, _ = precision(dtype)
-    sizes = {**config.sizes, "B": batch, "Y": Y, "X": X, "N": 1 + (Y // config.patch) * (X // config.patch)}
+    sizes = config.sizes_of_run(batch, (Y, X))
     if batch * config.heads * sizes["N"] ** 2 > 2**56:  # bytes beyond what any address can reach
         raise InputError(f"{batch} x {config.heads} heads x {sizes['N']:,} tokens squared: too large for any machine")
     ledger = Ledger()

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..errors import InputError, InvariantError, ShapeError
 from . import convert, embed, evaluate, inspect, predict, trace
-from .common import spare_threads
+from .common import complain, spare_threads
 
 BAD_INPUT = 2
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             traceback.print_exception(error)
         _quietly_drop_stdout()
-        print(f"numpy-vit: error: {' '.join(explain(error).split())}", file=sys.stderr)
+        complain(explain(error))
         return BAD_INPUT
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import DIGITS
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--weights",
         metavar="MODEL",
-        default="digits",
+        default=DIGITS,
         help="a converted file, a Hugging Face folder or a hub name (default: the shipped digits model)",
     )
     command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, where the model has none")
@@ -50,7 +51,7 @@ def spare_threads(arguments: argparse.Namespace) -> None:
     """
     values = getattr(arguments, "with_values", None)
     weights = values[0] if values else getattr(arguments, "weights", None)
-    if weights is None or weights == "digits":
+    if weights is None or weights == DIGITS:
         small = True
     elif Path(weights).is_dir():
         small = sum(file.stat().st_size for file in Path(weights).glob("*.safetensors")) < SMALL_MODEL
@@ -58,6 +59,11 @@ def spare_threads(arguments: argparse.Namespace) -> None:
         small = Path(weights).is_file() and Path(weights).stat().st_size < SMALL_MODEL
     if small:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def complain(text: str) -> None:
+    """One line on stderr that is an error, whatever line breaks are in the text."""
+    print(f"numpy-vit: error: {' '.join(text.split())}", file=sys.stderr)
 
 
 def note(text: str) -> None:
@@ -114,7 +120,7 @@ class Runner:
                 except InputError as error:
                     failed[path] = str(error)
                     progress.clear()
-                    print(f"numpy-vit: error: {' '.join(str(error).split())}", file=sys.stderr)
+                    complain(str(error))
             if good:
                 if len({p.shape for p in pixels}) > 1:  # a model whose preprocessing does not resize
                     for path, one in zip(good, pixels, strict=True):

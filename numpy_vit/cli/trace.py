@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import DIGITS
 from ..errors import InputError, nearest
 from .common import image_size, note
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from ..config import ViTConfig
     from ..tracing import Trace
 
-DIGITS = "digits"  # the shipped model, as numpy_vit.load calls it
 FORMATS = ("table", "markdown", "csv", "json", "svg", "mermaid")
 
 

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..config import DIGITS
 from ..errors import InputError
 from ..tensorfile import Tensor, read
 from ..weights import shipped
 from . import hub
-
-DIGITS = "digits"  # the shipped model's name
 
 
 @dataclasses.dataclass
