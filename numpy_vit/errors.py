@@ -1,7 +1,8 @@
 """The errors a user can cause. Each message is one line: which file or value, what is wrong, what to do."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -14,6 +15,15 @@ class ShapeError(ValueError):
 
 class InvariantError(ValueError):
     """A step of the right shape that breaks a property it must have (checked with `strict=True`)."""
+
+
+@contextlib.contextmanager
+def about(what: object) -> Iterator[None]:
+    """Whatever InputError the block raises says first which file, or model, it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

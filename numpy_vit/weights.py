@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .config import ViTConfig
-from .errors import InputError, nearest
+from .errors import InputError, about, nearest
 from .images import Preprocess
 from .model import ViT
 from .parameters import parameter_shapes
@@ -60,10 +60,8 @@ def read_converted(path: str | os.PathLike[str]) -> Checkpoint:
     tensors, metadata = read(path)
     config, preprocess, labels, source = read_metadata(metadata, path)
     checkpoint = Checkpoint(config, tensors, preprocess, labels, source)
-    try:
+    with about(path):
         validate(checkpoint)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     return checkpoint
 
 
@@ -86,15 +84,13 @@ def read_metadata(
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the metadata is not JSON ({error}): convert it again") from error
     labels = values["labels"]
-    try:
+    with about(path):
         if not isinstance(values["config"], dict) or not isinstance(values["source"], dict):
             raise InputError("metadata config and source must be JSON objects")
         if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
             raise InputError("labels must be a list of names")
         preprocess = None if values["preprocess"] is None else Preprocess.from_dict(values["preprocess"])
         return ViTConfig.from_dict(values["config"]), preprocess, labels, values["source"]
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def validate(checkpoint: Checkpoint) -> None:

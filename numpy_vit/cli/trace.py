@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import DIGITS
-from ..errors import InputError, nearest
+from ..errors import InputError, about, nearest
 from .common import image_size, note
 
 if TYPE_CHECKING:
@@ -183,10 +183,8 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
     family = FAMILIES[recognise(source)[0]]
     if source.config is None:
         raise InputError(f"{model}: no config.json beside it: heads, eps and activation cannot be told from tensors")
-    try:
+    with about(model):
         return family.read_config(source.config, source.tensors or None, notes), notes
-    except InputError as error:
-        raise InputError(f"{model}: {error}") from error
 
 
 def value_of(key: str, text: str, config: "ViTConfig") -> Any:

@@ -3,7 +3,7 @@
 import os
 from types import ModuleType
 
-from ..errors import InputError
+from ..errors import InputError, about
 from ..weights import FORMAT, Checkpoint, validate
 from . import hf_vit
 from .sources import Source, open_source, sha256
@@ -28,10 +28,8 @@ def convert_source(source: Source) -> Checkpoint:
     """An opened checkpoint of any known family as ours, validated. Nothing is copied yet."""
     family, _ = recognise(source)
     checkpoint = FAMILIES[family].convert(source)
-    try:
+    with about(source.name):
         validate(checkpoint)
-    except InputError as error:
-        raise InputError(f"{source.name}: {error}") from error
     return checkpoint
 
 

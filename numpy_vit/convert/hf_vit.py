@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..config import ViTConfig
-from ..errors import InputError, nearest
+from ..errors import InputError, about, nearest
 from ..images import RESAMPLES, Preprocess
 from ..parameters import parameter_shapes
 from ..tensorfile import Tensor
@@ -117,13 +117,11 @@ def convert(source: Source) -> Checkpoint:
     tensors = {name.removeprefix("vit."): tensor for name, tensor in source.tensors.items()}
     if len(tensors) != len(source.tensors):
         raise InputError(f"{source.name}: some tensors are there twice, with and without the prefix 'vit.'")
-    try:
+    with about(source.name):
         config = read_config(source.config, tensors, notes)
         converted = rename(tensors, config, notes)
         labels = read_labels(source.config, config.classes, notes)
         preprocess = read_preprocessor(source.preprocessor, config.channels, notes)
-    except InputError as error:
-        raise InputError(f"{source.name}: {error}") from error
     return Checkpoint(config, converted, preprocess, labels, {"family": FAMILY}, notes)
 
 
