@@ -90,8 +90,9 @@ ERF_NEAR_ZERO = (
 # Matrix products
 
 
-def matmul(a: Array, b: Array) -> Array:
-    """a (..., m, k) @ b (..., k, n) with the same bits everywhere, to about one unit in the last place of the largest sum.
+def matmul(a: Array, b: Array, count: int = 3) -> Array:
+    """a (..., m, k) @ b (..., k, n) with the same bits everywhere, to about one unit in the last place of the largest sum
+    (with `count` = 3 slices; with fewer, to so many bits of the largest).
 
     Each row of a and each column of b is cut into slices of so few bits that a product of slices, summed over k, stays
     below 2**53: then every such sum is exact, in whatever order a BLAS takes it. The few exact products are added in a
@@ -100,8 +101,8 @@ def matmul(a: Array, b: Array) -> Array:
     """
     k = a.shape[-1]
     bits = (53 - max(k - 1, 1).bit_length()) // 2  # so that k * 2**bits * 2**bits <= 2**53
-    a_slices, a_scale = slices(a, axis=-1, bits=bits)
-    b_slices, b_scale = slices(b, axis=-2, bits=bits)
+    a_slices, a_scale = slices(a, axis=-1, bits=bits, count=count)
+    b_slices, b_scale = slices(b, axis=-2, bits=bits, count=count)
     result: Array = 0.0
     for order in reversed(range(len(a_slices))):
         exact = [np.matmul(a_slices[i], b_slices[order - i]) for i in range(order + 1)]
@@ -109,7 +110,7 @@ def matmul(a: Array, b: Array) -> Array:
     return np.ldexp(result, a_scale + b_scale)
 
 
-def slices(x: Array, axis: int, bits: int, count: int = 3) -> tuple[list[Array], Array]:
+def slices(x: Array, axis: int, bits: int, count: int) -> tuple[list[Array], Array]:
     """x as a sum of `count` slices of whole numbers, none above 2**bits, each slice 2**(bits + 1) finer than the last.
 
     Returns the slices and the exponents (one for each row, or column) by which their sum is to be scaled.
@@ -351,11 +352,11 @@ class PortableArray(np.ndarray):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
         arrays = [np.asarray(x) if isinstance(x, np.ndarray) else x for x in inputs]
         if method == "__call__" and ufunc is np.matmul:
-            result = matmul(*arrays)
+            result = self.product(*arrays)
         elif method == "__call__" and ufunc in FUNCTIONS:
-            result = in_tiles(FUNCTIONS[ufunc], arrays[0])
+            result = self.elementwise(FUNCTIONS[ufunc], arrays[0])
         elif method == "__call__" and ufunc in EXACT:
-            result = ufunc(*arrays, **kwargs)
+            result = self.rounded(ufunc(*arrays, **kwargs))
         elif method == "reduce" and ufunc in (np.maximum, np.minimum, np.logical_and, np.logical_or):
             result = ufunc.reduce(*arrays, **kwargs)
         else:
@@ -363,19 +364,36 @@ class PortableArray(np.ndarray):
         if out is not None:
             out[0].view(np.ndarray)[...] = result
             return out[0]
-        return result.view(PortableArray) if isinstance(result, np.ndarray) else result
+        return result.view(type(self)) if isinstance(result, np.ndarray) else result
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function in FUNCTIONS:
-            return in_tiles(FUNCTIONS[function], np.asarray(args[0])).view(PortableArray)
+            return self.elementwise(FUNCTIONS[function], np.asarray(args[0])).view(type(self))
         if hasattr(function, "__wrapped__") and function.__module__.startswith(__package__):
             return function.__wrapped__(*args, **kwargs)  # ours, and made of portable operations
         result = super().__array_function__(function, types, args, kwargs)
-        return result.view(PortableArray) if isinstance(result, np.ndarray) else result
+        return result.view(type(self)) if isinstance(result, np.ndarray) else result
 
     def sum(self, axis: int = -1, keepdims: bool = False) -> Any:  # type: ignore[override]
-        result = total(np.asarray(self), axis)
-        return (np.expand_dims(result, axis) if keepdims else result).view(PortableArray)
+        result = self.rounded(total(np.asarray(self), axis))
+        return (np.expand_dims(result, axis) if keepdims else result).view(type(self))
 
     def mean(self, axis: int = -1, keepdims: bool = False) -> Any:  # type: ignore[override]
         return self.sum(axis, keepdims) / self.shape[axis]
+
+    # What numpy_vit.golden.rounded does otherwise, to simulate narrower arithmetic.
+
+    @classmethod
+    def product(cls, a: Array, b: Array) -> Array:
+        """a @ b."""
+        return matmul(a, b)
+
+    @classmethod
+    def elementwise(cls, function: Callable[[Array], Array], x: Array) -> Array:
+        """One of FUNCTIONS, of every number."""
+        return in_tiles(function, x)
+
+    @classmethod
+    def rounded(cls, result: Array) -> Array:
+        """What an operation's result is rounded to: float64 it is already."""
+        return result

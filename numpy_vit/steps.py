@@ -16,6 +16,7 @@ The letters, everywhere in this package:
 A dimension may also be a number, or letters joined by `*` and `-`: "B N-1 C*P*P" are the patches, 196 rows of 768.
 """
 
+import copy
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -44,17 +45,18 @@ class Step:
         dtype: Any,
         listen: Listener | None = None,
         strict: bool = False,
-        path: str = "",
     ) -> None:
-        self.sizes = sizes if path else dict(sizes)  # scopes share what is bound
+        self.sizes = dict(sizes)
         self.dtype = dtype
         self.listen = listen
         self.strict = strict
-        self.path = path
+        self.path = ""
 
     def under(self, name: str) -> "Step":
         """The same contract one level down: `step.under("attention")("query", ...)` is "attention.query"."""
-        return Step(self.sizes, self.dtype, self.listen, self.strict, f"{self.path}{name}.")
+        deeper = copy.copy(self)  # shares what is bound
+        deeper.path = f"{self.path}{name}."
+        return deeper
 
     def __call__(self, name: str, array: Any, dims: str) -> Any:
         """Hold `array` to `dims` and to the dtype, announce it, and return it unchanged.

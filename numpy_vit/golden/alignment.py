@@ -1,0 +1,216 @@
+"""Which of a port's arrays is which step: by our names, by transformers' or timm's module names, or by a mapping file.
+
+A module's name stands for what a forward hook sees as its output; of a tuple, item 1 is named `<module>.1`. Layouts that
+differ only by a reshape (no batch axis, heads side by side, a convolution's output) are taken as they are.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError, about, nearest
+from ..tensorfile import Tensor
+from .folder import DTYPES
+
+Array = Any
+PREFIX = r"(?:(?:vit|model|module|backbone|vision_model)\.)*"
+BLOCK = "blocks.{}."
+
+# Module name (a pattern; its group is the block's number) -> our steps. Of several modules for one step the first counts.
+HUGGING_FACE: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"pixel_values", ("pixels",)),
+    (r"embeddings\.patch_embeddings(?:\.projection)?", ("embed.projection",)),
+    (r"embeddings(?:\.dropout)?", ("embed.positions",)),
+    (r"hidden_states\.0", ("embed.positions",)),
+    # transformers 5
+    (r"layers\.(\d+)\.layernorm_before", (BLOCK + "norm1",)),
+    (r"layers\.(\d+)\.attention\.q_proj", (BLOCK + "attention.query",)),
+    (r"layers\.(\d+)\.attention\.k_proj", (BLOCK + "attention.key",)),
+    (r"layers\.(\d+)\.attention\.v_proj", (BLOCK + "attention.value",)),
+    (r"layers\.(\d+)\.attention\.1", (BLOCK + "attention.probs",)),
+    (r"layers\.(\d+)\.attention(?:\.o_proj|\.0)?", (BLOCK + "attention.output",)),
+    (r"layers\.(\d+)\.layernorm_after", (BLOCK + "norm2",)),
+    (r"layers\.(\d+)\.mlp\.fc1", (BLOCK + "mlp.hidden",)),
+    (r"layers\.(\d+)\.mlp\.activation_fn", (BLOCK + "mlp.activation",)),
+    (r"layers\.(\d+)\.mlp(?:\.fc2)?", (BLOCK + "mlp.output",)),
+    (r"layers\.(\d+)(?:\.0)?", (BLOCK + "residual2",)),
+    # transformers 4
+    (r"encoder\.layer\.(\d+)\.layernorm_before", (BLOCK + "norm1",)),
+    (r"encoder\.layer\.(\d+)\.attention\.attention\.query", (BLOCK + "attention.query",)),
+    (r"encoder\.layer\.(\d+)\.attention\.attention\.key", (BLOCK + "attention.key",)),
+    (r"encoder\.layer\.(\d+)\.attention\.attention\.value", (BLOCK + "attention.value",)),
+    (r"encoder\.layer\.(\d+)\.attention(?:\.attention)?\.1", (BLOCK + "attention.probs",)),
+    (r"encoder\.layer\.(\d+)\.attention\.attention(?:\.0)?", (BLOCK + "attention.context",)),
+    (r"encoder\.layer\.(\d+)\.attention(?:\.output(?:\.dense)?|\.0)?", (BLOCK + "attention.output",)),
+    (r"encoder\.layer\.(\d+)\.layernorm_after", (BLOCK + "norm2",)),
+    (r"encoder\.layer\.(\d+)\.intermediate\.dense", (BLOCK + "mlp.hidden",)),
+    (r"encoder\.layer\.(\d+)\.intermediate(?:\.intermediate_act_fn)?", (BLOCK + "mlp.activation",)),
+    (r"encoder\.layer\.(\d+)\.output\.dense", (BLOCK + "mlp.output",)),
+    (r"encoder\.layer\.(\d+)(?:\.output|\.0)?", (BLOCK + "residual2",)),
+    (r"attentions\.(\d+)", (BLOCK + "attention.probs",)),
+    (r"layernorm|last_hidden_state", ("norm",)),
+    (r"pooler(?:\.activation)?|pooler_output", ("pooler",)),
+    (r"classifier|logits", ("logits",)),
+)
+TIMM: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"patch_embed(?:\.proj|\.norm)?", ("embed.projection",)),
+    (r"pos_drop|patch_drop|norm_pre", ("embed.positions",)),
+    (r"blocks\.(\d+)\.norm1", (BLOCK + "norm1",)),
+    (r"blocks\.(\d+)\.attn\.qkv", (BLOCK + "attention.query", BLOCK + "attention.key", BLOCK + "attention.value")),
+    (r"blocks\.(\d+)\.attn\.q_norm", (BLOCK + "attention.query",)),
+    (r"blocks\.(\d+)\.attn\.k_norm", (BLOCK + "attention.key",)),
+    (r"blocks\.(\d+)\.attn\.norm", (BLOCK + "attention.context",)),
+    (r"blocks\.(\d+)\.(?:attn(?:\.proj(?:_drop)?)?|ls1|drop_path1)", (BLOCK + "attention.output",)),
+    (r"blocks\.(\d+)\.norm2", (BLOCK + "norm2",)),
+    (r"blocks\.(\d+)\.mlp\.fc1", (BLOCK + "mlp.hidden",)),
+    (r"blocks\.(\d+)\.mlp\.(?:act|drop1|norm)", (BLOCK + "mlp.activation",)),
+    (r"blocks\.(\d+)\.(?:mlp(?:\.fc2|\.drop2)?|ls2|drop_path2)", (BLOCK + "mlp.output",)),
+    (r"blocks\.(\d+)", (BLOCK + "residual2",)),
+    (r"norm", ("norm",)),
+    (r"fc_norm|head_drop", ("pool",)),
+    (r"head", ("logits",)),
+)
+MODULES = [(re.compile(PREFIX + f"(?:{pattern})"), ours) for pattern, ours in HUGGING_FACE + TIMM]
+
+
+class Aligned(NamedTuple):
+    """A port's array in the shape of our step."""
+
+    name: str  # as the port calls it
+    dtype: str  # "float32", "bfloat16", ...
+    array: Array  # float64
+
+
+def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mapping: Mapping[str, str] | None = None) -> Any:
+    """A dump's arrays by our steps.
+
+    dump      the port's name -> Tensor
+    steps     the manifest's steps (of each, name, dims and shape count)
+    mapping   the port's name -> our step; then nothing else is looked for
+
+    Returns (step -> Aligned, the port's names that are no step). Raises InputError for an array whose shape cannot be the
+    step's, or where no array is any step.
+    """
+    shapes = {step["name"]: step for step in steps}
+    chosen: dict[str, tuple[str, int, int]] = {}  # step -> name, part, parts
+    unknown = []
+    if mapping is not None:
+        for theirs, ours in mapping.items():
+            if theirs not in dump:
+                raise InputError(f"the mapping names '{theirs}', which the dump does not have{nearest(theirs, dump)}")
+            if ours not in shapes:
+                raise InputError(f"the mapping names step '{ours}', which the golden does not have{nearest(ours, shapes)}")
+            if ours in chosen:
+                raise InputError(f"the mapping gives step '{ours}' twice")
+            chosen[ours] = theirs, 0, 1
+        unknown = [name for name in dump if name not in mapping]
+    else:
+        ranks: dict[str, int] = {}
+        for name in dump:
+            rank, targets = our_names(name, shapes)
+            for part, step in enumerate(targets):
+                if step in shapes and rank < ranks.get(step, len(MODULES)):
+                    ranks[step], chosen[step] = rank, (name, part, len(targets))
+            if not targets:
+                unknown.append(name)
+    if not chosen:
+        some = ", ".join(f"'{name}'" for name in list(dump)[:3])
+        wanted = ", ".join(f"'{name}'" for name in list(shapes)[:3])
+        raise InputError(
+            f"no array of the dump is a step of the golden: it has {some}, ...; the golden {wanted}, ...: "
+            "rename them or give a mapping file"
+        )
+    aligned = {}
+    for step, entry in shapes.items():
+        if step in chosen:
+            name, part, parts = chosen[step]
+            kind = DTYPES[dump[name].dtype]
+            array = dump[name].to_float(np.float64)
+            if parts > 1:
+                if array.shape[-1:] == () or array.shape[-1] % parts:
+                    raise InputError(f"'{name}' has shape {array.shape}: its last axis is not {parts} parts")
+                array = np.split(array, parts, axis=-1)[part]
+            with about(f"'{name}'" if name == step else f"'{name}' ({step})"):
+                aligned[step] = Aligned(name, kind, in_shape(array, entry["dims"], tuple(entry["shape"])))
+    return aligned, unknown
+
+
+def our_names(name: str, steps: Iterable[str]) -> tuple[int, tuple[str, ...]]:
+    """A port's name -> (its rank among the names for that step, our steps); no steps where it is not known."""
+    if name in steps:
+        return -1, (name,)
+    for rank, (pattern, ours) in enumerate(MODULES):
+        match = pattern.fullmatch(name)
+        if match:
+            targets = tuple(target.format(*match.groups()) for target in ours)
+            return rank, tuple(activation_of(target, steps) for target in targets)
+    return len(MODULES), ()
+
+
+def activation_of(target: str, steps: Iterable[str]) -> str:
+    """ "blocks.0.mlp.activation" -> "blocks.0.mlp.gelu", or whatever the golden calls it."""
+    if not target.endswith("mlp.activation"):
+        return target
+    start = target.removesuffix("activation")
+    own = [step for step in steps if step.startswith(start) and not step.endswith((".hidden", ".output"))]
+    return own[0] if own else target
+
+
+def in_shape(array: Array, dims: str, shape: tuple[int, ...]) -> Array:
+    """The array in the step's shape, where it is that but for a reshape that can only be meant one way.
+
+    Raises InputError where it is not.
+    """
+    given = array.shape
+    if given == shape:
+        return array
+    if array.ndim == 1 and array.size == int(np.prod(shape)):  # raw numbers
+        return array.reshape(shape)
+    if shape[0] == 1 and given == shape[1:]:
+        return array.reshape(shape)
+    if shape[0] == 1 and array.ndim and given[0] != 1:
+        array = array[None]
+    if dims == "B H N K":
+        B, H, N, K = shape
+        if array.shape == (B, N, H * K):
+            return array.reshape(B, N, H, K).swapaxes(1, 2)
+        if array.shape == (B, N, H, K):
+            return array.swapaxes(1, 2)
+    if dims == "B N-1 D" and array.ndim == 4:  # a convolution's output (B, D, rows, columns)
+        B, patches, D = shape
+        if array.shape[:2] == (B, D) and array.shape[2] * array.shape[3] == patches:
+            return array.reshape(B, D, patches).swapaxes(1, 2)
+    if dims == "B R" and array.ndim == 3 and array.shape[::2] == shape:  # a hook on all tokens
+        return array[:, 0]
+    raise InputError(f"has shape {given}, the step is {dims} = {shape}")
+
+
+def read_mapping(path: Path) -> dict[str, str]:
+    """A mapping file: a JSON object, the port's name -> our step. Raises InputError."""
+    with about(path):
+        mapping = read_json_object(path)
+        for theirs, ours in mapping.items():
+            if not isinstance(ours, str):
+                raise InputError(f"'{theirs}' must be the name of a step, not {ours!r:.40}")
+        if not mapping:
+            raise InputError("maps nothing")
+        return mapping
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Raises InputError for a file that cannot be read or is no JSON object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("no such file") from error
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"is not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError("must be a JSON object")
+    return values

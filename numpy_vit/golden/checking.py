@@ -1,0 +1,294 @@
+"""How far a port's dump is from a golden, step by step, and whose fault it is.
+
+Three errors are told apart, each as max|a - b| / max|b| and as relative L2:
+
+    run    the port's step against the golden's: all that has gone wrong so far
+    own    the port's step against the same step run from the port's own inputs: what went wrong here
+    noise  what correct arithmetic in the port's format does there (the golden's manifest has it)
+
+A step is wrong where both its own error and its distance from the golden are above the noise of one step, and has
+inherited where only the whole run's noise is exceeded.
+"""
+
+import dataclasses
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, about, nearest
+from ..loading import open_checkpoint
+from ..model import ViT
+from ..parameters import parameter_shapes
+from ..seeded import random_model
+from ..tensorfile import Tensor
+from .alignment import Aligned, align, read_json_object
+from .folder import Golden, weights_sha256
+from .replay import replay
+from .rounded import EPS, FORMATS, round_to
+
+Array = Any
+FACTOR = 4.0
+"""How many noise floors a correct port may be off. Measured: docs/golden.md."""
+
+OK, WRONG, INHERITED, UNCLEAR, MISSING = "ok", "wrong", "inherited", "unclear", "missing"
+
+
+@dataclasses.dataclass(frozen=True)
+class Error:
+    """The distance of two arrays."""
+
+    largest: float  # max|a - b| / max|b|
+    l2: float  # norm of the difference / norm of b
+    noises: float  # the larger of the two, in noise floors
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a check says of one step."""
+
+    name: str
+    dims: str
+    shape: tuple[int, ...]
+    verdict: str  # "ok", "wrong", "inherited", "unclear" (whether wrong or inherited) or "missing" in the dump
+    theirs: str = ""  # the port's name for it
+    dtype: str = ""
+    run: Error | None = None
+    own: Error | None = None  # None where the step was not run again
+    span: tuple[str, ...] = ()  # what it was run again from, where that is not its own inputs
+    cosine: float = math.nan
+    worst: tuple[int, ...] = ()  # where |a - b| is largest
+    golden: float = math.nan  # the golden's value there
+    port: float = math.nan  # the port's
+    nan: int = 0
+    inf: int = 0
+
+    @property
+    def fits(self) -> bool:
+        return self.verdict in (OK, MISSING)
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A dump against a golden: one Result a step, in the order of execution."""
+
+    results: tuple[Result, ...]
+    format: str  # the arithmetic whose noise is allowed
+    factor: float
+    unknown: tuple[str, ...]  # arrays of the dump that are no step
+    replayed: str  # "" or why no step was run again
+    arrays: Mapping[str, Aligned] = dataclasses.field(repr=False)
+    golden: Golden = dataclasses.field(repr=False)
+    model: ViT | None = dataclasses.field(repr=False)
+
+    @property
+    def passed(self) -> bool:
+        return all(result.fits for result in self.results)
+
+    @property
+    def compared(self) -> int:
+        return sum(result.verdict != MISSING for result in self.results)
+
+    @property
+    def first(self) -> Result | None:
+        """The first step that goes wrong."""
+        return next((result for result in self.results if not result.fits), None)
+
+
+def check(
+    golden: Golden,
+    dump: Mapping[str, Tensor],
+    *,
+    mapping: Mapping[str, str] | None = None,
+    format: str | None = None,
+    factor: float = FACTOR,
+    budgets: Mapping[str, float] | None = None,
+    model: ViT | None = None,
+    no_model: str = "no model was given",
+) -> Check:
+    """Compare a port's dump with a golden.
+
+    mapping   the port's names -> ours, where neither our names nor Hugging Face's nor timm's are used
+    format    the arithmetic whose noise is allowed: "float32", "float16", "bfloat16", "float64"; default: the dump's dtype
+    factor    how many noise floors are allowed
+    budgets   step or pattern -> the largest max|a - b| / max|b| allowed, in place of the noise floor; the first that fits
+    model     the golden's model in float64 (`model_of`): runs each step again from the port's own inputs
+    no_model  why there is none
+
+    Raises InputError for a dump that is not one of this golden.
+    """
+    aligned, unknown = align(dump, golden.steps, mapping)
+    format = format or dump_format(aligned)
+    floors = noise_of(golden, format)
+    budgets = dict(budgets or {})
+    for pattern in budgets:
+        if not fnmatch.filter(floors, pattern):
+            raise InputError(f"the budget names step '{pattern}', which the golden does not have{nearest(pattern, floors)}")
+    computed = {} if model is None else run_again(model, golden, aligned)
+    inputs = {step["name"]: tuple(step["inputs"]) for step in golden.steps}
+    results = []
+    for step in golden.steps:
+        name, shape = step["name"], tuple(step["shape"])
+        if name not in aligned:
+            results.append(Result(name, step["dims"], shape, MISSING))
+            continue
+        port, exact = aligned[name].array, np.asarray(golden.arrays[name], np.float64)
+        span = ancestors(name, inputs, aligned)
+        direct = set(span) == set(inputs[name])
+        one_step = floors[name]["step" if direct else "run"]
+        run = error(port, exact, floors[name]["run"])
+        own = error(port, computed[name], one_step) if name in computed else None
+        limit = next((value for pattern, value in budgets.items() if fnmatch.fnmatchcase(name, pattern)), None)
+        verdict = judge(run, own, error(port, exact, one_step), factor, limit)
+        difference = np.abs(port - exact)
+        worst = tuple(int(i) for i in np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), shape))
+        results.append(
+            Result(
+                name=name,
+                dims=step["dims"],
+                shape=shape,
+                verdict=verdict,
+                theirs=aligned[name].name,
+                dtype=aligned[name].dtype,
+                run=run,
+                own=own,
+                span=() if direct else span,
+                cosine=cosine(port, exact),
+                worst=worst,
+                golden=float(exact[worst]),
+                port=float(port[worst]),
+                nan=int(np.isnan(port).sum()),
+                inf=int(np.isinf(port).sum()),
+            )
+        )
+    replayed = "" if model is not None else no_model
+    return Check(tuple(results), format, factor, tuple(unknown), replayed, aligned, golden, model)
+
+
+def judge(run: Error, own: Error | None, near: Error, factor: float, limit: float | None) -> str:
+    """The verdict on a step: its error since the start (`run`, and `near` in units of one step's noise), and its own."""
+    if limit is not None:
+        if run.largest <= limit:
+            return OK
+        return UNCLEAR if own is None else WRONG if not own.largest <= limit else INHERITED
+    if own is not None and not min(own.noises, near.noises) <= factor:
+        return WRONG
+    if run.noises <= factor:
+        return OK
+    return UNCLEAR if own is None else INHERITED
+
+
+def error(a: Array, b: Array, noise: Mapping[str, float]) -> Error:
+    """The distance of a from b, also in units of a noise floor. What has NaN or infinity is infinitely far."""
+    with np.errstate(all="ignore"):
+        difference = a - b
+        largest = float(np.abs(difference).max() / (np.abs(b).max() or 1.0))
+        l2 = float(np.linalg.norm(difference.ravel()) / (np.linalg.norm(b.ravel()) or 1.0))
+    if not (math.isfinite(largest) and math.isfinite(l2)):
+        return Error(math.inf, math.inf, math.inf)
+    return Error(largest, l2, max(largest / noise["largest"], l2 / noise["l2"]))
+
+
+def cosine(a: Array, b: Array) -> float:
+    """The cosine of the angle between two arrays; NaN where one is 0 or not finite."""
+    with np.errstate(all="ignore"):
+        return float(a.ravel() @ b.ravel() / (np.linalg.norm(a.ravel()) * np.linalg.norm(b.ravel())))
+
+
+def dump_format(aligned: Mapping[str, Aligned]) -> str:
+    """The arithmetic a dump was made in: of its dtypes the narrowest, whatever wider type its numbers are stored in."""
+    present = {array.dtype for array in aligned.values()}
+    for name in ("bfloat16", "float16"):
+        if name in present:
+            return name
+    if "float32" in present or all(np.array_equal(round_to("float32", a.array), a.array) for a in aligned.values()):
+        return "float32"
+    return "float64"
+
+
+def noise_of(golden: Golden, format: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Step -> its noise floors for a format, none below one unit in the last place of the largest number, in the format or in
+    the golden's own dtype: where a step has few numbers, those measured may happen to be good."""
+    if format not in EPS:
+        raise InputError(f"format {format!r}: one of {', '.join(EPS)}")
+    measured = "float32" if format == "float64" else format
+    if measured not in golden.steps[0]["noise"]:
+        have = ", ".join(golden.steps[0]["noise"]) or "none"
+        raise InputError(f"{golden.folder}: has no noise floor of {measured} (only {have}): record it with --noise {measured}")
+    # Rounding errors scale with the size of one rounding.
+    scale = EPS[format] / EPS[measured]
+    least = 2 * max(EPS[format], EPS[golden.manifest["store"]])
+    return {
+        step["name"]: {
+            of: {by: max(step["noise"][measured][of][by] * scale, least) for by in ("largest", "l2")} for of in ("run", "step")
+        }
+        for step in golden.steps
+    }
+
+
+def ancestors(name: str, inputs: Mapping[str, Sequence[str]], present: Mapping[str, Any]) -> tuple[str, ...]:
+    """The nearest steps before this one that the dump has; "pixels" where it has none."""
+    found: list[str] = []
+    todo = list(inputs[name])
+    while todo:
+        step = todo.pop(0)
+        if step in present or not inputs.get(step):
+            found += [step] * (step not in found)
+        else:
+            todo += inputs[step]
+    return tuple(found)
+
+
+def run_again(model: ViT, golden: Golden, aligned: Mapping[str, Aligned]) -> dict[str, Array]:
+    """Every step of the dump as the model computes it from the dump's own inputs."""
+    computed: dict[str, Array] = {"pixels": np.asarray(golden.arrays["pixels"], np.float64)}
+    given = {name: array.array for name, array in aligned.items()}
+
+    def hear(name: str, array: Array) -> None:
+        if name in given:
+            computed[name] = np.asarray(array)
+
+    with np.errstate(all="ignore"):  # a port's NaN is its own
+        replay(model, given.get("pixels", computed["pixels"]), given, hear)
+    return computed
+
+
+def model_of(golden: Golden, weights: str | None = None) -> ViT:
+    """The model a golden was made with, in float64: from its seed, or from a weights file.
+
+    weights   the file, where it is not (any more) the one the manifest names
+
+    Raises InputError where it cannot be had or is another one.
+    """
+    origin = golden.manifest["model"]
+    with about(golden.folder):
+        if weights is None and isinstance(origin.get("seed"), int):
+            model = random_model(golden.config, origin["seed"], "float64")
+            where = f"seed {origin['seed']}"
+        elif weights is not None or isinstance(origin.get("weights"), str):
+            where = weights or origin["weights"]
+            model = open_checkpoint(where).model("float64")
+        else:
+            raise InputError("the manifest does not say which weights it was made with: give --weights")
+        if model.config != golden.config:
+            raise InputError(f"was made with another config than {where} has: give --weights")
+        if weights_sha256(model.tensors, parameter_shapes(model.config)) != golden.manifest["weights_sha256"]:
+            raise InputError(f"was made with other weights than {where} (their SHA-256 differs): give --weights")
+        return model
+
+
+def read_budgets(path: Path) -> dict[str, float]:
+    """A budget file: a JSON object, step or pattern -> the largest max|a - b| / max|b| allowed. Raises InputError."""
+    with about(path):
+        budgets = read_json_object(path)
+        for name, value in budgets.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise InputError(f"the budget of '{name}' must be a number, 0 or more, not {value!r:.40}")
+        return budgets
+
+
+def formats() -> tuple[str, ...]:
+    return ("float64", *FORMATS)

@@ -1,0 +1,310 @@
+"""Which known mistake reproduces a port's numbers.
+
+Every wrong step is computed again from the port's own inputs under each mistake of numpy_vit.golden.mistakes, alone, together
+with what was found before, and at last in pairs. A mistake is named only where it brings the port's step within the noise of
+a correct one, and far nearer than without it; what nothing explains is said to be unexplained, with what came nearest.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..model import activation_name, classify, embed, norm, pool, tanh_pooler
+from ..parameters import Weights, assemble
+from ..steps import Step
+from .checking import MISSING, WRONG, Check, Error, Result, ancestors, error, noise_of
+from .mistakes import Mistake, Pass, both, mistakes
+
+Array = Any
+PAIRS_OF = 8  # so many of the nearest mistakes are tried together with every other
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """One way of computing a wrong step, and how far the port is from it."""
+
+    mistakes: tuple[Mistake, ...]
+    error: Error  # of the wrong step
+    explained: tuple[str, ...]  # the wrong steps of its neighbourhood that it explains
+    broken: int  # the right steps of its neighbourhood that it makes wrong
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What is wrong at a step, as far as can be told."""
+
+    step: str  # the first step where it shows
+    before: Error  # the port against the right computation
+    best: Tried | None  # what explains it, or None
+    equals: tuple[Tried, ...]  # other explanations that this dump cannot tell from it
+    steps: tuple[str, ...]  # all steps it explains
+    nearest: tuple[Tried, ...]  # where nothing explains it: what came nearest
+    tried: int  # how many ways were tried
+
+
+def diagnose(checked: Check, progress: Callable[[str], None] = lambda what: None) -> list[Finding]:
+    """Every wrong step of a check, explained where one of the known mistakes does.
+
+    Raises InputError where the check had no model: nothing could be run again.
+    """
+    if checked.model is None:
+        raise InputError(f"nothing can be diagnosed without the model: {checked.replayed}")
+    bench = Bench(checked)
+    wrong = [result.name for result in checked.results if result.verdict == WRONG]
+    known = mistakes(checked.golden.config, checked.golden.manifest.get("preprocess"))
+    findings: list[Finding] = []
+    found: tuple[Mistake, ...] = ()
+    while wrong:
+        progress(f"{wrong[0]}: {len(known)} known mistakes")
+        finding = explain(bench, wrong[0], wrong, known, found)
+        if finding.best is not None:
+            found += tuple(m for m in finding.best.mistakes if m not in found)
+            same = next((f for f in findings if f.best and names(f.best.mistakes) == names(finding.best.mistakes)), None)
+            if same is not None:
+                findings[findings.index(same)] = dataclasses.replace(same, steps=same.steps + finding.steps)
+            else:
+                findings.append(finding)
+        else:
+            findings.append(finding)
+        wrong = [name for name in wrong if name not in finding.steps and name != finding.step]
+    return findings
+
+
+def names(several: Sequence[Mistake]) -> tuple[str, ...]:
+    return tuple(mistake.name for mistake in several)
+
+
+def explain(bench: "Bench", step: str, wrong: Sequence[str], known: Sequence[Mistake], found: tuple[Mistake, ...]) -> Finding:
+    """Look for the mistake that explains one wrong step."""
+    start, hood = bench.neighbourhood(step)
+    here = [name for name in wrong if name in hood]
+    right = {name: e.noises <= bench.factor for name, e in bench.errors((), start, hood).items()}
+    before = bench.result(step).own
+    assert before is not None  # the step is wrong by itself
+    count = 0
+
+    def attempt(several: tuple[Mistake, ...]) -> Tried | None:
+        nonlocal count
+        count += 1
+        errors = bench.errors(several, start, hood)
+        if step not in errors:
+            return None
+        good = {name for name, e in errors.items() if e.noises <= bench.factor}
+        explained = tuple(name for name in here if name in good)
+        return Tried(several, errors[step], explained, sum(right.get(name, False) and name not in good for name in hood))
+
+    def explains(tried: Tried) -> bool:
+        return step in tried.explained and 2 * tried.error.noises <= before.noises
+
+    def rank(tried: Tried) -> tuple[float, ...]:
+        """Explains most, breaks least, with fewest mistakes."""
+        return tried.broken - len(tried.explained), len(tried.mistakes), tried.error.l2
+
+    again = attempt(found) if found else None
+    if again is not None and explains(again) and not again.broken:  # the mistakes already known show here, too
+        return Finding(step, before, again, (), again.explained, (), count)
+    sets: list[tuple[Mistake, ...]] = [(mistake,) for mistake in known]
+    sets += [(*found, mistake) for mistake in known if found and mistake not in found]
+    tries = [t for several in sets if (t := attempt(several)) is not None]
+    good = [t for t in tries if explains(t)]
+    if not good:
+        singles = sorted((t for t in tries if t.error.l2 < np.inf), key=lambda t: t.error.l2)
+        pairs: dict[frozenset[str], tuple[Mistake, ...]] = {}
+        for one, other in itertools.product(singles[:PAIRS_OF], known):
+            several = (*one.mistakes, other)
+            if len(set(names(several))) == len(several):
+                pairs.setdefault(frozenset(names(several)), several)
+        tries += [t for several in pairs.values() if (t := attempt(several)) is not None]
+        good = [t for t in tries if explains(t)]
+    if not good:
+        nearest = sorted(tries, key=lambda t: t.error.l2)[:3]
+        return Finding(step, before, None, (), (step,), tuple(nearest), count)
+    good.sort(key=rank)
+    best = good[0]
+    same_rank = [t for t in good if rank(t)[:2] == rank(best)[:2]]
+    equals = [t for t in same_rank if t.error.l2 <= 1.05 * best.error.l2]
+    order = {mistake.name: i for i, mistake in enumerate(known)}
+    equals.sort(key=lambda t: [order[m.name] for m in t.mistakes])
+    return Finding(step, before, equals[0], tuple(equals[1:]), equals[0].explained, (), count)
+
+
+class Reached(Exception):
+    """The last step of interest has been heard."""
+
+
+class Bench:
+    """Runs parts of a golden's model again from a port's own inputs, rightly or with mistakes."""
+
+    def __init__(self, checked: Check) -> None:
+        assert checked.model is not None
+        golden, model = checked.golden, checked.model
+        self.model = model
+        self.config = golden.config
+        self.factor = checked.factor
+        self.results = {result.name: result for result in checked.results}
+        self.inputs = {step["name"]: tuple(step["inputs"]) for step in golden.steps}
+        self.order = [step["name"] for step in golden.steps]
+        self.port = {name: aligned.array for name, aligned in checked.arrays.items()}
+        self.pixels = np.asarray(golden.arrays["pixels"], np.float64)
+        self.floors = noise_of(golden, checked.format)
+        self.done: dict[Any, dict[str, Error]] = {}
+
+    def result(self, step: str) -> Result:
+        return self.results[step]
+
+    def neighbourhood(self, step: str) -> tuple[str | None, list[str]]:
+        """Where to start, and the dumped steps to look at: those of the step's own stage (embedding, block, or tail).
+
+        The start is the last block boundary that the dump has before the step, or None for the pixels.
+        """
+        stage = stage_of(step)
+        first = next(i for i, name in enumerate(self.order) if stage_of(name) == stage)
+        boundaries = [name for name in self.order[:first] if is_boundary(name) and name in self.port]
+        hood = [name for name in self.order if stage_of(name) == stage and self.results[name].verdict != MISSING]
+        return (boundaries[-1] if boundaries else None), hood
+
+    def errors(self, several: Sequence[Mistake], start: str | None, hood: Sequence[str]) -> dict[str, Error]:
+        """The port's error at each step of `hood` against the model with these mistakes, run from the port's inputs."""
+        key = (names(several), start, hood[-1])
+        if key not in self.done:
+            self.done[key] = self.run_with(several, start, hood)
+        return self.done[key]
+
+    def run_with(self, several: Sequence[Mistake], start: str | None, hood: Sequence[str]) -> dict[str, Error]:
+        heard: dict[str, Array] = {}
+
+        def hear(name: str, array: Array) -> None:
+            if name in hood:
+                heard[name] = array
+                if len(heard) == len(hood):
+                    raise Reached
+
+        with np.errstate(all="ignore"):
+            try:
+                run = both(*(mistake.change for mistake in several))(Pass(self.config))
+                self.replay(run, start, hood[-1], hear)
+            except Reached:
+                pass
+            except (ValueError, KeyError):  # shapes that do not allow it, or mistakes that exclude each other
+                return {}
+        found = {}
+        for name, array in heard.items():
+            direct = set(ancestors(name, self.inputs, self.port)) == set(self.inputs[name])
+            found[name] = error(self.port[name], array, self.floors[name]["step" if direct else "run"])
+        return found
+
+    def replay(self, run: Pass, start: str | None, end: str, hear: Callable[[str, Array], None]) -> None:
+        """numpy_vit.model.forward, from a block boundary on, with the changes of `run`."""
+        config = run.config
+        last = stage_of(end)
+        first_block = 0 if start in (None, "embed.positions") else int(str(start).split(".")[1]) + 1
+        used = range(first_block, config.depth if last == "tail" else 0 if last == "embed" else int(last.split(".")[1]) + 1)
+        weights = self.weights(run, used, start is None, last == "tail")
+        sizes = config.sizes_of_run(len(self.pixels), self.pixels.shape[2:])
+        step = MistakenStep(sizes, self.model.dtype, self.port, hear, run, self.model.tensors, activation_name(self.config))
+        if start is None:
+            x = embed(step("pixels", run.pixels(self.pixels), "B C Y X"), weights.embed, config, step.under("embed"))
+        else:
+            x = self.port[start]
+            step.seen[start] = x
+            block, _, name = start.rpartition(".")
+            if name != run.block_output and block != "embed":  # a port whose blocks end otherwise
+                x = norm(run.block_output, x, self.model.weights.blocks[first_block - 1].norm2, config, step.under(block))
+        for n in used:
+            x = run.block(x, weights.blocks[n], config, step.under(f"blocks.{n}"))
+        if last == "tail":
+            x = norm("norm", x, weights.norm, config, step)
+            pooled = pool(x, config, step)
+            tanh_pooler(x, weights.pooler, step)
+            classify(pooled, weights.head, step)
+
+    def weights(self, run: Pass, blocks: range, with_embedding: bool, with_tail: bool) -> Weights:
+        """The weights as the port has them, where they will be used."""
+        if not run.on_weight:
+            return self.model.weights
+        tensors = dict(self.model.tensors)
+        for change in run.on_weight:
+            get = dict(tensors).__getitem__
+            for name in tensors:
+                block = int(name.split(".")[1]) if name.startswith("blocks.") else None
+                use = block in blocks if block is not None else with_embedding if name.startswith("embed.") else with_tail
+                changed = change(name, get, run.config) if use else None
+                if changed is not None:
+                    tensors[name] = changed
+        return assemble(tensors, self.config)
+
+
+class MistakenStep(Step):
+    """Makes a step wrong as a Pass says, lets it be heard, and hands on what the port has in its place."""
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        dtype: Any,
+        port: Mapping[str, Array],
+        hear: Callable[[str, Array], None],
+        run: Pass,
+        tensors: Mapping[str, Array],
+        activation: str,
+    ) -> None:
+        super().__init__(sizes, dtype)
+        self.port = port
+        self.hear = hear
+        self.run = run
+        self.tensors = tensors
+        self.activation = activation  # the golden's name for it
+        self.seen: dict[str, Array] = {}
+
+    def __call__(self, name: str, array: Array, dims: str) -> Array:
+        full = self.path + name
+        stage = stage_of(full)
+        short = full.removeprefix(f"{stage}.") if stage.startswith("blocks.") else full
+        if short == f"mlp.{activation_name(self.run.config)}":
+            short, full = "mlp.activation", f"{stage}.mlp.{self.activation}"
+        change = self.run.on_step.get(short)
+        if change is not None:
+            array = change(array, lambda wanted: self.earlier(stage, wanted), self.run.config)
+        array = super().__call__(name, np.ascontiguousarray(array), dims)
+        self.hear(full, array)
+        array = self.port.get(full, array)
+        self.seen[full] = array
+        return array
+
+    def earlier(self, stage: str, name: str) -> Array:
+        """An earlier step, or a weight, by its name within the block; "input" is what came into the block."""
+        if name == "input":
+            return next(array for step, array in reversed(self.seen.items()) if is_boundary(step) and stage_of(step) != stage)
+        full = f"{stage}.{name}" if stage.startswith("blocks.") else name
+        return self.seen[full] if full in self.seen else self.tensors[full]
+
+
+def is_boundary(step: str) -> bool:
+    """Whether everything after this step follows from it alone."""
+    return step == "embed.positions" or (step.startswith("blocks.") and step.endswith(".residual2"))
+
+
+def stage_of(step: str) -> str:
+    """ "embed", "blocks.0", ..., or "tail" for what comes after the blocks."""
+    if step == "pixels" or step.startswith("embed."):
+        return "embed"
+    return ".".join(step.split(".")[:2]) if step.startswith("blocks.") else "tail"
+
+
+def suspicion(checked: Check) -> Iterator[str]:
+    """Whether the whole dump looks like the work of a narrower format than it is stored in."""
+    for format in ("float16", "bfloat16"):
+        if format == checked.format or format not in checked.golden.steps[0]["noise"]:
+            continue
+        floors = noise_of(checked.golden, format)
+        compared = [r for r in checked.results if r.run is not None and r.name != "pixels"]
+        if checked.format == "float32" and all(
+            r.run
+            and max(r.run.largest / floors[r.name]["run"]["largest"], r.run.l2 / floors[r.name]["run"]["l2"]) <= checked.factor
+            for r in compared
+        ):
+            yield format
+            return

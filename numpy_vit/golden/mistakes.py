@@ -1,0 +1,449 @@
+"""What people do wrong when they port a ViT, each as a small change of the forward pass, so that it can be run and compared.
+
+A mistake changes the config, the pixels, a weight, the result of a step, or the order of a block. `MISTAKES` lists them all;
+where several explain a dump equally well, the one listed first is named.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..config import ViTConfig
+from ..model import encoder_block, mlp, multi_head_attention, norm
+from ..ops import merge_heads, softmax
+from ..positions import RULES
+
+Array = Any
+Get = Callable[[str], Array]  # a weight, or an earlier step of this run, by its name
+OnWeight = Callable[[str, Get, ViTConfig], Array | None]  # a weight's name -> what the port has instead; None: nothing else
+OnStep = Callable[[Array, Get, ViTConfig], Array]  # the right result, earlier steps of the block -> the wrong result
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """A forward pass as a port may have it. Without changes it is the model's own."""
+
+    config: ViTConfig
+    pixels: Callable[[Array], Array] = lambda pixels: pixels
+    on_weight: tuple[OnWeight, ...] = ()
+    on_step: Mapping[str, OnStep] = dataclasses.field(default_factory=dict)  # by the step's name within its block
+    block: Callable[..., Array] = encoder_block
+    block_output: str = "residual2"  # the step that goes into the next block
+
+
+Change = Callable[[Pass], Pass]
+
+
+def config(**changes: Any) -> Change:
+    """Another config."""
+    return lambda run: dataclasses.replace(run, config=run.config.replace(**changes))
+
+
+def pixels(prepare: Callable[[Array], Array]) -> Change:
+    """The golden's pixels -> the port's."""
+    return lambda run: dataclasses.replace(run, pixels=prepare)
+
+
+def weight(change: OnWeight) -> Change:
+    return lambda run: dataclasses.replace(run, on_weight=(*run.on_weight, change))
+
+
+def step(name: str, change: OnStep) -> Change:
+    return lambda run: dataclasses.replace(run, on_step={**run.on_step, name: change})
+
+
+def both(*changes: Change) -> Change:
+    return lambda run: functools.reduce(lambda changed, change: change(changed), changes, run)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+    """One thing that people do wrong."""
+
+    name: str  # "eps-1e-6"
+    text: str  # what the port does
+    change: Change
+
+
+# Pixels. The golden's are (value / 255 - mean) / std.
+
+KNOWN_STATISTICS = {
+    "0.5": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "ImageNet's": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "CLIP's": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+}
+
+
+def pixel_mistakes(channels: int, square: bool, preprocess: Mapping[str, Any] | None) -> list[Mistake]:
+    """Pictures prepared in another way: they depend on how the golden's were."""
+    policy = preprocess or {}
+    mean = np.array(policy.get("mean") or [0.5] * channels).reshape(channels, 1, 1)
+    std = np.array(policy.get("std") or [0.5] * channels).reshape(channels, 1, 1)
+
+    def prepared(prepare: Callable[[Array], Array]) -> Change:
+        """prepare: values of 0 to 1 -> what the port feeds its model."""
+        return pixels(lambda x: prepare(x * std + mean))
+
+    found = [
+        Mistake("not-rescaled", "0..255 is normalised without division by 255", prepared(lambda v: (255 * v - mean) / std)),
+        Mistake("raw-0-255", "values of 0 to 255 are fed as they are", prepared(lambda v: 255 * v)),
+        Mistake("not-normalised", "values of 0 to 1 are fed without mean and std", prepared(lambda v: v)),
+        Mistake("rescaled-twice", "values are divided by 255 twice", prepared(lambda v: (v / 255 - mean) / std)),
+        Mistake("no-mean", "the mean is not subtracted", prepared(lambda v: v / std)),
+        Mistake("no-std", "the pixels are not divided by the std", prepared(lambda v: v - mean)),
+    ]
+    if channels == 3:
+        found.insert(0, Mistake("bgr", "the channels are in the order blue, green, red", pixels(lambda x: x[:, ::-1])))
+        for whose, numbers in KNOWN_STATISTICS.items():
+            m, s = (np.array(n).reshape(channels, 1, 1) for n in numbers)
+            if not (np.allclose(m, mean) and np.allclose(s, std)):
+                other = functools.partial(lambda m, s, v: (v - m) / s, m, s)
+                found.append(
+                    Mistake(f"mean-std-{whose}", f"the pixels are normalised with {whose} mean and std", prepared(other))
+                )
+    if square:
+        swap = pixels(lambda x: x.swapaxes(2, 3))
+        found.append(Mistake("picture-transposed", "height and width of the picture are swapped", swap))
+    return found
+
+
+# Patches, tokens, positions
+
+
+def patch_rows(order: tuple[int, int, int]) -> OnStep:
+    """Patches flattened in another order of the axes (c, py, px)."""
+
+    def change(patches: Array, get: Get, config: ViTConfig) -> Array:
+        B, patch_count, _ = patches.shape
+        rows = patches.reshape(B, patch_count, config.channels, config.patch, config.patch)
+        return rows.transpose(0, 1, *(2 + axis for axis in order)).reshape(patches.shape)
+
+    return change
+
+
+def projection_rows(name: str, get: Get, config: ViTConfig) -> Array | None:
+    """The projection's rows are in the order (py, px, c)."""
+    if name != "embed.projection.weight":
+        return None
+    C, P, weight = config.channels, config.patch, get(name)
+    return weight.reshape(C, P, P, -1).transpose(1, 2, 0, 3).reshape(weight.shape)
+
+
+def patches_by_column(patches: Array, get: Get, config: ViTConfig) -> Array:
+    B, N, row = patches.shape
+    Y, X = get("pixels").shape[2:]
+    grid = patches.reshape(B, Y // config.patch, X // config.patch, row)
+    return grid.swapaxes(1, 2).reshape(B, N, row)
+
+
+def class_token_last(tokens: Array, get: Get, config: ViTConfig) -> Array:
+    return np.concatenate([tokens[:, 1:], tokens[:, :1]], axis=1)
+
+
+def positions_become(change: Callable[[Array], Array]) -> OnWeight:
+    return lambda name, get, config: change(get(name)) if name == "embed.positions" else None
+
+
+def rolled(by: int) -> Callable[[Array], Array]:
+    return lambda positions: np.roll(positions, by, axis=0)
+
+
+def without_first(positions: Array) -> Array:
+    return np.concatenate([np.zeros_like(positions[:1]), positions[1:]])
+
+
+def delayed(positions: Array) -> Array:
+    return np.concatenate([np.zeros_like(positions[:1]), positions[:-1]])
+
+
+# Weights
+
+NORMS = ("norm1", "norm2", "norm")
+QKV = ("query", "key", "value")
+
+
+def transposed(*layers: str, back: bool = False) -> OnWeight:
+    """(out, in) numbers read as if they were (in, out), or (`back`) the reverse; of a square matrix both are its transpose."""
+
+    def change(name: str, get: Get, config: ViTConfig) -> Array | None:
+        if not ends_with(name, "weight", layers):
+            return None
+        weight = get(name)
+        if back:
+            return weight.reshape(weight.shape[::-1]).T
+        return np.ascontiguousarray(weight.T).reshape(weight.shape)
+
+    return change
+
+
+def zero(kind: str, *layers: str) -> OnWeight:
+    return lambda name, get, config: np.zeros_like(get(name)) if ends_with(name, kind, layers) else None
+
+
+def ends_with(name: str, kind: str, layers: tuple[str, ...]) -> bool:
+    """ "blocks.0.mlp.hidden.bias" is the "bias" of the layer "mlp.hidden"."""
+    return any(name == f"{layer}.{kind}" or name.endswith(f".{layer}.{kind}") for layer in layers)
+
+
+def unit_scale(name: str, get: Get, config: ViTConfig) -> Array | None:
+    return np.ones_like(get(name)) if ends_with(name, "weight", NORMS) else None
+
+
+def unbiased(run: Pass) -> Pass:
+    """Variance over D - 1. 1/sqrt(v D/(D-1) + eps) is sqrt((D-1)/D) / sqrt(v + eps (D-1)/D)."""
+    less = (run.config.width - 1) / run.config.width
+
+    def change(name: str, get: Get, config: ViTConfig) -> Array | None:
+        return get(name) * less**0.5 if ends_with(name, "weight", NORMS) else None
+
+    return both(config(eps=run.config.eps * less), weight(change))(run)
+
+
+def swapped(one: str, other: str) -> OnWeight:
+    def change(name: str, get: Get, config: ViTConfig) -> Array | None:
+        for a, b in ((one, other), (other, one)):
+            if f".{a}." in name:
+                return get(name.replace(f".{a}.", f".{b}."))
+        return None
+
+    return change
+
+
+def other_block(distance: int) -> OnWeight:
+    """Every block has the weights of the next one (or the one before), cyclically."""
+
+    def change(name: str, get: Get, config: ViTConfig) -> Array | None:
+        if not name.startswith("blocks."):
+            return None
+        _, number, rest = name.split(".", 2)
+        return get(f"blocks.{(int(number) + distance) % config.depth}.{rest}")
+
+    return change
+
+
+def qkv_order(*order: str) -> OnWeight:
+    """What the port takes for query, key and value."""
+
+    def change(name: str, get: Get, config: ViTConfig) -> Array | None:
+        for part, taken in zip(QKV, order, strict=True):
+            if f".attention.{part}." in name:
+                return get(name.replace(f".{part}.", f".{taken}."))
+        return None
+
+    return change
+
+
+def packed_by_head(name: str, get: Get, config: ViTConfig) -> Array | None:
+    """One fused matrix of columns (3, H, K), read as (H, 3, K)."""
+    for part in QKV:
+        if f".attention.{part}." in name:
+            fused = np.concatenate([get(name.replace(f".{part}.", f".{p}.")) for p in QKV], axis=-1)
+            by_head = fused.reshape(*fused.shape[:-1], config.heads, 3, config.head_dim)
+            return by_head[..., QKV.index(part), :].reshape(get(name).shape)
+    return None
+
+
+def heads_last(name: str, get: Get, config: ViTConfig) -> Array | None:
+    """Query, key and value split (K, H) instead of (H, K): the same as their columns in another order."""
+    if any(f".attention.{part}." in name for part in QKV):
+        weight = get(name)
+        return weight.reshape(*weight.shape[:-1], config.head_dim, config.heads).swapaxes(-1, -2).reshape(weight.shape)
+    return None
+
+
+def heads_last_merged(name: str, get: Get, config: ViTConfig) -> Array | None:
+    """Split (K, H), and merged (K, H) again."""
+    if name.endswith(".attention.output.weight"):
+        weight = get(name)
+        return weight.reshape(config.head_dim, config.heads, -1).swapaxes(0, 1).reshape(weight.shape)
+    return heads_last(name, get, config)
+
+
+# Attention, as changes of its steps
+
+
+def scores_times(factor: float) -> OnStep:
+    return lambda scores, get, config: scores * factor
+
+
+def softmax_over(axis: int) -> OnStep:
+    return lambda probs, get, config: softmax(get("attention.scores").swapaxes(axis, -1)).swapaxes(axis, -1)
+
+
+def reshaped_heads(x: Array, get: Get, config: ViTConfig) -> Array:
+    """(B, N, H*K) reshaped to (B, H, N, K) without moving an axis."""
+    return merge_heads(x).reshape(x.shape)
+
+
+def output_of_unmoved_heads(output: Array, get: Get, config: ViTConfig) -> Array:
+    """attention.output from (B, H, N, K) reshaped to (B, N, H*K) without moving an axis."""
+    B, H, N, K = get("attention.context").shape
+    merged = get("attention.context").reshape(B, N, H * K)
+    return merged @ get("attention.output.weight") + get("attention.output.bias")
+
+
+def pooler_without_tanh(pooled: Array, get: Get, config: ViTConfig) -> Array:
+    return get("norm")[:, 0] @ get("pooler.weight") + get("pooler.bias")
+
+
+# Blocks and tail
+
+
+def post_norm_block(x: Array, w: Any, config: ViTConfig, step: Any) -> Array:
+    """LN(x + attention(x)), then LN(x + MLP(x)), as in the first Transformer."""
+    x = step("residual1", x + multi_head_attention(x, w.attention, config, step.under("attention")), "B N D")
+    x = norm("norm1", x, w.norm1, config, step)
+    x = step("residual2", x + mlp(x, w.mlp, config, step.under("mlp")), "B N D")
+    return norm("norm2", x, w.norm2, config, step)
+
+
+def post_norm(run: Pass) -> Pass:
+    return dataclasses.replace(run, block=post_norm_block, block_output="norm2")
+
+
+def earlier(name: str) -> OnStep:
+    """The result is an earlier step's, unchanged."""
+    return lambda result, get, config: get(name)
+
+
+def plus(one: str, other: str) -> OnStep:
+    return lambda result, get, config: get(one) + get(other)
+
+
+LINEARS = {
+    "embed.projection": "the patch projection",
+    "attention.query": "query",
+    "attention.key": "key",
+    "attention.value": "value",
+    "attention.output": "attention's output",
+    "mlp.hidden": "the MLP's first layer",
+    "mlp.output": "the MLP's second layer",
+    "pooler": "the pooler",
+    "head": "the classification head",
+}
+ACTIVATIONS = {
+    "gelu": "GELU is exact (erf)",
+    "gelu_tanh": "GELU is the tanh approximation",
+    "quick_gelu": "GELU is the quick approximation, x sigmoid(1.702 x)",
+    "relu": "the activation is ReLU",
+    "silu": "the activation is SiLU",
+}
+ORDERS = (
+    ("query", "value", "key"),
+    ("key", "query", "value"),
+    ("value", "key", "query"),
+    ("key", "value", "query"),
+    ("value", "query", "key"),
+)
+OTHER_EPS = (1e-5, 1e-6, 1e-12, 1e-8, 1e-4, 1e-3)
+
+
+def mistakes(model: ViTConfig, preprocess: Mapping[str, Any] | None = None) -> list[Mistake]:
+    """All mistakes that a port of this model can make."""
+    found = pixel_mistakes(model.channels, model.image[0] == model.image[1], preprocess)
+    say = lambda name, text, change: found.append(Mistake(name, text, change))  # noqa: E731
+
+    say(
+        "patch-rows",
+        "patch rows are flattened (py, px, c) instead of (c, py, px)",
+        step("embed.patches", patch_rows((1, 2, 0))),
+    )
+    say(
+        "patch-transposed",
+        "patch rows are flattened (c, px, py) instead of (c, py, px)",
+        step("embed.patches", patch_rows((0, 2, 1))),
+    )
+    say("projection-rows", "the projection's rows are in the order (py, px, c) instead of (c, py, px)", weight(projection_rows))
+    say(
+        "patches-by-column",
+        "patches are taken column by column instead of row by row",
+        step("embed.patches", patches_by_column),
+    )
+    say("class-token-last", "the class token is put last instead of first", step("embed.tokens", class_token_last))
+    say("class-token-zero", "the class token is zero", weight(zero("class_token", "embed")))
+
+    say("positions-missing", "no positions are added", weight(zero("positions", "embed")))
+    text = "positions are shifted by the class token: "
+    say("positions-shifted", text + "each patch has the position of the token before it", weight(positions_become(delayed)))
+    say("positions-rotated", text + "its own is taken for the last patch", weight(positions_become(rolled(-1))))
+    say("positions-rotated-back", text + "it has the last patch's", weight(positions_become(rolled(1))))
+    say("class-position-missing", "the class token has no position", weight(positions_become(without_first)))
+    for rule in RULES:
+        if rule != model.position_rule:
+            text = f"positions are resized by the rule '{rule}' instead of '{model.position_rule}'"
+            say(f"positions-{rule}", text, config(position_rule=rule))
+
+    for eps in OTHER_EPS:
+        if eps != model.eps:
+            say(f"eps-{eps:g}", f"layer norm has eps {eps:g} instead of {model.eps:g}", config(eps=eps))
+    say("norm-no-scale", "layer norm's scale is missing", weight(unit_scale))
+    say("norm-no-shift", "layer norm's shift is missing", weight(zero("bias", *NORMS)))
+    say("norm-unbiased", "layer norm divides by the unbiased variance (over D - 1 instead of D)", unbiased)
+    say("norms-swapped", "the weights of norm1 and norm2 are swapped", weight(swapped("norm1", "norm2")))
+    say("norm1-missing", "the norm before attention is missing", step("norm1", earlier("input")))
+    say("norm2-missing", "the norm before the MLP is missing", step("norm2", earlier("residual1")))
+    say("post-norm", "layer norm comes after the sums (post-norm) instead of before attention and MLP (pre-norm)", post_norm)
+
+    for order in ORDERS:
+        text = "query, key and value are taken in another order: " + ", ".join(order)
+        say(f"qkv-order-{''.join(part[0] for part in order)}", text, weight(qkv_order(*order)))
+    say("qkv-packing", "the fused query-key-value is unpacked (H, 3, K) instead of (3, H, K)", weight(packed_by_head))
+    say("heads-kh", "heads are split (K, H) instead of (H, K)", weight(heads_last))
+    say("heads-kh-merged", "heads are split and merged (K, H) instead of (H, K)", weight(heads_last_merged))
+    unmoved = both(*(step(f"attention.{part}", reshaped_heads) for part in QKV))
+    say("heads-not-moved", "heads are split by a reshape to (B, H, N, K), without moving the axes", unmoved)
+    say(
+        "merged-not-moved",
+        "heads are merged by a reshape, without moving the axes",
+        step("attention.output", output_of_unmoved_heads),
+    )
+    text = "scores are not divided by sqrt(K)"
+    say("scale-missing", text, step("attention.scores", scores_times(model.head_dim**0.5)))
+    text = "scores are divided by sqrt(D) instead of sqrt(K)"
+    say("scale-by-D", text, step("attention.scores", scores_times((model.head_dim / model.width) ** 0.5)))
+    text = "scores are divided by K instead of sqrt(K)"
+    say("scale-by-K", text, step("attention.scores", scores_times(model.head_dim**-0.5)))
+    text = "scores are key times query instead of query times key"
+    say("scores-transposed", text, step("attention.scores", lambda scores, get, model: scores.swapaxes(-1, -2)))
+    text = "softmax runs over the queries (axis -2) instead of the keys (axis -1)"
+    say("softmax-over-queries", text, step("attention.probs", softmax_over(-2)))
+    say("softmax-over-heads", "softmax runs over the heads instead of the keys", step("attention.probs", softmax_over(-3)))
+    say("softmax-missing", "there is no softmax", step("attention.probs", earlier("attention.scores")))
+
+    one, two = (step("residual1", earlier("attention.output")), step("residual2", earlier("mlp.output")))
+    say("residual1-missing", "what came into the block is not added after attention", one)
+    say("residual2-missing", "what came into the MLP half is not added after the MLP", two)
+    say("residuals-missing", "nothing is added after attention and after the MLP: no residual connections", both(one, two))
+    normed = both(step("residual1", plus("norm1", "attention.output")), step("residual2", plus("norm2", "mlp.output")))
+    say("residual-of-the-norm", "the sums add the normed tokens instead of those before the norm", normed)
+
+    for name, text in ACTIVATIONS.items():
+        if name != model.activation:
+            say(f"activation-{name}", text, config(activation=name))
+    say("activation-missing", "there is no activation", step("mlp.activation", earlier("mlp.hidden")))
+
+    say("final-norm-missing", "the last norm is missing", step("norm", earlier("input")))
+    if model.pooling == "class":
+        say("pooling-mean", "the mean of the patch tokens is taken instead of the class token", config(pooling="mean"))
+    else:
+        say("pooling-class", "the class token is taken instead of the mean of the patch tokens", config(pooling="class"))
+    text = "the mean of all tokens, the class token included, is taken"
+    say("pooling-all", text, step("pool", lambda pooled, get, model: get("norm").mean(axis=1)))
+    if model.pooler:
+        say("pooler-no-tanh", "the pooler has no tanh", step("pooler", pooler_without_tanh))
+
+    for layer, words in LINEARS.items():
+        say(f"no-bias-{layer}", f"{words} has no bias", weight(zero("bias", layer)))
+    say("no-biases", "no linear layer has a bias", weight(zero("bias", *LINEARS)))
+    for layer, words in LINEARS.items():
+        text = f"the weights of {words} are transposed: "
+        say(f"transposed-{layer}", text + "(out, in) numbers are read as (in, out)", weight(transposed(layer)))
+        say(f"transposed-back-{layer}", text + "(in, out) numbers are read as (out, in)", weight(transposed(layer, back=True)))
+    say("transposed", "all weights are transposed: (out, in) read as (in, out)", weight(transposed(*LINEARS)))
+    say("transposed-back", "all weights are transposed: (in, out) read as (out, in)", weight(transposed(*LINEARS, back=True)))
+    say("next-block", "every block has the weights of the next one", weight(other_block(1)))
+    say("block-before", "every block has the weights of the one before", weight(other_block(-1)))
+    return found

@@ -1,0 +1,159 @@
+"""Record a golden: run a model once and keep every step, its hash, and how much noise narrower arithmetic makes there."""
+
+import fnmatch
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..errors import InputError, nearest
+from ..model import ViT
+from ..parameters import parameter_shapes
+from ..portable import total
+from ..tracing import trace
+from .folder import FORMAT, LAYOUTS, VERSION, file_name, sha256, weights_sha256, write_golden
+from .replay import replay
+from .rounded import FORMATS, KINDS, round_to, rounded_model
+
+Array = Any
+Floors = dict[str, dict[str, dict[str, float]]]  # step -> "run" and "step" -> "largest" and "l2"
+
+
+def record(
+    model: ViT,
+    pixels: Array,
+    folder: str | os.PathLike[str],
+    *,
+    steps: Sequence[str] = ("*",),
+    store: str = "float64",
+    layout: str = "safetensors",
+    noise: Sequence[str] = FORMATS,
+    origin: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda what: None,
+) -> dict[str, Any]:
+    """Run `model` on `pixels` (B, C, Y, X), write the golden folder, and return its manifest.
+
+    steps    names or patterns of the steps to keep; the pixels are always kept
+    store    "float64", or "float32" for half the size (the hashes are of what is stored)
+    layout   "safetensors", "npy" or "raw" (numpy_vit.golden.folder)
+    noise    the formats whose noise floor is measured
+    origin   what to say of the model's and the pixels' origin: {"seed": 0, "name": "ViT-B/16"}, ...
+
+    For hashes that hold on every machine the model must be of dtype "portable". Raises InputError.
+    """
+    manifest, arrays = golden_of(model, pixels, steps, store, layout, noise, origin, progress)
+    write_golden(folder, manifest, arrays)
+    return manifest
+
+
+def golden_of(
+    model: ViT,
+    pixels: Array,
+    steps: Sequence[str] = ("*",),
+    store: str = "float64",
+    layout: str = "safetensors",
+    noise: Sequence[str] = FORMATS,
+    origin: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda what: None,
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The manifest and the arrays of `record`, not written anywhere."""
+    if store not in ("float64", "float32"):
+        raise InputError(f"store {store!r}: float64 or float32")
+    if layout not in LAYOUTS:
+        raise InputError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
+    unknown = [name for name in noise if name not in FORMATS]
+    if unknown:
+        raise InputError(f"noise of {unknown[0]!r}: one of {', '.join(FORMATS)}")
+    pixels = np.ascontiguousarray(pixels, model.dtype)
+    portable = type(model.weights.norm.weight) is not np.ndarray
+    precision = "portable" if portable else str(model.dtype)
+    rows = {row.name: row for row in trace(model.config, batch=len(pixels), dtype=model.dtype, size=pixels.shape[2:])}
+    for pattern in steps:
+        if not fnmatch.filter(rows, pattern):
+            raise InputError(f"no step is called '{pattern}'{nearest(pattern, rows)}")
+    progress(f"running in {precision}")
+    exact = {"pixels": pixels, **model(pixels, record=True, resize_positions=True).steps}
+    for name, array in exact.items():
+        if not np.isfinite(array).all():
+            raise InputError(f"step {name} has NaN or infinite numbers: such a model makes no golden")
+    kept = [name for name in exact if name == "pixels" or any(fnmatch.fnmatchcase(name, p) for p in steps)]
+    floors = {}
+    for kind in noise:
+        progress(f"measuring the noise floor of {kind}")
+        floors[kind] = noise_floors(model, exact, kind)
+    stored = {name: exact[name].astype(store) for name in kept}
+    entries = []
+    for name in kept:
+        row = rows.get(name)
+        entries.append(
+            {
+                "name": name,
+                "operation": row.operation if row else "input",
+                "formula": row.formula if row else "",
+                "inputs": [tensor.name for tensor in row.inputs] if row else [],
+                "weights": [tensor.name for tensor in row.weights] if row else [],
+                "dims": row.dims if row else "B C Y X",
+                "shape": list(stored[name].shape),
+                "dtype": store,
+                "file": file_name(name, layout, store),
+                "sha256": sha256(stored[name]),
+                "largest": float(np.abs(exact[name]).max()),
+                "noise": {kind: floors[kind][name] for kind in noise},
+            }
+        )
+    origin = dict(origin or {})
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "numpy_vit": __version__,
+        "precision": precision,
+        "store": store,
+        "layout": layout,
+        "model": origin.get("model", {}),
+        "input": origin.get("input", {}),
+        "weights_sha256": weights_sha256(model.tensors, parameter_shapes(model.config)),
+        "config": plain(model.config),
+        "preprocess": origin.get("preprocess"),
+        "sizes": trace(model.config, batch=len(pixels), size=pixels.shape[2:]).sizes,
+        "steps": entries,
+    }
+    return manifest, stored
+
+
+def plain(config: Any) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(config).items()}
+
+
+def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
+    """How far arithmetic in a format is from exact at every step, measured by running it.
+
+    exact   "pixels" and every step of the model, in float64
+
+    "run": the whole forward pass in the format, up to this step. "step": this step alone, from the exact inputs rounded to
+    the format. Both as max|error| / max|exact| and as relative L2 (norm of the error / norm of the exact), to 3 digits.
+    """
+    narrow = rounded_model(model, kind)
+    rounded = {name: round_to(kind, array).view(KINDS[kind]) for name, array in exact.items()}
+    floors: Floors = {"pixels": dict.fromkeys(("run", "step"), distance(rounded["pixels"], exact["pixels"]))}
+
+    def into(which: str) -> Callable[[str, Array], None]:
+        def hear(name: str, array: Array) -> None:
+            floors.setdefault(name, {})[which] = distance(array, exact[name])
+
+        return hear
+
+    with np.errstate(all="ignore"):  # a float16 that overflows is a finding, not a warning
+        replay(narrow, rounded["pixels"], {}, into("run"))
+        replay(narrow, rounded["pixels"], rounded, into("step"))
+    return floors
+
+
+def distance(a: Array, exact: Array) -> dict[str, float]:
+    """max|a - exact| / max|exact|, and the same of the norms, to 3 digits; 1 for what is no number."""
+    difference = np.abs(np.asarray(a, np.float64) - exact)
+    largest = difference.max() / (np.abs(exact).max() or 1.0)
+    l2 = math.sqrt(total(np.square(difference).ravel()) / (total(np.square(exact).ravel()) or 1.0))
+    return {key: float(f"{x:.3g}") if math.isfinite(x) else 1.0 for key, x in (("largest", float(largest)), ("l2", l2))}

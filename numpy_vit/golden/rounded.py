@@ -1,0 +1,120 @@
+"""The noise floor: what float32, float16 and bfloat16 arithmetic does to a ViT, simulated. No correct port is to be blamed for it.
+
+The forward pass runs on arrays whose every operation is rounded to the format, as a plain port's would be: each sum,
+product and function value is rounded once. A float32 matrix product adds its terms one after another, the worst order; that of a
+narrower format is rounded once at the end, as where the accumulator is float32. Only IEEE operations are used, so the
+measured floor is the same on every machine.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import ops, special
+from ..model import ViT
+from ..portable import PortableArray, in_tiles, matmul
+
+Array = Any
+EPS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""Format -> the largest relative error of one rounding."""
+
+
+def round_to(name: str, x: Array) -> Array:
+    """x rounded to the nearest number of a format, ties to even; too large becomes infinite.
+
+    float32 or float64, any shape -> float32, the same shape (float64 for "float64").
+    """
+    if name == "float64":
+        return np.asarray(x, np.float64)
+    with np.errstate(over="ignore"):
+        if name == "float16":
+            return np.asarray(x).astype(np.float16).astype(np.float32)
+        x = np.asarray(x, np.float32)
+    if name == "bfloat16":
+        # A float32 without its lower 16 bits; the added half, less one where the last kept bit is 0, rounds to even.
+        bits = np.ascontiguousarray(x).view(np.uint32)
+        rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+        return np.where(np.isnan(x), x, rounded.view(np.float32)).reshape(x.shape)
+    return x
+
+
+class Float32Array(PortableArray):
+    """A float32 array whose matrix products add up term by term."""
+
+    format = "float32"
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function is special.gelu:
+            return plain_gelu(args[0])
+        if function in (ops.gelu_tanh, ops.quick_gelu, ops.silu):
+            return function.__wrapped__(*args)
+        return super().__array_function__(function, types, args, kwargs)
+
+    @classmethod
+    def product(cls, a: Array, b: Array) -> Array:
+        return cls.rounded(product_term_by_term(a.astype(np.float32, copy=False), b.astype(np.float32, copy=False)))
+
+    @classmethod
+    def elementwise(cls, function: Callable[[Array], Array], x: Array) -> Array:
+        return round_to(cls.format, in_tiles(function, x.astype(np.float64)))
+
+    @classmethod
+    def rounded(cls, result: Array) -> Array:
+        return round_to(cls.format, result) if getattr(result, "dtype", None) == np.float32 else result
+
+
+class Float16Array(Float32Array):
+    """Holds float16 numbers, as float32."""
+
+    format = "float16"
+
+    @classmethod
+    def product(cls, a: Array, b: Array) -> Array:
+        """One slice has more bits than the format; what a float32 accumulator adds is far below the final rounding."""
+        return cls.rounded(matmul(a.astype(np.float64), b.astype(np.float64), count=1).astype(np.float32))
+
+
+class BFloat16Array(Float16Array):
+    """Holds bfloat16 numbers, as float32."""
+
+    format = "bfloat16"
+
+
+def plain_gelu(x: Array) -> Array:
+    """As most ports write it; each of its operations is rounded."""
+    return 0.5 * x * (1 + special.erf(x * math.sqrt(0.5)))
+
+
+KINDS = {kind.format: kind for kind in (Float32Array, Float16Array, BFloat16Array)}
+FORMATS = tuple(KINDS)
+
+
+def product_term_by_term(a: Array, b: Array, rows: int = 64, columns: int = 512) -> Array:
+    """a (..., m, k) @ b (..., k, n) in float32: term 0, plus term 1, plus term 2, ..., each sum rounded.
+
+    Tiles of rows x columns stay in the cache.
+    """
+    leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    a, b = np.broadcast_to(a, leading + a.shape[-2:]), np.broadcast_to(b, leading + b.shape[-2:])
+    out = np.zeros((*leading, a.shape[-2], b.shape[-1]), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for index in np.ndindex(leading):
+            for row in range(0, out.shape[-2], rows):
+                a_terms = a[index][row : row + rows].T[:, :, None]  # (k, rows, 1)
+                for column in range(0, out.shape[-1], columns):
+                    b_terms = b[index][:, None, column : column + columns]  # (k, 1, columns)
+                    tile = out[index][row : row + rows, column : column + columns]
+                    total, term = np.zeros_like(tile), np.empty_like(tile)
+                    for x, y in zip(a_terms, b_terms, strict=True):
+                        total += np.multiply(x, y, out=term)
+                    tile[...] = total
+    return out
+
+
+def rounded_model(model: ViT, name: str) -> ViT:
+    """The same model with its weights rounded to a format, running in that format's arithmetic."""
+    kind = KINDS[name]
+    tensors: Mapping[str, Array] = {key: round_to(name, np.asarray(t)).view(kind) for key, t in model.tensors.items()}
+    return ViT(model.config, tensors)
