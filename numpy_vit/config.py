@@ -19,7 +19,15 @@ DIGITS = "digits"  # what the shipped model is called
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 POOLINGS = ("class", "mean")
-POSITION_RULES = ("bicubic",)
+POSITION_RULES = (
+    "bicubic",
+    "bicubic_antialias",
+    "bicubic_dino",
+    "bicubic_corners",
+    "bilinear",
+    "bilinear_corners",
+    "bilinear_antialias",
+)
 LARGEST_SIZE = 1_000_000  # of any single size; above it a number is surely a slip
 LARGEST_DEPTH = 1_000
 LARGEST_TOKENS = 10_000_000

@@ -21,36 +21,85 @@ def resize_positions(positions: Array, old: tuple[int, int], new: tuple[int, int
     The arithmetic is float64 throughout: this is done once per picture size and costs nothing.
     """
     class_position, grid = positions[:1], positions[1:].reshape(*old, -1)
-    resized = RULES[rule](grid.astype(np.float64), new).astype(positions.dtype)
-    return np.concatenate([class_position, resized.reshape(new[0] * new[1], -1)])
+    rows, columns = (RULES[rule](size, wanted) for size, wanted in zip(old, new, strict=True))
+    down = rows @ grid.astype(np.float64).reshape(old[0], -1)  # (new rows, columns * D)
+    resized = columns @ down.reshape(new[0], old[1], -1)  # (new rows, new columns, D)
+    return np.concatenate([class_position, resized.reshape(new[0] * new[1], -1).astype(positions.dtype)])
 
 
-def bicubic(grid: Array, new: tuple[int, int]) -> Array:
-    """Bicubic, a = -0.75, half-pixel centres, no antialiasing: transformers (ViT, DeiT, CLIP, SigLIP, BEiT, MAE,
-    DINOv2), `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`.
-
-    grid (rows, columns, D), new (rows, columns) -> (new rows, new columns, D).
-    """
-    rows, columns, _ = grid.shape
-    down = cubic_weights(rows, new[0]) @ grid.reshape(rows, -1)  # (new rows, columns * D)
-    return cubic_weights(columns, new[1]) @ down.reshape(new[0], columns, -1)  # (new rows, new columns, D)
+# A kernel says how much a point counts by its distance, and how far it reaches.
+Kernel = Callable[[Array], Array]
 
 
-def cubic_weights(old: int, new: int, a: float = -0.75) -> Array:
-    """How much each of `old` points counts for each of `new` points: (new, old), rows sum to 1.
+def linear(distance: Array) -> Array:
+    """A triangle, reaching 1."""
+    return np.maximum(1 - distance, 0)
 
-    Keys' cubic convolution (1981) with parameter `a`; beyond the border the border point is repeated.
-    """
-    source = (np.arange(new) + 0.5) * (old / new) - 0.5  # where each new point lies among the old ones
-    below = np.floor(source)
-    weights = np.zeros((new, old))
-    for offset in (-1, 0, 1, 2):
-        distance = abs(source - (below + offset))
+
+def cubic(a: float) -> Kernel:
+    """Keys' cubic convolution (1981), reaching 2: PIL and antialiasing torch have a = -0.5, plain torch a = -0.75."""
+
+    def kernel(distance: Array) -> Array:
         near = ((a + 2) * distance - (a + 3)) * distance**2 + 1  # distance <= 1
         far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a  # 1 < distance < 2
+        return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
+
+    return kernel
+
+
+def interpolation(kernel: Kernel, source: Array, old: int) -> Array:
+    """How much each of `old` points counts at each of the places `source` among them: (new, old), rows sum to 1.
+
+    Beyond the border the border point is repeated.
+    """
+    below = np.floor(source)
+    weights = np.zeros((len(source), old))
+    for offset in (-1, 0, 1, 2):
         neighbour = np.clip(below + offset, 0, old - 1).astype(int)
-        np.add.at(weights, (np.arange(new), neighbour), np.where(distance <= 1, near, far))
+        np.add.at(weights, (np.arange(len(source)), neighbour), kernel(abs(source - (below + offset))))
     return weights
 
 
-RULES: dict[str, Callable[[Array, tuple[int, int]], Array]] = {"bicubic": bicubic}
+def half_pixel(old: int, new: int) -> Array:
+    """Where each new point lies among the old ones: both grids cover the same area (align_corners=False)."""
+    return (np.arange(new) + 0.5) * (old / new) - 0.5
+
+
+def half_pixel_dino(old: int, new: int) -> Array:
+    """DINO adds 0.1 to the new size before it computes the scale, against rounding; so the grid is a little off."""
+    return (np.arange(new) + 0.5) * (old / (new + 0.1)) - 0.5
+
+
+def corners(old: int, new: int) -> Array:
+    """The corner points coincide (align_corners=True)."""
+    return np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
+
+
+def antialiased(kernel: Kernel, reach: int, old: int, new: int) -> Array:
+    """As `interpolation`, with the kernel widened where points get fewer; beyond the border nothing counts: (new, old)."""
+    scale = old / new
+    wide = max(scale, 1.0)
+    centre = (np.arange(new)[:, None] + 0.5) * scale
+    point = np.arange(old)
+    inside = (point >= np.floor(centre - reach * wide + 0.5)) & (point < np.floor(centre + reach * wide + 0.5))
+    weights = np.where(inside, kernel(abs(point - centre + 0.5) / wide), 0.0)
+    return weights / weights.cumsum(axis=1)[:, -1:]  # cumsum adds in one order on every machine
+
+
+RULES: dict[str, Callable[[int, int], Array]] = {
+    # transformers (ViT, DeiT, CLIP, SigLIP, BEiT, MAE, DINOv2), DeiT, MAE: interpolate(mode="bicubic")
+    "bicubic": lambda old, new: interpolation(cubic(-0.75), half_pixel(old, new), old),
+    # timm; DINOv2 with registers: interpolate(mode="bicubic", antialias=True)
+    "bicubic_antialias": lambda old, new: antialiased(cubic(-0.5), 2, old, new),
+    # DINO, DINOv2 without registers (torch hub): interpolate(mode="bicubic", scale_factor=(new + 0.1) / old)
+    "bicubic_dino": lambda old, new: interpolation(cubic(-0.75), half_pixel_dino(old, new), old),
+    # torchvision's interpolate_embeddings: interpolate(mode="bicubic", align_corners=True)
+    "bicubic_corners": lambda old, new: interpolation(cubic(-0.75), corners(old, new), old),
+    # timm, when it loads Google's .npz files: interpolate(mode="bilinear")
+    "bilinear": lambda old, new: interpolation(linear, half_pixel(old, new), old),
+    # Google's vision_transformer and big_vision: scipy.ndimage.zoom(order=1)
+    "bilinear_corners": lambda old, new: interpolation(linear, corners(old, new), old),
+    # SigLIP 2: interpolate(mode="bilinear", antialias=True)
+    "bilinear_antialias": lambda old, new: antialiased(linear, 1, old, new),
+}
+"""Rule -> the weights of `old` points for `new` points along one axis: (new, old), rows sum to 1."""

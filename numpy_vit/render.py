@@ -9,7 +9,7 @@ import re
 import shutil
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -149,30 +149,39 @@ def display_width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
+def fitted(
+    columns: Mapping[str, tuple[str, Sequence[str], bool]], order: Sequence[str], width: int, optional: Sequence[str] = ()
+) -> list[str]:
+    """Columns side by side in `width`, as lines; those that do not fit are left out.
+
+    columns    key -> heading, cells, whether they are numbers; the most important first, of which two are always kept
+    order      the keys as they are to stand
+    optional   keys that may be left out while less important ones are kept
+    """
+    widths = {key: max(map(display_width, (heading, *cells))) for key, (heading, cells, _) in columns.items()}
+    kept: list[str] = []
+    for n, key in enumerate(columns):
+        if n < 2 or sum(widths[k] + 2 for k in kept) + widths[key] <= width:
+            kept.append(key)
+        elif key not in optional:
+            break
+
+    def padded(key: str, text: str) -> str:
+        pad = " " * (widths[key] - display_width(text))
+        return pad + text if columns[key][2] else text + pad
+
+    shown = [key for key in order if key in kept]
+    rows = zip(*([columns[key][0], *columns[key][1]] for key in shown), strict=True)
+    return ["  ".join(padded(key, text) for key, text in zip(shown, row, strict=True))[:width].rstrip() for row in rows]
+
+
 def table(trace: Trace, width: int | None = None, depth: str = "op", fold: bool = True, colour: bool = False) -> str:
     """A table that fits `width` columns: what does not fit is left out, the least important first."""
     width = width or shutil.get_terminal_size().columns
     rows = lines(trace, depth, fold)
     columns = columns_of(rows)
-    cells = {key: [heading, *(text(line) for line in rows)] for key, (heading, text, _) in columns.items()}
-    widths = {key: max(map(display_width, column)) for key, column in cells.items()}
-    kept: list[str] = []
-    for key in columns:
-        if key in ("name", "output") or sum(widths[k] + 2 for k in kept) + widths[key] <= width:
-            kept.append(key)
-        elif key not in VALUES:
-            break
-    shown = [key for key in (*ORDER[:6], *VALUES, *ORDER[6:]) if key in kept]
-
-    def printed(index: int) -> str:
-        parts = []
-        for key in shown:
-            text = cells[key][index]
-            pad = " " * (widths[key] - display_width(text))
-            parts.append(pad + text if columns[key][2] else text + pad)
-        return "  ".join(parts)[:width].rstrip()
-
-    head, *body = (printed(index) for index in range(len(rows) + 1))
+    cells = {key: (heading, [text(line) for line in rows], number) for key, (heading, text, number) in columns.items()}
+    head, *body = fitted(cells, (*ORDER[:6], *VALUES, *ORDER[6:]), width, optional=VALUES)
     if colour:
         head = f"\x1b[1m{head}\x1b[0m"
         body = [f"\x1b[{COLOURS[line.part]}m{text}\x1b[0m" for line, text in zip(rows, body, strict=True)]

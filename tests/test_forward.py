@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import numpy_vit
-from numpy_vit.positions import RULES
+from numpy_vit.config import POSITION_RULES
+from numpy_vit.positions import RULES, resize_positions
 
 from conftest import DATA, crooked_config, crooked_pixels, relative_error
 
@@ -41,13 +42,23 @@ def test_float32_is_within_32_eps_of_float64_at_every_step(activation, pooling):
         assert relative_error(fast.steps[step], array) <= 32 * EPS32, step
 
 
+def resized(grid, new, rule):
+    """grid (rows, columns, D) -> (new rows, new columns, D)."""
+    positions = np.concatenate([grid[0, :1], grid.reshape(-1, grid.shape[2])])
+    return resize_positions(positions, grid.shape[:2], new, rule)[1:].reshape(*new, -1)
+
+
+def test_the_config_knows_the_rules():
+    assert set(POSITION_RULES) == set(RULES)
+
+
 def test_positions_are_resized_as_torch_does():
     stored = np.load(DATA / "positions.npz")
     keys = [key for key in stored.files if key.endswith(".old")]
     assert len(keys) == 6
     for key in keys:
         expected = stored[key.replace("old", "new")]
-        assert relative_error(RULES["bicubic"](stored[key], expected.shape[:2]), expected) < 1e-12, key
+        assert relative_error(resized(stored[key], expected.shape[:2], "bicubic"), expected) < 1e-12, key
 
 
 def test_another_image_size_is_asked_for_not_assumed():

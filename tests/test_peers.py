@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from test_forward import resized
 
 import numpy_vit
 from numpy_vit import ops
@@ -220,3 +221,43 @@ def test_macs_are_those_that_torch_counts(name):
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode(False), torch.no_grad():
         model(pixels)
     assert counter.get_total_flops() == numpy_vit.trace(name, batch=2).flops
+
+
+TORCH_RULES = {
+    "bicubic": dict(mode="bicubic"),
+    "bicubic_antialias": dict(mode="bicubic", antialias=True),
+    "bicubic_dino": dict(mode="bicubic"),
+    "bicubic_corners": dict(mode="bicubic", align_corners=True),
+    "bilinear": dict(mode="bilinear"),
+    "bilinear_corners": dict(mode="bilinear", align_corners=True),
+    "bilinear_antialias": dict(mode="bilinear", antialias=True),
+}
+
+
+@pytest.mark.parametrize("rule", list(TORCH_RULES))
+@pytest.mark.parametrize(
+    "old, new", [((14, 14), (24, 24)), ((37, 37), (16, 16)), ((7, 5), (4, 11)), ((5, 6), (1, 7)), ((1, 3), (2, 2))]
+)
+def test_position_rules_are_torchs_own(rule, old, new):
+    """Up and down, square and not, in float64. DINO gives torch a scale: (new + 0.1) / old."""
+    import torch
+
+    grid = np.random.default_rng(sum(old)).normal(size=(*old, 6))
+    options = dict(TORCH_RULES[rule])
+    where = (
+        dict(scale_factor=tuple((n + 0.1) / o for n, o in zip(new, old, strict=True)))
+        if rule == "bicubic_dino"
+        else dict(size=new)
+    )
+    moved = torch.from_numpy(grid).permute(2, 0, 1)[None]
+    expected = torch.nn.functional.interpolate(moved, **where, **options)[0].permute(1, 2, 0).numpy()
+    assert relative_error(resized(grid, new, rule), expected) < 1e-12
+
+
+def test_googles_zoom_is_bilinear_with_corners():
+    from scipy.ndimage import zoom
+
+    for old, new in (((14, 14), (24, 24)), ((9, 5), (4, 8))):
+        grid = np.random.default_rng(1).normal(size=(*old, 3))
+        expected = zoom(grid, (new[0] / old[0], new[1] / old[1], 1), order=1)
+        assert relative_error(resized(grid, new, "bilinear_corners"), expected) < 1e-12

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import InputError, InvariantError, ShapeError
-from . import convert, embed, evaluate, inspect, predict, trace
+from . import convert, embed, evaluate, golden, inspect, predict, trace
 from .common import complain, spare_threads
 
 BAD_INPUT = 2
@@ -74,9 +74,10 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"numpy-vit {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (predict, embed, evaluate, convert, inspect, trace):
+    for module in (predict, embed, evaluate, convert, inspect, trace, golden):
         command = module.add_parser(commands)
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if module is not golden:  # whose actions have it
+            command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)
     return top
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,8 @@ def spare_threads(arguments: argparse.Namespace) -> None:
     OpenBLAS starts its threads when NumPy is imported and keeps them spinning between matrix products; that doubles the
     CPU time of a command that runs a small model, or none. Who sets OPENBLAS_NUM_THREADS is not overruled.
     """
+    if getattr(arguments, "action", None) is not None:  # a golden's model may be of any size
+        return
     values = getattr(arguments, "with_values", None)
     weights = values[0] if values else getattr(arguments, "weights", None)
     if weights is None or weights == DIGITS:
@@ -157,6 +160,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def terminal_width() -> int:
+    """The terminal's width; in a pipe, as wide as the table wants (COLUMNS overrides both)."""
+    wide = 10_000 if not sys.stdout.isatty() else 80
+    return max(20, shutil.get_terminal_size((wide, 24)).columns)
+
+
+def wants_colour() -> bool:
+    """Colours only on a terminal that has them and a user who has not said no (no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 class Progress:
     """A line on stderr, kept up to date on a terminal; silent in a pipe."""
 
@@ -169,6 +183,11 @@ class Progress:
         if self.on and self.total > BATCH:
             rate = done / max(time.monotonic() - self.start, 1e-9)
             print(f"\r\x1b[K{done}/{self.total} pictures, {rate:.0f} a second", end="", file=sys.stderr, flush=True)
+
+    def say(self, what: str) -> None:
+        """What is being done now."""
+        if self.on:
+            print(f"\r\x1b[K{what} ...", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         if self.on:

@@ -2,16 +2,14 @@
 
 import argparse
 import json
-import os
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import DIGITS
 from ..errors import InputError, about, nearest
-from .common import image_size, note
+from .common import image_size, note, terminal_width, wants_colour
 
 if TYPE_CHECKING:
     from ..config import ViTConfig
@@ -107,19 +105,6 @@ def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
     ):
         if wrong:
             raise InputError(why)
-
-
-def terminal_width() -> int:
-    """The terminal's width; in a pipe, as wide as the table wants (COLUMNS overrides both)."""
-    import shutil
-
-    wide = 10_000 if not sys.stdout.isatty() else 80
-    return max(20, shutil.get_terminal_size((wide, 24)).columns)
-
-
-def wants_colour() -> bool:
-    """Colours only on a terminal that has them and a user who has not said no (no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def traced_as_asked(words: Sequence[str], arguments: argparse.Namespace) -> "Trace":

@@ -7,7 +7,7 @@ a correct one, and far nearer than without it; what nothing explains is said to 
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,8 @@ def explain(bench: "Bench", step: str, wrong: Sequence[str], known: Sequence[Mis
     right = {name: e.noises <= bench.factor for name, e in bench.errors((), start, hood).items()}
     before = bench.result(step).own
     assert before is not None  # the step is wrong by itself
+    if not np.isfinite(bench.port[step]).all():
+        return Finding(step, before, None, (), (step,), (), 0)
     count = 0
 
     def attempt(several: tuple[Mistake, ...]) -> Tried | None:
@@ -104,9 +106,11 @@ def explain(bench: "Bench", step: str, wrong: Sequence[str], known: Sequence[Mis
         """Explains most, breaks least, with fewest mistakes."""
         return tried.broken - len(tried.explained), len(tried.mistakes), tried.error.l2
 
-    again = attempt(found) if found else None
-    if again is not None and explains(again) and not again.broken:  # the mistakes already known show here, too
-        return Finding(step, before, again, (), again.explained, (), count)
+    known_sets = [(mistake,) for mistake in found] + ([found] if len(found) > 1 else [])
+    again = [t for s in known_sets if (t := attempt(s)) is not None and explains(t) and not t.broken]
+    if again:  # a mistake already found shows here, too; several only where that is clearly better
+        best = min(again, key=lambda t: t.error.l2 * len(t.mistakes))
+        return Finding(step, before, best, (), best.explained, (), count)
     sets: list[tuple[Mistake, ...]] = [(mistake,) for mistake in known]
     sets += [(*found, mistake) for mistake in known if found and mistake not in found]
     tries = [t for several in sets if (t := attempt(several)) is not None]
@@ -121,7 +125,7 @@ def explain(bench: "Bench", step: str, wrong: Sequence[str], known: Sequence[Mis
         tries += [t for several in pairs.values() if (t := attempt(several)) is not None]
         good = [t for t in tries if explains(t)]
     if not good:
-        nearest = sorted(tries, key=lambda t: t.error.l2)[:3]
+        nearest = sorted((t for t in tries if t.error.l2 < 0.5 * before.l2), key=lambda t: t.error.l2)[:3]
         return Finding(step, before, None, (), (step,), tuple(nearest), count)
     good.sort(key=rank)
     best = good[0]
@@ -294,17 +298,14 @@ def stage_of(step: str) -> str:
     return ".".join(step.split(".")[:2]) if step.startswith("blocks.") else "tail"
 
 
-def suspicion(checked: Check) -> Iterator[str]:
-    """Whether the whole dump looks like the work of a narrower format than it is stored in."""
+def suspicion(checked: Check) -> str | None:
+    """The narrower format that a float32 dump looks like the work of: every step is within that format's noise."""
+    measured = checked.golden.steps[0]["noise"]
     for format in ("float16", "bfloat16"):
-        if format == checked.format or format not in checked.golden.steps[0]["noise"]:
-            continue
-        floors = noise_of(checked.golden, format)
-        compared = [r for r in checked.results if r.run is not None and r.name != "pixels"]
-        if checked.format == "float32" and all(
-            r.run
-            and max(r.run.largest / floors[r.name]["run"]["largest"], r.run.l2 / floors[r.name]["run"]["l2"]) <= checked.factor
-            for r in compared
-        ):
-            yield format
-            return
+        if checked.format == "float32" and format in measured:
+            floors = noise_of(checked.golden, format)
+            exact = checked.golden.arrays
+            errors = (error(a.array, np.asarray(exact[name]), floors[name]["run"]) for name, a in checked.arrays.items())
+            if all(e.noises <= checked.factor for e in errors):
+                return format
+    return None

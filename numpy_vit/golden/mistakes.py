@@ -79,13 +79,13 @@ KNOWN_STATISTICS = {
 
 def pixel_mistakes(channels: int, square: bool, preprocess: Mapping[str, Any] | None) -> list[Mistake]:
     """Pictures prepared in another way: they depend on how the golden's were."""
-    policy = preprocess or {}
-    mean = np.array(policy.get("mean") or [0.5] * channels).reshape(channels, 1, 1)
-    std = np.array(policy.get("std") or [0.5] * channels).reshape(channels, 1, 1)
+    policy = preprocess or {"scale": 1 / 255, "mean": [0.5], "std": [0.5]}  # what Google's ViTs were trained with
+    mean, std = (np.reshape(policy.get(key) or default, (-1, 1, 1)) for key, default in (("mean", 0.0), ("std", 1.0)))
+    largest = 255 * (policy.get("scale") or 1.0)
 
     def prepared(prepare: Callable[[Array], Array]) -> Change:
         """prepare: values of 0 to 1 -> what the port feeds its model."""
-        return pixels(lambda x: prepare(x * std + mean))
+        return pixels(lambda x: prepare((x * std + mean) / largest))
 
     found = [
         Mistake("not-rescaled", "0..255 is normalised without division by 255", prepared(lambda v: (255 * v - mean) / std)),

@@ -1,9 +1,8 @@
-"""The noise floor: what float32, float16 and bfloat16 arithmetic does to a ViT, simulated. No correct port is to be blamed for it.
+"""The noise floor: what float32, float16 and bfloat16 arithmetic does to a ViT, simulated.
 
-The forward pass runs on arrays whose every operation is rounded to the format, as a plain port's would be: each sum,
-product and function value is rounded once. A float32 matrix product adds its terms one after another, the worst order; that of a
-narrower format is rounded once at the end, as where the accumulator is float32. Only IEEE operations are used, so the
-measured floor is the same on every machine.
+The forward pass runs on arrays whose every operation is rounded to the format, as a plain port's would be. A float32 matrix
+product adds its terms one after another, the worst order; that of a narrower format is rounded once at the end, as where
+the accumulator is float32. Only IEEE operations are used, so the measured floor is the same on every machine.
 """
 
 import math

@@ -1,0 +1,300 @@
+"""numpy-vit golden: record every step of a run, check a port against it, diagnose what differs."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, about, nearest
+from .common import Progress, image_size, note, terminal_width, wants_colour
+
+if TYPE_CHECKING:
+    from ..golden.checking import Check
+    from ..model import ViT
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        "golden",
+        help="reference numbers for a port, and what is wrong with it",
+        description="Reference numbers of every operation with the same bits on every machine; a port's numbers checked "
+        "against them; and the mistake that explains what differs.",
+    )
+    actions = command.add_subparsers(metavar="ACTION", required=True)
+    add_record(actions)
+    add_check(actions)
+    add_diagnose(actions)
+    for action, parser in actions.choices.items():
+        parser.set_defaults(action=action)
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command
+
+
+def add_record(actions: Any) -> None:
+    record = actions.add_parser(
+        "record",
+        help="record every step of a run",
+        description="Run a model on a picture or on seeded pixels and keep every step, with a manifest.",
+        epilog="Example: numpy-vit golden record --model ViT-B/16 --seed 0 -o golden. Weights and pixels from a seed can be "
+        "made by any port itself: docs/golden.md has the generator in C and Python.",
+    )
+    record.add_argument("-o", "--output", required=True, metavar="DIR", help="the golden folder to write")
+    record.add_argument("--weights", metavar="MODEL", help="digits, a converted file, a Hugging Face folder or a hub name")
+    record.add_argument(
+        "--model",
+        nargs="+",
+        metavar="NAME",
+        help="in place of --weights: seeded weights for this variant; key=value changes it",
+    )
+    record.add_argument("--seed", type=int, metavar="S", help="of the seeded weights and pixels (default: 0)")
+    record.add_argument("--image", nargs="+", metavar="FILE", help="pictures, prepared as the model wants them")
+    record.add_argument(
+        "--pixels", metavar="FILE", help="prepared pixels (B, C, Y, X), in place of --image: .npy or .safetensors"
+    )
+    record.add_argument("--batch", type=int, metavar="B", help="how many seeded pictures, where neither is given (default: 1)")
+    record.add_argument("--size", type=image_size, metavar="HxW", help="run at another image size: positions are resized")
+    record.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, where the model has none")
+    record.add_argument(
+        "--steps", action="append", metavar="PATTERN", help="keep only these, e.g. 'blocks.0.*'; may be repeated"
+    )
+    record.add_argument("--store", choices=("float64", "float32"), default="float64")
+    record.add_argument("--format", choices=("safetensors", "npy", "raw"), default="safetensors", help="of the steps' files")
+    record.add_argument("--dtype", choices=("portable", "float64", "float32"), default="portable", help="the arithmetic")
+    record.add_argument(
+        "--noise",
+        default="float32,float16,bfloat16",
+        metavar="LIST",
+        help="the formats whose noise floor is measured, which a check needs; or none (default: all three)",
+    )
+
+
+def add_comparison(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("golden", metavar="GOLDEN", help="a golden folder")
+    parser.add_argument(
+        "dump", metavar="DUMP", help="the port's steps: a .safetensors or .npz file, or a folder of .npy or raw .f32 files"
+    )
+    parser.add_argument("--map", metavar="FILE", help="JSON: the port's names -> ours (default: ours, transformers' or timm's)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float64", "float32", "float16", "bfloat16"),
+        help="the port's arithmetic, whose noise is allowed (default: the dump's narrowest dtype)",
+    )
+    parser.add_argument("--factor", type=float, metavar="X", help="how many noise floors are allowed (default: 4)")
+    parser.add_argument("--budget", metavar="FILE", help="JSON: step or pattern -> max|a-b|/max|b| allowed instead")
+    parser.add_argument("--weights", metavar="MODEL", help="the golden's model, where it is not where it was")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_check(actions: Any) -> None:
+    check = actions.add_parser(
+        "check",
+        help="compare a port's dump with a golden",
+        description="Compare a port's dump with a golden, step by step: how far, where it first goes wrong, and whether that "
+        "step is wrong by itself or inherits it. Exit status 0 within budget, 1 not.",
+    )
+    add_comparison(check)
+    check.add_argument("--brief", action="store_true", help="list only the steps that are out of budget")
+    check.add_argument("--complete", action="store_true", help="a step that the dump does not have fails the check")
+    check.add_argument("--html", metavar="FILE", help="also write one page with the table and heat maps")
+    check.add_argument("--junit", metavar="FILE", help="also write JUnit XML")
+
+
+def add_diagnose(actions: Any) -> None:
+    diagnose = actions.add_parser(
+        "diagnose",
+        help="name the mistake that explains a port's numbers",
+        description="Run every wrong step again from the port's own inputs, under the mistakes people make, and name the one "
+        "that reproduces the port's numbers. Exit status 0 where nothing is wrong, 1 where something is.",
+    )
+    add_comparison(diagnose)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return {"record": run_record, "check": run_check, "diagnose": run_diagnose}[arguments.action](arguments)
+
+
+# record
+
+
+def run_record(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from ..golden.folder import check_target
+    from ..golden.recording import record
+
+    refuse_what_does_not_go_together(arguments)
+    check_target(arguments.output)
+    model, preprocess, origin = model_to_record(arguments)
+    with np.errstate(all="ignore"):
+        pixels, origin["input"] = pixels_to_record(arguments, model, preprocess)
+    progress = Progress(0)
+    noise = () if arguments.noise == "none" else tuple(arguments.noise.split(","))
+    manifest = record(
+        model,
+        pixels,
+        arguments.output,
+        steps=arguments.steps or ("*",),
+        store=arguments.store,
+        layout=arguments.format,
+        noise=noise,
+        origin=origin,
+        progress=progress.say,
+    )
+    progress.clear()
+    largest = sum(int(np.prod(step["shape"])) for step in manifest["steps"])
+    note(
+        f"{arguments.output}: {len(manifest['steps'])} steps, {largest:,} numbers, {manifest['precision']} precision, "
+        f"stored as {manifest['store']}"
+    )
+    return 0
+
+
+def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
+    seeded_pixels = arguments.image is None and arguments.pixels is None
+    for wrong, why in (
+        (arguments.weights and arguments.model, "--weights and --model: give one of them"),
+        (not arguments.weights and not arguments.model, "which model? give --weights FILE, or --model NAME for seeded weights"),
+        (arguments.image and arguments.pixels, "--image and --pixels: give one of them"),
+        (arguments.image and arguments.model, "--image needs a model that says how pictures are prepared: give --weights"),
+        (arguments.seed is not None and arguments.weights and not seeded_pixels, "--seed: nothing is made from a seed here"),
+        (arguments.batch is not None and not seeded_pixels, "--batch goes with seeded pixels"),
+        (arguments.batch is not None and arguments.batch < 1, f"--batch {arguments.batch}: it must be 1 or more"),
+        (arguments.seed is not None and not 0 <= arguments.seed < 2**64, "--seed: it must be 0 to 2**64 - 1"),
+        (arguments.size is not None and arguments.pixels, "--size: the pixels have their own"),
+    ):
+        if wrong:
+            raise InputError(why)
+
+
+def model_to_record(arguments: argparse.Namespace) -> "tuple[ViT, Any, dict[str, Any]]":
+    """The model, its preprocessing (or None), and what the manifest says of them."""
+    from ..loading import open_checkpoint
+    from ..seeded import random_model
+    from .trace import config_of
+
+    if arguments.model:
+        config, notes = config_of(arguments.model)
+        seed = arguments.seed or 0
+        model = random_model(config, seed, arguments.dtype)
+        preprocess, source = None, {"seed": seed, "name": " ".join(arguments.model)}
+    else:
+        checkpoint = open_checkpoint(arguments.weights, preprocessor=arguments.preprocessor)
+        model, preprocess, notes = checkpoint.model(arguments.dtype), checkpoint.preprocess, checkpoint.notes
+        source = {"weights": arguments.weights}
+    for text in notes:
+        note(text)
+    if arguments.size is not None:
+        from ..config import check_image
+
+        check_image(arguments.size, model.config.patch)
+        preprocess = None if preprocess is None else preprocess.for_image(arguments.size)
+    plain = None if preprocess is None else dataclasses.asdict(preprocess)
+    return model, preprocess, {"model": source, "preprocess": plain}
+
+
+def pixels_to_record(arguments: argparse.Namespace, model: "ViT", preprocess: Any) -> tuple[Any, dict[str, Any]]:
+    """The pixels and what the manifest says of them."""
+    import numpy as np
+
+    from ..golden.folder import read_arrays
+    from ..seeded import uniform
+
+    config = model.config
+    if arguments.image:
+        if preprocess is None:
+            raise InputError(f"{arguments.weights}: does not say how pictures are prepared: give --preprocessor, or --pixels")
+        pixels = np.concatenate([preprocess(path, model.dtype) for path in arguments.image])
+        return pixels, {"images": [Path(path).name for path in arguments.image]}
+    if arguments.pixels:
+        path = Path(arguments.pixels)
+        arrays = read_arrays(path)
+        if len(arrays) > 1 and "pixels" not in arrays:
+            raise InputError(f"{path}: has several arrays, none called 'pixels'{nearest('pixels', arrays)}")
+        given = arrays["pixels"] if "pixels" in arrays else next(iter(arrays.values()))
+        if len(given.shape) != 4:
+            raise InputError(f"{path}: pixels must be (B, C, Y, X), not {given.shape}")
+        if not given.is_finite():
+            raise InputError(f"{path}: has NaN or infinite numbers")
+        return given.to_float(model.dtype), {"pixels": path.name}
+    seed = arguments.seed or 0
+    shape = (arguments.batch or 1, config.channels, *(arguments.size or config.image))
+    return uniform(seed, "pixels", shape, model.dtype), {"seed": seed}
+
+
+# check, diagnose
+
+
+def compared(arguments: argparse.Namespace, need_model: bool) -> "Check":
+    """Golden and dump, read and compared as the options say."""
+    from ..golden.alignment import read_mapping
+    from ..golden.checking import FACTOR, check, model_of, read_budgets
+    from ..golden.folder import read_dump, read_golden
+
+    factor = FACTOR if arguments.factor is None else arguments.factor
+    if not 0 < factor < float("inf"):
+        raise InputError(f"--factor {factor:g}: it must be a number above 0")
+    golden = read_golden(arguments.golden)
+    dump = read_dump(arguments.dump)
+    mapping = None if arguments.map is None else read_mapping(Path(arguments.map))
+    budgets = None if arguments.budget is None else read_budgets(Path(arguments.budget))
+    model, why = None, ""
+    try:
+        model = model_of(golden, arguments.weights)
+    except InputError as error:
+        if need_model or arguments.weights is not None:
+            raise
+        why = str(error)
+    with about(arguments.dump):
+        checked = check(
+            golden,
+            dump,
+            mapping=mapping,
+            format=arguments.dtype,
+            factor=factor,
+            budgets=budgets,
+            model=model,
+            no_model=why,
+        )
+    if checked.unknown:
+        some = ", ".join(f"'{name}'{nearest(name, golden.arrays)}" for name in checked.unknown[:3])
+        more = f" and {len(checked.unknown) - 3} more" if len(checked.unknown) > 3 else ""
+        note(f"{arguments.dump}: no step of the golden is called {some}{more}")
+    return checked
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    from ..golden import report
+    from ..tensorfile import replacing
+
+    checked = compared(arguments, need_model=False)
+    title = f"{arguments.dump} against {arguments.golden}"
+    for file, text in ((arguments.html, lambda: report.html(checked, title)), (arguments.junit, lambda: report.junit(checked))):
+        if file is not None:
+            with replacing(file) as target:
+                target.write(text().encode())
+    missing = [result.name for result in checked.results if result.run is None]
+    if arguments.json:
+        print(report.as_json(report.check_data(checked)))
+    else:
+        print(report.check_text(checked, terminal_width(), wants_colour(), arguments.brief))
+    if arguments.complete and missing:
+        note(f"{arguments.dump}: {len(missing)} steps are missing, the first is {missing[0]}")
+        return 1
+    return 0 if checked.passed else 1
+
+
+def run_diagnose(arguments: argparse.Namespace) -> int:
+    from ..golden import report
+    from ..golden.diagnosing import diagnose, suspicion
+
+    checked = compared(arguments, need_model=True)
+    progress = Progress(0)
+    findings = diagnose(checked, progress.say)
+    progress.clear()
+    unexplained = any(finding.best is None for finding in findings) or (not findings and not checked.passed)
+    suspected = suspicion(checked) if unexplained else None
+    if arguments.json:
+        print(report.as_json(report.diagnosis_data(findings, suspected)))
+    else:
+        print(report.diagnosis_text(findings, checked, suspected, terminal_width()))
+    return 0 if checked.passed else 1

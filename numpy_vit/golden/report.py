@@ -1,0 +1,328 @@
+"""A check and a diagnosis on paper: text for a terminal, JSON, one HTML page, JUnit XML."""
+
+import base64
+import dataclasses
+import io
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from ..render import fitted, shape_text
+from .checking import INHERITED, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result
+from .diagnosing import Finding, Tried
+
+Array = Any
+COLOURS = {OK: 32, WRONG: 31, INHERITED: 33, UNCLEAR: 33, MISSING: 90}
+FILLS = {OK: "#e4f3e4", WRONG: "#f7d4d4", INHERITED: "#f9ecd0", UNCLEAR: "#f9ecd0", MISSING: "#eeeeee"}
+ORDER = (
+    "step", "shape", "dtype", "error", "noises", "own", "l2", "cosine", "worst", "golden", "port", "nan", "inf", "verdict",
+)  # fmt: skip
+
+
+def number(x: float, digits: str = ".2e") -> str:
+    return "" if math.isnan(x) else "inf" if math.isinf(x) else f"{x:{digits}}"
+
+
+def value_text(result: Result) -> str:
+    """The port's number where it is farthest off; NaN and infinity are told."""
+    return "" if result.run is None else f"{result.port:.6g}"
+
+
+def noises(error: Error | None) -> str:
+    """An error in noise floors, short."""
+    if error is None:
+        return ""
+    digits = ".1f" if error.noises < 100 else ",.0f" if error.noises < 1e6 else ".0e"
+    return number(error.noises, digits)
+
+
+def columns(results: Sequence[Result]) -> dict[str, tuple[str, list[str], bool]]:
+    """Key -> heading, cells, whether they are numbers; the most important first."""
+    found = [
+        ("step", "step", [r.name for r in results], False),
+        ("verdict", "verdict", [r.verdict for r in results], False),
+        ("error", "max|a-b|/max|b|", [number(r.run.largest) if r.run else "" for r in results], True),
+        ("noises", "noise floors", [noises(r.run) for r in results], True),
+        ("own", "by itself", [noises(r.own) + ("*" if r.span and r.own else "") for r in results], True),
+        ("shape", "shape", [f"{r.dims} = {shape_text(r.shape)}" for r in results], False),
+        ("l2", "relative L2", [number(r.run.l2) if r.run else "" for r in results], True),
+        ("cosine", "cosine", [number(r.cosine, ".9f") for r in results], True),
+        ("nan", "NaN", [f"{r.nan:,}" if r.run else "" for r in results], True),
+        ("inf", "Inf", [f"{r.inf:,}" if r.run else "" for r in results], True),
+        ("worst", "worst at", [shape_text(r.worst) for r in results], False),
+        ("golden", "golden", [number(r.golden, ".6g") for r in results], True),
+        ("port", "port", [value_text(r) for r in results], True),
+        ("dtype", "dtype", [r.dtype for r in results], False),
+    ]  # fmt: skip
+    return {key: (heading, cells, numbers) for key, heading, cells, numbers in found}
+
+
+def check_text(checked: Check, width: int, colour: bool = False, brief: bool = False) -> str:
+    """The table in the order of execution, and what it comes to. `brief`: only the steps that are not right."""
+    results = [r for r in checked.results if not (brief and r.fits)]
+    head, *body = fitted(columns(results), ORDER, width) if results else [""]
+    if colour:
+        head = f"\x1b[1m{head}\x1b[0m"
+        body = [f"\x1b[{COLOURS[r.verdict]}m{text}\x1b[0m" for r, text in zip(results, body, strict=True)]
+    table = [head, *body, ""] if results else []
+    return "\n".join([*table, *(line for text in summary(checked) for line in textwrap.wrap(text, max(width, 40)))])
+
+
+def summary(checked: Check) -> list[str]:
+    """What a check comes to, in sentences."""
+    said = [f"{checked.compared} of {len(checked.results)} steps compared, {counted(checked)}."]
+    star = " (* from earlier ones, where the dump lacks some)" if any(r.span for r in checked.results) else ""
+    said.append(
+        f"Allowed: {checked.factor:g} noise floors of {checked.format} arithmetic; `by itself`: the step run again from the "
+        f"port's own inputs{star}."
+    )
+    if checked.replayed:
+        said.append(f"No step was run again, so wrong and inherited are not told apart: {checked.replayed}.")
+    first = checked.first
+    if first is None:
+        said.append("Within budget.")
+    else:
+        said.append(f"First step out of budget: {first.name}: {blame(first)}.")
+    return said
+
+
+def counted(checked: Check) -> str:
+    words = {OK: "right", WRONG: "wrong by themselves", INHERITED: "wrong by inheritance", UNCLEAR: "wrong"}
+    counts = {verdict: sum(r.verdict == verdict for r in checked.results) for verdict in words}
+    return ", ".join(f"{count} {words[verdict]}" for verdict, count in counts.items() if count)
+
+
+def blame(result: Result) -> str:
+    """Whose fault a step out of budget is."""
+    assert result.run is not None
+    if result.nan or result.inf:
+        return f"{result.nan:,} NaN and {result.inf:,} infinite numbers"
+    if result.verdict == WRONG:
+        assert result.own is not None
+        span = f" (somewhere after {', '.join(result.span)}: the dump has nothing in between)" if result.span else ""
+        return f"wrong by itself, {number(result.own.largest)} = {noises(result.own)} noise floors from its own inputs{span}"
+    how = f"{number(result.run.largest)} = {noises(result.run)} noise floors from the golden"
+    if result.verdict == INHERITED:
+        return f"right for its inputs, which have gone astray step by step; {how}"
+    return how
+
+
+def check_data(checked: Check) -> dict[str, Any]:
+    """A check as plain data; what is not finite is null."""
+    first = checked.first
+    return {
+        "passed": checked.passed,
+        "format": checked.format,
+        "factor": checked.factor,
+        "compared": checked.compared,
+        "first": None if first is None else {"step": first.name, "verdict": first.verdict, "why": blame(first)},
+        "unknown": list(checked.unknown),
+        "replayed": not checked.replayed,
+        "steps": [clean(dataclasses.asdict(result)) for result in checked.results],
+    }
+
+
+def clean(value: Any) -> Any:
+    """Plain data that JSON can hold: NaN and infinity become null."""
+    if isinstance(value, dict):
+        return {key: clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_json(data: Any) -> str:
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def junit(checked: Check) -> str:
+    """JUnit XML, one test a step, for a CI server to show."""
+    from xml.sax.saxutils import escape as text
+    from xml.sax.saxutils import quoteattr
+
+    cases = []
+    for result in checked.results:
+        inside = ""
+        if result.verdict == MISSING:
+            inside = "<skipped/>"
+        elif not result.fits:
+            inside = f"<failure message={quoteattr(blame(result))}>{text(blame(result))}</failure>"
+        cases.append(f'  <testcase classname="golden" name={quoteattr(result.name)}>{inside}</testcase>')
+    failures = sum(not result.fits for result in checked.results)
+    skipped = len(checked.results) - checked.compared
+    counts = f'tests="{len(cases)}" failures="{failures}" errors="0" skipped="{skipped}"'
+    head = f'<?xml version="1.0" encoding="UTF-8"?>\n<testsuite name="numpy-vit golden check" {counts}>'
+    return "\n".join([head, *cases, "</testsuite>\n"])
+
+
+# Diagnosis
+
+
+def diagnosis_text(findings: Sequence[Finding], checked: Check, suspected: str | None, width: int) -> str:
+    width = max(width, 40)
+    said = [] if findings else textwrap.wrap(nothing_found(checked), width)
+    for n, finding in enumerate(findings, 1):
+        said += textwrap.wrap(f"{n}. {shown_in(finding)}: {what(finding)}", width, subsequent_indent="   ")
+        for text in evidence(finding):
+            said += textwrap.wrap(text, width, initial_indent="   ", subsequent_indent="   ")
+    if suspected:
+        text = f"All steps are within {suspected}'s noise: was the port computed in {suspected} and stored as {checked.format}?"
+        said += textwrap.wrap(text, width)
+    return "\n".join(said)
+
+
+def nothing_found(checked: Check) -> str:
+    if checked.passed:
+        return "Nothing to diagnose: every step is within budget."
+    first = checked.first
+    assert first is not None
+    return (
+        f"No step is wrong by itself: errors add up beyond the noise of a whole run, first at {first.name} ({blame(first)}). "
+        "No single mistake explains that; less precise arithmetic would."
+    )
+
+
+def shown_in(finding: Finding) -> str:
+    more = len(finding.steps) - 1
+    return finding.step + (f" and {more} more step{'s' if more > 1 else ''}" if more > 0 else "")
+
+
+def what(finding: Finding) -> str:
+    if finding.tried == 0:
+        return "it has NaN or infinite numbers, which no computation can be compared with"
+    if finding.best is None:
+        return f"none of the {finding.tried} ways tried explains it"
+    return words(finding.best)
+
+
+def words(tried: Tried) -> str:
+    """What the port does, with the mistakes' names."""
+    return "; and ".join(mistake.text for mistake in tried.mistakes) + f" [{' + '.join(m.name for m in tried.mistakes)}]"
+
+
+def distance_text(error: Error) -> str:
+    return f"{number(error.largest)} ({noises(error)} noise floors)"
+
+
+def evidence(finding: Finding) -> list[str]:
+    """Why it is believed, in sentences."""
+    if finding.tried == 0:
+        return []
+    said = [f"off by {distance_text(finding.before)} from the right computation on the port's own inputs"]
+    if finding.best is None:
+        if not finding.nearest:
+            said.append("and none comes nearer than the right computation")
+        for tried in finding.nearest:
+            said.append(f"came near, but does not explain it, {distance_text(tried.error)}: {words(tried)}")
+        return said
+    said[0] += f"; with this mistake {distance_text(finding.best.error)}"
+    if len(finding.steps) > 1:
+        said.append("shows in " + ", ".join(finding.steps[:8]) + (", ..." if len(finding.steps) > 8 else ""))
+    for tried in finding.equals:
+        said.append(f"this dump cannot tell it from: {words(tried)}")
+    return said
+
+
+def diagnosis_data(findings: Sequence[Finding], suspected: str | None) -> dict[str, Any]:
+    """A diagnosis as plain data."""
+
+    def plain(tried: Tried) -> dict[str, Any]:
+        return {
+            "mistakes": [{"name": m.name, "text": m.text} for m in tried.mistakes],
+            "error": clean(dataclasses.asdict(tried.error)),
+        }
+
+    return {
+        "findings": [
+            {
+                "step": finding.step,
+                "steps": list(finding.steps),
+                "error": clean(dataclasses.asdict(finding.before)),
+                "explained": None if finding.best is None else plain(finding.best),
+                "equally_good": [plain(tried) for tried in finding.equals],
+                "nearest": [plain(tried) for tried in finding.nearest],
+                "tried": finding.tried,
+            }
+            for finding in findings
+        ],
+        "computed_in": suspected,
+    }
+
+
+# The HTML page
+
+
+def html(checked: Check, title: str) -> str:
+    """One page that needs nothing else: the table, and for every step where its errors lie."""
+    from .. import __version__
+
+    cells = columns(checked.results)
+    kind = {key: "n" if cells[key][2] else "t" for key in ORDER}
+    head = "".join(f'<th class="{kind[key]}">{escape(cells[key][0])}</th>' for key in ORDER)
+    rows = []
+    for n, result in enumerate(checked.results):
+        row = "".join(f'<td class="{kind[key]}">{escape(cells[key][1][n])}</td>' for key in ORDER)
+        rows.append(f'<tr style="background:{FILLS[result.verdict]}">{row}<td>{picture(checked, result)}</td></tr>')
+    said = "".join(f"<p>{escape(text)}</p>" for text in summary(checked))
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
+<style>
+body {{ font: 14px/1.4 system-ui, sans-serif; margin: 1.5em; color: #000; background: #fff }}
+table {{ border-collapse: collapse; font: 12px/1.3 ui-monospace, monospace }}
+th {{ position: sticky; top: 0; background: #fff; text-align: left; padding: 4px 8px; border-bottom: 1px solid #888 }}
+td {{ padding: 2px 8px; white-space: nowrap; border-bottom: 1px solid #fff }}
+td.n, th.n {{ text-align: right }}
+img {{ image-rendering: pixelated; display: block; border: 1px solid #999 }}
+</style></head><body>
+<h1>{escape(title)}</h1>
+<p><b>{"PASSED" if checked.passed else "FAILED"}</b></p>
+{said}
+<p>Heat maps: |a - b| of the first picture, rows are tokens (for attention: the worst head), white up to one noise floor,
+black from 10,000 on, on a logarithmic scale; NaN and infinity are blue.</p>
+<table><thead><tr>{head}<th>errors</th></tr></thead><tbody>
+{chr(10).join(rows)}
+</tbody></table>
+<p>numpy_vit {__version__}</p>
+</body></html>
+"""
+
+
+def picture(checked: Check, result: Result, height: int = 32, width: int = 96) -> str:
+    """The error of a step as a small picture, by the step's own noise floor."""
+    from PIL import Image
+
+    if result.run is None:
+        return ""
+    port = checked.arrays[result.name].array[0]
+    exact = np.asarray(checked.golden.arrays[result.name][0], np.float64)
+    with np.errstate(all="ignore"):
+        error = np.abs(port - exact) / (np.abs(exact).max() or 1.0)
+    error = np.where(np.isfinite(error), error, np.inf)
+    if result.dims.startswith("B H"):
+        error = error.max(axis=0)
+    grid = coarse(error.reshape(error.shape[0] if error.ndim > 1 else 1, -1), height, width)
+    floor = result.run.largest / result.run.noises if 0 < result.run.noises < math.inf else 1e-7
+    with np.errstate(all="ignore"):
+        strength = np.clip(np.log10(grid / floor) / 4, 0, 1)
+    colours = np.stack([255 * np.clip(2 - 2 * strength, 0, 1), *[255 * np.clip(1 - 2 * strength, 0, 1)] * 2], axis=-1)
+    colours[np.isinf(grid)] = (0, 0, 255)
+    file = io.BytesIO()
+    Image.fromarray(colours.astype(np.uint8)).save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    rows, across = grid.shape
+    size = f'width="{max(2 * across, 24)}" height="{max(2 * rows, 8)}"'
+    return f'<img alt="errors of {escape(result.name)}" {size} src="data:image/png;base64,{data}">'
+
+
+def coarse(x: Array, rows: int, columns: int) -> Array:
+    """A matrix made smaller, each cell the largest of what it covers."""
+    for axis, count in ((0, rows), (1, columns)):
+        if x.shape[axis] > count:
+            starts = np.arange(count) * x.shape[axis] // count
+            x = np.maximum.reduceat(x, starts, axis=axis)
+    return x
