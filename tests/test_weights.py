@@ -236,7 +236,7 @@ def test_seeded_weights_are_the_documented_generator():
 
     assert mix(0) == 0xE220A8397B1DCDAF  # the published first output of SplitMix64 with seed 0
     start = seeded.key(5, "norm.weight")
-    naive = [((mix((start + i * 0x9E3779B97F4A7C15) & mask) >> 40) - (1 << 23)) * 2.0**-23 for i in range(70_000)]
+    naive = [((mix((start + i * 0x9E3779B97F4A7C15) & mask) >> 43) - (1 << 20)) * 2.0**-20 for i in range(70_000)]
     assert np.array_equal(seeded.uniform(5, "norm.weight", (70_000,), "float64"), naive)
     assert np.array_equal(seeded.uniform(5, "norm.weight", (70_000,)), naive)
     a, b = (numpy_vit.random_model(crooked_config(), seed=seed) for seed in (0, 1))

@@ -63,6 +63,7 @@ TIMM: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"blocks\.(\d+)\.attn\.qkv", (BLOCK + "attention.query", BLOCK + "attention.key", BLOCK + "attention.value")),
     (r"blocks\.(\d+)\.attn\.q_norm", (BLOCK + "attention.query",)),
     (r"blocks\.(\d+)\.attn\.k_norm", (BLOCK + "attention.key",)),
+    (r"blocks\.(\d+)\.attn\.attn_drop", (BLOCK + "attention.probs",)),
     (r"blocks\.(\d+)\.attn\.norm", (BLOCK + "attention.context",)),
     (r"blocks\.(\d+)\.(?:attn(?:\.proj(?:_drop)?)?|ls1|drop_path1)", (BLOCK + "attention.output",)),
     (r"blocks\.(\d+)\.norm2", (BLOCK + "norm2",)),
@@ -75,6 +76,9 @@ TIMM: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"head", ("logits",)),
 )
 MODULES = [(re.compile(PREFIX + f"(?:{pattern})"), ours) for pattern, ours in HUGGING_FACE + TIMM]
+
+# Modules that hold others, and dropout that is used twice: hooks see them, and no step is missing without them.
+CONTAINERS = re.compile(PREFIX + r"(?:blocks|layers|encoder(?:\.layer)?|vit|layers\.\d+\.dropout)")
 
 
 class Aligned(NamedTuple):
@@ -115,7 +119,7 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
             for part, step in enumerate(targets):
                 if step in shapes and rank < ranks.get(step, len(MODULES)):
                     ranks[step], chosen[step] = rank, (name, part, len(targets))
-            if not targets:
+            if not targets and not CONTAINERS.fullmatch(name):
                 unknown.append(name)
     if not chosen:
         some = ", ".join(f"'{name}'" for name in list(dump)[:3])
@@ -180,10 +184,12 @@ def in_shape(array: Array, dims: str, shape: tuple[int, ...]) -> Array:
             return array.reshape(B, N, H, K).swapaxes(1, 2)
         if array.shape == (B, N, H, K):
             return array.swapaxes(1, 2)
-    if dims == "B N-1 D" and array.ndim == 4:  # a convolution's output (B, D, rows, columns)
+    if dims == "B N-1 D" and array.ndim == 4:
         B, patches, D = shape
-        if array.shape[:2] == (B, D) and array.shape[2] * array.shape[3] == patches:
+        if array.shape[:2] == (B, D) and array.shape[2] * array.shape[3] == patches:  # a convolution's: (B, D, rows, columns)
             return array.reshape(B, D, patches).swapaxes(1, 2)
+        if array.shape[::3] == (B, D) and array.shape[1] * array.shape[2] == patches:  # (B, rows, columns, D)
+            return array.reshape(shape)
     if dims == "B R" and array.ndim == 3 and array.shape[::2] == shape:  # a hook on all tokens
         return array[:, 0]
     raise InputError(f"has shape {given}, the step is {dims} = {shape}")

@@ -1,6 +1,7 @@
 """How far a port's dump is from a golden, step by step, and whose fault it is.
 
-Three errors are told apart, each as max|a - b| / max|b| and as relative L2:
+Three errors are told apart, each as max|a - b| / max|b|, as relative L2, and as gain (a is larger or smaller as a whole, which
+rounding is not):
 
     run    the port's step against the golden's: all that has gone wrong so far
     own    the port's step against the same step run from the port's own inputs: what went wrong here
@@ -43,7 +44,8 @@ class Error:
 
     largest: float  # max|a - b| / max|b|
     l2: float  # norm of the difference / norm of b
-    noises: float  # the larger of the two, in noise floors
+    gain: float  # by how much a is larger or smaller as a whole: (a - b) . b / b . b
+    noises: float  # the largest of the three, in noise floors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,10 +190,12 @@ def error(a: Array, b: Array, noise: Mapping[str, float]) -> Error:
     with np.errstate(all="ignore"):
         difference = a - b
         largest = float(np.abs(difference).max() / (np.abs(b).max() or 1.0))
-        l2 = float(np.linalg.norm(difference.ravel()) / (np.linalg.norm(b.ravel()) or 1.0))
+        size = float(np.linalg.norm(b.ravel())) or 1.0
+        l2 = float(np.linalg.norm(difference.ravel())) / size
+        gain = float(difference.ravel() @ b.ravel()) / size**2
     if not (math.isfinite(largest) and math.isfinite(l2)):
-        return Error(math.inf, math.inf, math.inf)
-    return Error(largest, l2, max(largest / noise["largest"], l2 / noise["l2"]))
+        return Error(math.inf, math.inf, math.inf, math.inf)
+    return Error(largest, l2, gain, max(largest / noise["largest"], l2 / noise["l2"], abs(gain) / noise["gain"]))
 
 
 def cosine(a: Array, b: Array) -> float:
@@ -212,8 +216,13 @@ def dump_format(aligned: Mapping[str, Aligned]) -> str:
 
 
 def noise_of(golden: Golden, format: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Step -> its noise floors for a format, none below one unit in the last place of the largest number, in the format or in
-    the golden's own dtype: where a step has few numbers, those measured may happen to be good."""
+    """Step -> its noise floors for a format.
+
+    They are those measured, but none below one unit in the last place of the largest number, in the format or in the
+    golden's own dtype. Where a step has few numbers, what was measured may happen to be good: floors are widened by
+    1 + 6 / sqrt(count). The gain, which averages over all numbers, is judged for single steps alone, and never below what
+    chance allows; over a whole run errors need not average out.
+    """
     if format not in EPS:
         raise InputError(f"format {format!r}: one of {', '.join(EPS)}")
     measured = "float32" if format == "float64" else format
@@ -222,13 +231,19 @@ def noise_of(golden: Golden, format: str) -> dict[str, dict[str, dict[str, float
         raise InputError(f"{golden.folder}: has no noise floor of {measured} (only {have}): record it with --noise {measured}")
     # Rounding errors scale with the size of one rounding.
     scale = EPS[format] / EPS[measured]
-    least = 2 * max(EPS[format], EPS[golden.manifest["store"]])
-    return {
-        step["name"]: {
-            of: {by: max(step["noise"][measured][of][by] * scale, least) for by in ("largest", "l2")} for of in ("run", "step")
-        }
-        for step in golden.steps
-    }
+    half = max(EPS[format], EPS[golden.manifest["store"]])
+    floors = {}
+    for step in golden.steps:
+        count = math.prod(step["shape"])
+        floors[step["name"]] = {}
+        for of in ("run", "step"):
+            measured_floor = {by: value * scale for by, value in step["noise"][measured][of].items()}
+            unsure = 1 + 6 / math.sqrt(count)
+            floor = {by: max(measured_floor[by] * unsure, 2 * half) for by in ("largest", "l2")}
+            chance = floor["l2"] if of == "run" else max(half, 2 * floor["l2"] / math.sqrt(count))
+            floor["gain"] = max(measured_floor["gain"], chance)
+            floors[step["name"]][of] = floor
+    return floors
 
 
 def ancestors(name: str, inputs: Mapping[str, Sequence[str]], present: Mapping[str, Any]) -> tuple[str, ...]:

@@ -188,9 +188,9 @@ def parse_manifest(path: Path) -> dict[str, Any]:
         if Path(step["file"]).name != step["file"]:
             raise InputError(f"step {name!r}: file {step['file']!r} must be a plain name in the same folder")
         for kind, floors in step["noise"].items():
-            numbers = [floors.get(of, {}).get(by) for of in ("run", "step") for by in ("largest", "l2")]
+            numbers = [floors.get(of, {}).get(by) for of in ("run", "step") for by in ("largest", "l2", "gain")]
             if not all(isinstance(number, float | int) for number in numbers):
-                raise InputError(f"step {name!r}: noise of {kind!r} must have run and step, largest and l2")
+                raise InputError(f"step {name!r}: noise of {kind!r} must have run and step, each with largest, l2 and gain")
     names = [step["name"] for step in manifest["steps"]]
     if len(set(names)) != len(names):
         raise InputError("lists a step twice")
@@ -240,7 +240,7 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
         return read(path)[0]
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: as_tensor(archive[name], f"{path}: '{name}'") for name in archive.files}
         if path.suffix == ".npy":
             return {path.stem: as_tensor(np.load(path, mmap_mode="r", allow_pickle=False), str(path))}

@@ -19,7 +19,7 @@ from .replay import replay
 from .rounded import FORMATS, KINDS, round_to, rounded_model
 
 Array = Any
-Floors = dict[str, dict[str, dict[str, float]]]  # step -> "run" and "step" -> "largest" and "l2"
+Floors = dict[str, dict[str, dict[str, float]]]  # step -> "run" and "step" -> "largest", "l2", "gain"
 
 
 def record(
@@ -132,28 +132,43 @@ def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
 
     exact   "pixels" and every step of the model, in float64
 
-    "run": the whole forward pass in the format, up to this step. "step": this step alone, from the exact inputs rounded to
-    the format. Both as max|error| / max|exact| and as relative L2 (norm of the error / norm of the exact), to 3 digits.
+    "run": the whole forward pass in the format, up to this step. "step": this step alone, against the exact step from the same
+    inputs, which are the exact ones rounded to the format. Both as `distance` gives them.
     """
     narrow = rounded_model(model, kind)
     rounded = {name: round_to(kind, array).view(KINDS[kind]) for name, array in exact.items()}
-    floors: Floors = {"pixels": dict.fromkeys(("run", "step"), distance(rounded["pixels"], exact["pixels"]))}
+    pixels = distance(rounded["pixels"], exact["pixels"])
+    floors: Floors = {name: {} for name in exact}
+    floors["pixels"] = {"run": pixels, "step": pixels}
+    by_itself: dict[str, Array] = {}
+    same_inputs = {name: array.astype(model.dtype) for name, array in rounded.items()}
 
-    def into(which: str) -> Callable[[str, Array], None]:
-        def hear(name: str, array: Array) -> None:
-            floors.setdefault(name, {})[which] = distance(array, exact[name])
+    def run(name: str, array: Array) -> None:
+        floors[name]["run"] = distance(array, exact[name])
 
-        return hear
+    def one_step(name: str, array: Array) -> None:
+        floors[name]["step"] = distance(by_itself.pop(name), np.asarray(array))
 
     with np.errstate(all="ignore"):  # a float16 that overflows is a finding, not a warning
-        replay(narrow, rounded["pixels"], {}, into("run"))
-        replay(narrow, rounded["pixels"], rounded, into("step"))
+        replay(narrow, rounded["pixels"], {}, run)
+        replay(narrow, rounded["pixels"], rounded, lambda name, array: by_itself.update({name: np.asarray(array)}))
+        replay(model, same_inputs["pixels"], same_inputs, one_step)
     return floors
 
 
 def distance(a: Array, exact: Array) -> dict[str, float]:
-    """max|a - exact| / max|exact|, and the same of the norms, to 3 digits; 1 for what is no number."""
-    difference = np.abs(np.asarray(a, np.float64) - exact)
-    largest = difference.max() / (np.abs(exact).max() or 1.0)
-    l2 = math.sqrt(total(np.square(difference).ravel()) / (total(np.square(exact).ravel()) or 1.0))
-    return {key: float(f"{x:.3g}") if math.isfinite(x) else 1.0 for key, x in (("largest", float(largest)), ("l2", l2))}
+    """How far a is from exact, to 3 digits; 1 for what is no number.
+
+    largest   max|a - exact| / max|exact|
+    l2        norm of a - exact / norm of exact
+    gain      |(a - exact) . exact| / exact . exact: by how much a is larger or smaller as a whole
+    """
+    a, exact = np.asarray(a, np.float64), np.asarray(exact, np.float64)
+    difference = a - exact
+    square = total(np.square(exact).ravel()) or 1.0
+    found = {
+        "largest": np.abs(difference).max() / (np.abs(exact).max() or 1.0),
+        "l2": math.sqrt(total(np.square(difference).ravel()) / square),
+        "gain": abs(total((difference * exact).ravel())) / square,
+    }
+    return {key: float(f"{x:.3g}") if math.isfinite(x) else 1.0 for key, x in found.items()}
