@@ -139,6 +139,8 @@ def test_timm(tmp_path, capsys):
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
     command = [sys.executable, "-W", "ignore", "-c", TIMM, str(tmp_path / "timm.safetensors")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if "No module named 'timm'" in done.stderr:
+        pytest.skip("timm is not installed")
     assert done.returncode == 0, done.stderr
     image, patch, width, depth, heads, eps, activation, pooling = done.stdout.split()
     assert (activation, pooling) == ("GELU(approximate='none')", "token")

@@ -59,7 +59,7 @@ def add_record(actions: Any) -> None:
     )
     record.add_argument("--store", choices=("float64", "float32"), default="float64")
     record.add_argument("--format", choices=("safetensors", "npy", "raw"), default="safetensors", help="of the steps' files")
-    record.add_argument("--dtype", choices=("portable", "float64", "float32"), default="portable", help="the arithmetic")
+    record.add_argument("--dtype", choices=("portable", "float64"), default="portable", help="the arithmetic")
     record.add_argument(
         "--noise",
         default="float32,float16,bfloat16",

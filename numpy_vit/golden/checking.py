@@ -232,7 +232,7 @@ def noise_of(golden: Golden, format: str) -> dict[str, dict[str, dict[str, float
     # Rounding errors scale with the size of one rounding.
     scale = EPS[format] / EPS[measured]
     half = max(EPS[format], EPS[golden.manifest["store"]])
-    floors = {}
+    floors: dict[str, dict[str, dict[str, float]]] = {}
     for step in golden.steps:
         count = math.prod(step["shape"])
         floors[step["name"]] = {}

@@ -125,7 +125,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         yield work / "new"
         if folder.exists():
             os.replace(folder, work / "old")
-        os.replace(work / "new", folder)
+        try:
+            os.replace(work / "new", folder)
+        except BaseException:
+            if (work / "old").exists():
+                os.replace(work / "old", folder)
+            raise
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
