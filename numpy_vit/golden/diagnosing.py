@@ -6,7 +6,6 @@ a correct one, and far nearer than without it; what nothing explains is said to 
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..errors import InputError
 from ..model import activation_name, classify, embed, norm, pool, tanh_pooler
 from ..parameters import Weights, assemble
 from ..steps import Step
-from .checking import WRONG, Check, Error, Result, ancestors, error, noise_of
+from .checking import WRONG, Check, Error, ancestors, error, noise_of
 from .mistakes import Mistake, Pass, both, mistakes
 
 Array = Any
@@ -31,6 +30,11 @@ class Tried:
     error: Error  # of the wrong step
     explained: tuple[str, ...]  # the wrong steps of its neighbourhood that it explains
     broken: int  # the right steps of its neighbourhood that it makes wrong
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Explains most and breaks least, with fewest mistakes: the lower, the better."""
+        return self.broken - len(self.explained), len(self.mistakes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,8 @@ def diagnose(checked: Check, progress: Callable[[str], None] = lambda what: None
     found: tuple[Mistake, ...] = ()
     while wrong:
         progress(f"{wrong[0]}: {len(known)} known mistakes")
-        finding = explain(bench, wrong[0], wrong, known, found)
+        pairs = all(finding.best for finding in findings)  # they take long: once in vain is enough
+        finding = explain(Case(bench, wrong[0], wrong), known, found, pairs)
         if finding.best is not None:
             found += tuple(m for m in finding.best.mistakes if m not in found)
             same = next((f for f in findings if f.best and names(f.best.mistakes) == names(finding.best.mistakes)), None)
@@ -78,62 +83,71 @@ def names(several: Sequence[Mistake]) -> tuple[str, ...]:
     return tuple(mistake.name for mistake in several)
 
 
-def explain(bench: "Bench", step: str, wrong: Sequence[str], known: Sequence[Mistake], found: tuple[Mistake, ...]) -> Finding:
-    """Look for the mistake that explains one wrong step."""
-    start, hood = bench.neighbourhood(step)
-    here = [name for name in wrong if name in hood]
-    right = {name: e.noises <= bench.factor for name, e in bench.errors((), start, hood).items()}
-    before = bench.result(step).own
-    assert before is not None  # the step is wrong by itself
-    if not np.isfinite(bench.port[step]).all():
-        return Finding(step, before, None, (), (step,), (), 0)
-    count = 0
-
-    def attempt(several: tuple[Mistake, ...]) -> Tried | None:
-        nonlocal count
-        count += 1
-        errors = bench.errors(several, start, hood)
-        if step not in errors:
-            return None
-        good = {name for name, e in errors.items() if bench.within_noise(name, e)}
-        explained = tuple(name for name in here if name in good)
-        return Tried(several, errors[step], explained, sum(right.get(name, False) and name not in good for name in hood))
-
-    def explains(tried: Tried) -> bool:
-        return step in tried.explained and 2 * tried.error.noises <= before.noises
-
-    def rank(tried: Tried) -> tuple[float, ...]:
-        """Explains most, breaks least, with fewest mistakes."""
-        return tried.broken - len(tried.explained), len(tried.mistakes), tried.error.l2
-
-    known_sets = [(mistake,) for mistake in found] + ([found] if len(found) > 1 else [])
-    again = [t for s in known_sets if (t := attempt(s)) is not None and explains(t) and not t.broken]
-    if again:  # a mistake already found shows here, too; several only where that is clearly better
-        best = min(again, key=lambda t: t.error.l2 * len(t.mistakes))
-        return Finding(step, before, best, (), best.explained, (), count)
-    sets: list[tuple[Mistake, ...]] = [(mistake,) for mistake in known]
-    sets += [(*found, mistake) for mistake in known if found and mistake not in found]
-    tries = [t for several in sets if (t := attempt(several)) is not None]
-    good = [t for t in tries if explains(t)]
+def explain(case: "Case", known: Sequence[Mistake], found: tuple[Mistake, ...], pairs: bool) -> Finding:
+    """Look for the mistake that explains a wrong step: among those found before, the known ones alone, and pairs of them."""
+    if not case.finite:
+        return case.unexplained([])
+    again = case.explaining([(mistake,) for mistake in found] + [found] * (len(found) > 1))
+    again = [tried for tried in again if not tried.broken]
+    if again:  # several only where that is clearly better
+        best = min(again, key=lambda tried: tried.error.l2 * len(tried.mistakes))
+        return case.explained(best, [])
+    tries = case.attempts([(m,) for m in known] + [(*found, m) for m in known if found and m not in found])
+    if pairs and not any(map(case.explains, tries)):
+        nearest = sorted(tries, key=lambda tried: tried.error.l2)[:PAIRS_OF]
+        two = {
+            frozenset(names((*one.mistakes, m))): (*one.mistakes, m) for one in nearest for m in known if m not in one.mistakes
+        }
+        tries += case.attempts(list(two.values()))
+    good = sorted(filter(case.explains, tries), key=lambda tried: (*tried.rank, tried.error.l2))
     if not good:
-        singles = sorted((t for t in tries if t.error.l2 < np.inf), key=lambda t: t.error.l2)
-        pairs: dict[frozenset[str], tuple[Mistake, ...]] = {}
-        for one, other in itertools.product(singles[:PAIRS_OF], known):
-            several = (*one.mistakes, other)
-            if len(set(names(several))) == len(several):
-                pairs.setdefault(frozenset(names(several)), several)
-        tries += [t for several in pairs.values() if (t := attempt(several)) is not None]
-        good = [t for t in tries if explains(t)]
-    if not good:
-        nearest = sorted((t for t in tries if t.error.l2 < 0.5 * before.l2), key=lambda t: t.error.l2)[:3]
-        return Finding(step, before, None, (), (step,), tuple(nearest), count)
-    good.sort(key=rank)
-    best = good[0]
-    same_rank = [t for t in good if rank(t)[:2] == rank(best)[:2]]
-    equals = [t for t in same_rank if t.error.l2 <= 1.05 * best.error.l2]
-    order = {mistake.name: i for i, mistake in enumerate(known)}
-    equals.sort(key=lambda t: [order[m.name] for m in t.mistakes])
-    return Finding(step, before, equals[0], tuple(equals[1:]), equals[0].explained, (), count)
+        return case.unexplained(tries)
+    equals = [t for t in good if t.rank == good[0].rank and t.error.l2 <= 1.05 * good[0].error.l2]
+    equals.sort(key=lambda tried: [known.index(mistake) for mistake in tried.mistakes])
+    return case.explained(equals[0], equals[1:])
+
+
+class Case:
+    """One wrong step: what is looked at around it, and what would explain it."""
+
+    def __init__(self, bench: "Bench", step: str, wrong: Sequence[str]) -> None:
+        self.bench = bench
+        self.step = step
+        self.start, self.hood = bench.neighbourhood(step)
+        self.wrong = [name for name in wrong if name in self.hood]
+        self.right = {n for n, e in bench.errors((), self.start, self.hood).items() if e.noises <= bench.factor}
+        self.finite = bool(np.isfinite(bench.port[step]).all())
+        self.tried = 0
+        own = bench.results[step].own
+        assert own is not None  # it is wrong by itself
+        self.before: Error = own
+
+    def attempts(self, sets: Sequence[tuple[Mistake, ...]]) -> list[Tried]:
+        """The step computed with each set of mistakes; those that cannot be are left out."""
+        self.tried += len(sets)
+        found = []
+        for several in sets:
+            errors = self.bench.errors(several, self.start, self.hood)
+            good = {name for name, e in errors.items() if self.bench.within_noise(name, e)}
+            if self.step in errors:
+                explained = tuple(name for name in self.wrong if name in good)
+                found.append(Tried(several, errors[self.step], explained, len(self.right - good)))
+        return found
+
+    def explains(self, tried: Tried) -> bool:
+        """Whether the port's step is within noise of this one, and far nearer to it than to the right one."""
+        return self.step in tried.explained and 2 * tried.error.noises <= self.before.noises
+
+    def explaining(self, sets: Sequence[tuple[Mistake, ...]]) -> list[Tried]:
+        return [tried for tried in self.attempts(sets) if self.explains(tried)]
+
+    def explained(self, best: Tried, equals: Sequence[Tried]) -> Finding:
+        return Finding(self.step, self.before, best, tuple(equals), best.explained, (), self.tried)
+
+    def unexplained(self, tries: Sequence[Tried]) -> Finding:
+        nearer = (tried for tried in tries if tried.error.l2 < 0.5 * self.before.l2)
+        nearest = sorted(nearer, key=lambda tried: tried.error.l2)[:3]
+        return Finding(self.step, self.before, None, (), (self.step,), tuple(nearest), self.tried)
 
 
 class Reached(Exception):
@@ -156,9 +170,6 @@ class Bench:
         self.pixels = np.asarray(golden.arrays["pixels"], np.float64)
         self.floors = noise_of(golden, checked.format)
         self.done: dict[Any, dict[str, Error]] = {}
-
-    def result(self, step: str) -> Result:
-        return self.results[step]
 
     def within_noise(self, step: str, now: Error) -> bool:
         """Whether the port's step is as computed, but for noise.

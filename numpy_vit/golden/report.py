@@ -23,6 +23,8 @@ ORDER = (
     "step", "shape", "dtype", "error", "noises", "own", "l2", "cosine", "worst", "golden", "port", "nan", "inf", "verdict",
 )  # fmt: skip
 
+UNEXPLAINED = 3  # so many are told in full
+
 
 def number(x: float, digits: str = ".2e") -> str:
     return "" if math.isnan(x) else "inf" if math.isinf(x) else f"{x:{digits}}"
@@ -166,10 +168,14 @@ def junit(checked: Check) -> str:
 def diagnosis_text(findings: Sequence[Finding], checked: Check, suspected: str | None, width: int) -> str:
     width = max(width, 40)
     said = [] if findings else textwrap.wrap(nothing_found(checked), width)
-    for n, finding in enumerate(findings, 1):
+    unexplained = [finding.step for finding in findings if finding.best is None]
+    shown = [finding for finding in findings if finding.step not in unexplained[UNEXPLAINED:]]
+    for n, finding in enumerate(shown, 1):
         said += textwrap.wrap(f"{n}. {shown_in(finding)}: {what(finding)}", width, subsequent_indent="   ")
         for text in evidence(finding):
             said += textwrap.wrap(text, width, initial_indent="   ", subsequent_indent="   ")
+    if unexplained[UNEXPLAINED:]:
+        said += textwrap.wrap(f"Unexplained as well: {', '.join(unexplained[UNEXPLAINED:])}.", width)
     if suspected:
         text = f"All steps are within {suspected}'s noise: was the port computed in {suspected} and stored as {checked.format}?"
         said += textwrap.wrap(text, width)
