@@ -127,6 +127,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: cannot be written (it is a folder; give a file name)")
     temporary = None
     try:
+        if path.exists() and (
+            not path.is_file() or path.is_relative_to("/dev")
+        ):  # a device or a pipe is written to, not replaced
+            with open(path, "wb") as file:
+                yield file
+            return
+        path = path.resolve()  # of a link, what it points to is replaced
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         with open(handle, "wb") as file:
             yield file

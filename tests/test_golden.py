@@ -19,13 +19,13 @@ import numpy_vit
 from numpy_vit.cli import main
 from numpy_vit.golden.checking import check, model_of
 from numpy_vit.golden.diagnosing import diagnose
-from numpy_vit.golden.folder import Golden, read_dump, read_golden
+from numpy_vit.golden.folder import Golden, manifest_sha256, read_dump, read_golden
 from numpy_vit.golden.mistakes import mistakes
 from numpy_vit.golden.recording import golden_of
 from numpy_vit.golden.rounded import FORMATS, round_to, rounded_model
 from numpy_vit.positions import resize_positions
 from numpy_vit.seeded import uniform
-from numpy_vit.tensorfile import tensor_of
+from numpy_vit.tensorfile import Tensor, tensor_of
 
 from conftest import HERE, REPOSITORY, crooked_config
 
@@ -102,6 +102,14 @@ def test_a_golden_is_replaced_whole_or_not_at_all(tmp_path, tiny, capsys):
     assert record(tiny, "--model", "ViT-Ti/16", "depth=1", "--steps", "blocks.0.attn") == 2
     assert "no step is called 'blocks.0.attn'" in capsys.readouterr().err
     assert (tiny / "manifest.json").read_bytes() == before
+    (tmp_path / "web").mkdir()  # a folder with a manifest.json of something else
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "extension"}')
+    (tiny / "notes.txt").write_text("mine")
+    for folder in (tmp_path / "web", tiny):
+        assert record(folder, "--weights", "digits") == 2
+        assert "a folder with other things in it" in capsys.readouterr().err
+    (tiny / "notes.txt").unlink()
+    shutil.rmtree(tmp_path / "web")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("do not delete")
     assert record(tmp_path / "mine", "--weights", "digits") == 2
@@ -220,6 +228,41 @@ def test_positions_resized_by_another_rule():
     golden, model, run = golden_and_port(CONFIGS["crooked"], 3, size=(16, 28))
     assert check(golden, run(), model=model).passed
     assert named(diagnose(check(golden, run("positions by another rule"), model=model))) == {"positions-bilinear"}
+
+
+def test_positions_missing_at_another_image_size():
+    golden, model, run = golden_and_port(CONFIGS["crooked"], 3, size=(16, 28))
+    for wrong in ("positions missing", "positions shifted"):
+        steps = run(wrong)
+        steps["embed.resized_positions"] = tensor_of(golden.arrays["embed.resized_positions"].astype(np.float32))
+        assert named(diagnose(check(golden, steps, model=model))) == set(port.PLANTED[wrong])
+
+
+def test_noise_on_few_numbers_is_never_explained():
+    """Two numbers in bfloat16 fit one of some hundred ways soon enough: that is no finding."""
+    golden, model, _ = golden_and_port(crooked_config(classes=1, pooler=0, depth=1), 5)
+    rng = np.random.default_rng(0)
+    exact = golden.arrays["logits"][:2]
+    for scale in (0.05, 0.1, 0.2, 0.5, 1.0):
+        wrong = golden.arrays["logits"] + scale * rng.normal(size=golden.arrays["logits"].shape) * np.abs(exact).max()
+        bits = (np.ascontiguousarray(wrong, "<f4").view("<u4") >> 16).astype("<u2")
+        assert not named(diagnose(check(golden, {"logits": Tensor("BF16", bits)}, model=model))), scale
+
+
+def test_one_array_of_another_dtype_does_not_change_the_budget(digits):
+    golden = read_golden(digits)
+    model = model_of(golden)
+    exact = model(golden.arrays["pixels"], record=True).steps
+    steps = {name: tensor_of(array.astype(np.float32)) for name, array in exact.items()}
+    steps["embed.patches"] = Tensor("F16", steps["embed.patches"].data.astype(np.float16))
+    checked = check(golden, steps, model=model)
+    assert checked.format == "float32" and checked.passed
+    steps["norm"] = tensor_of(steps["norm"].data * np.float32(1.0001))
+    assert check(golden, steps, model=model).first.name == "norm"
+    wide = {name: tensor_of(array.astype(np.float32).astype(np.float64)) for name, array in exact.items()}
+    wide["norm"] = tensor_of(exact["norm"])
+    assert check(golden, wide, model=model).format == "float32"
+    assert check(golden, {name: tensor_of(array) for name, array in exact.items()}, model=model).format == "float64"
 
 
 def test_several_mistakes_at_once():
@@ -375,7 +418,8 @@ BAD_DUMPS = {
     "mis-shaped": (lambda s: {"norm": s["norm"][:, :5]}, "has shape (1, 5, 96), the step is B N D = (1, 65, 96)"),
     "wrong heads": (lambda s: {(q := "blocks.0.attention.query"): s[q].reshape(1, 3, 65, 32)}, "the step is B H N K"),
     "integers": (lambda s: {"norm": s["norm"].astype(np.int32)}, "is int32: dump float16, float32 or float64"),
-    "empty": (lambda s: {}, "no array of the dump is a step"),
+    "empty": (lambda s: {}, "has no arrays"),
+    "only pixels": (lambda s: {"pixels": s["pixels"]}, "no array of the dump is a step"),
 }  # fmt: skip
 
 
@@ -420,11 +464,21 @@ def test_a_nan_never_passes(tmp_path, digits, capsys):
         assert main(["golden", "check", str(digits), str(tmp_path / "d.npz"), "--budget", str(tmp_path / "budget.json")]) == 1
 
 
-def tamper(folder, change):
+def tamper(folder, change, hash_again=True):
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
+    if hash_again:
+        manifest["sha256"] = manifest_sha256(manifest)
     path.write_text(json.dumps(manifest))
+
+
+def test_a_changed_manifest_is_noticed(tmp_path, digits, capsys):
+    for change in (lambda m: m["config"].update(eps=1e-3), lambda m: m["steps"][5]["noise"]["float32"]["run"].update(l2=9.0)):
+        shutil.copytree(digits, tmp_path / "g", dirs_exist_ok=True)
+        tamper(tmp_path / "g", change, hash_again=False)
+        assert main(["golden", "check", str(tmp_path / "g"), str(digits / "steps.safetensors")]) == 2
+        assert "was changed after it was recorded" in capsys.readouterr().err
 
 
 BAD_GOLDENS = {
@@ -440,6 +494,14 @@ BAD_GOLDENS = {
     "path": (lambda m: m["steps"][5].update(file="../../etc/passwd"), "must be a plain name"),
     "no steps": (lambda m: m["steps"].clear(), "lists no steps"),
     "noise": (lambda m: m["steps"][5]["noise"]["float32"].pop("run"), "must have run and step"),
+    "noise infinite": (lambda m: m["steps"][5]["noise"]["float32"]["run"].update(l2=1e999), "must have run and step"),
+    "noise no object": (lambda m: m["steps"][5]["noise"].update(float32=3), "must have run and step"),
+    "noise of others": (lambda m: m["steps"][5]["noise"].pop("float16"), "of other formats"),
+    "store": (lambda m: m.update(store="x"), "store 'x'"),
+    "inputs": (lambda m: m["steps"][5].update(inputs=[["a"]]), "inputs must be names"),
+    "no pixels": (lambda m: m["steps"].pop(0), "must list the pixels first"),
+    "flat": (lambda m: m["steps"][5].update(shape=[6240]), "is not B N D"),
+    "preprocess": (lambda m: m.update(preprocess={"mean": "x"}), "preprocess"),
     "noise missing": (lambda m: [s["noise"].clear() for s in m["steps"]], "has no noise floor of float32"),
 }
 
@@ -504,6 +566,7 @@ def test_layouts_of_a_port_are_understood(digits, tmp_path):
             "patch_embed": steps["embed.projection"].reshape(1, 8, 8, 96),
             "blocks.2.attn.attn_drop": steps["blocks.2.attention.probs"],
         },
+        {"model.vit.blocks.0.mlp.gelu": steps["blocks.0.mlp.gelu"]},
         {"vit.layers.0.mlp.activation_fn": steps["blocks.0.mlp.gelu"], "blocks.0": steps["blocks.0.residual2"]},
     ):
         checked = check(golden, {name: tensor_of(np.ascontiguousarray(array)) for name, array in dump.items()})
@@ -588,3 +651,71 @@ def test_the_c_recipe(tmp_path, monkeypatch, capsys):
 def test_the_core_needs_no_golden():
     code = "import sys, numpy_vit; numpy_vit.load(); assert not any('golden' in name for name in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_damaged_archives(tmp_path, digits, capsys):
+    """What NumPy and zipfile raise for these is of a dozen kinds; the user sees one line."""
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "member.npz", "w") as archive:
+        archive.writestr("norm.txt", "hello")
+        archive.writestr("pool.npy", "not an array")
+    np.savez_compressed(tmp_path / "deflate.npz", norm=np.random.default_rng(0).normal(size=(1, 65, 96)))
+    content = bytearray((tmp_path / "deflate.npz").read_bytes())
+    content[2000:3000] = bytes(1000)
+    (tmp_path / "deflate.npz").write_bytes(content)
+    (tmp_path / "norm.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': ((((  \n" + bytes(100))
+    (tmp_path / "huge.npy").write_bytes(
+        b"\x93NUMPY\x01\x00\x76\x00{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807, 9), }".ljust(128)
+        + b"\n"
+    )
+    for file in ("member.npz", "deflate.npz", "norm.npy", "huge.npy"):
+        assert main(["golden", "check", str(digits), str(tmp_path / file)]) == 2
+        error = capsys.readouterr().err
+        assert "bug" not in error and error.count("\n") == 1, error
+    np.savez(tmp_path / "names.npz", **{"evil\n\x1b[31m": np.zeros(3), "norm": np.zeros((1, 65, 96)), "counter": np.arange(3)})
+    assert main(["golden", "check", str(digits), str(tmp_path / "names.npz"), "--brief"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "\x1b" not in error
+
+
+def test_a_reader_that_stops_early_does_not_change_the_verdict(tmp_path, digits):
+    dump_of(digits, tmp_path / "bad.npz", "scale missing")
+    command = f"'{sys.executable}' -m numpy_vit golden check '{digits}' '{tmp_path}/bad.npz' --json"
+    shell = ["bash", "-c", f"{command} | head -c 10; exit ${{PIPESTATUS[0]}}"]
+    assert subprocess.run(shell, cwd=REPOSITORY, capture_output=True).returncode == 1
+
+
+def test_links_and_pipes_are_written_to_not_replaced(tmp_path, digits):
+    from numpy_vit.tensorfile import replacing
+
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link").symlink_to("real.txt")
+    with replacing(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real.txt").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with replacing(tmp_path / "pipe") as file:
+        file.write(b"through")
+    assert os.read(reader, 100) == b"through" and not (tmp_path / "pipe").is_file()
+    os.close(reader)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "g").symlink_to("there")
+    assert record(tmp_path / "g", *TINY, "--noise", "none") == 0
+    assert (tmp_path / "g").is_symlink() and (tmp_path / "there" / "manifest.json").is_file()
+
+
+def test_an_interrupted_replacement_keeps_the_older_golden(tmp_path, tiny, monkeypatch):
+    before = (tiny / "manifest.json").read_bytes()
+    replace, calls = os.replace, []
+
+    def interrupted(a, b):
+        replace(a, b)
+        calls.append(b)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("numpy_vit.golden.folder.os.replace", interrupted)
+    assert record(tiny, "--weights", "digits", "--noise", "none", "--steps", "logits") == 2
+    assert (tiny / "manifest.json").read_bytes() == before and os.listdir(tmp_path) == ["tiny"]

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         _quietly_drop_stdout()
-        return 0
+        return getattr(arguments, "verdict", 0)
     except (Exception, KeyboardInterrupt) as error:
         if arguments.debug:
             import traceback

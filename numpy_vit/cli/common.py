@@ -66,12 +66,12 @@ def spare_threads(arguments: argparse.Namespace) -> None:
 
 def complain(text: str) -> None:
     """One line on stderr that is an error, whatever line breaks are in the text."""
-    print(f"numpy-vit: error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"numpy-vit: error: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
 def note(text: str) -> None:
     """One line on stderr that is no error."""
-    print(f"numpy-vit: note: {text}", file=sys.stderr)
+    print(f"numpy-vit: note: {printable(text)}", file=sys.stderr)
 
 
 class Runner:

@@ -77,7 +77,7 @@ def add_comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float64", "float32", "float16", "bfloat16"),
-        help="the port's arithmetic, whose noise is allowed (default: the dump's narrowest dtype)",
+        help="the port's arithmetic, whose noise is allowed (default: the dump's commonest dtype)",
     )
     parser.add_argument("--factor", type=float, metavar="X", help="how many noise floors are allowed (default: 4)")
     parser.add_argument("--budget", metavar="FILE", help="JSON: step or pattern -> max|a-b|/max|b| allowed instead")
@@ -128,7 +128,7 @@ def run_record(arguments: argparse.Namespace) -> int:
     with np.errstate(all="ignore"):
         pixels, origin["input"] = pixels_to_record(arguments, model, preprocess)
     progress = Progress(0)
-    noise = () if arguments.noise == "none" else tuple(arguments.noise.split(","))
+    noise = () if arguments.noise == "none" else tuple(dict.fromkeys(kind.strip() for kind in arguments.noise.split(",")))
     manifest = record(
         model,
         pixels,
@@ -155,6 +155,7 @@ def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
         (arguments.weights and arguments.model, "--weights and --model: give one of them"),
         (not arguments.weights and not arguments.model, "which model? give --weights FILE, or --model NAME for seeded weights"),
         (arguments.image and arguments.pixels, "--image and --pixels: give one of them"),
+        (arguments.preprocessor and arguments.model, "--preprocessor goes with --weights"),
         (arguments.image and arguments.model, "--image needs a model that says how pictures are prepared: give --weights"),
         (arguments.seed is not None and arguments.weights and not seeded_pixels, "--seed: nothing is made from a seed here"),
         (arguments.batch is not None and not seeded_pixels, "--batch goes with seeded pixels"),
@@ -196,7 +197,7 @@ def pixels_to_record(arguments: argparse.Namespace, model: "ViT", preprocess: An
     """The pixels and what the manifest says of them."""
     import numpy as np
 
-    from ..golden.folder import read_arrays
+    from ..golden.folder import DTYPES, read_arrays
     from ..seeded import uniform
 
     config = model.config
@@ -205,12 +206,16 @@ def pixels_to_record(arguments: argparse.Namespace, model: "ViT", preprocess: An
             raise InputError(f"{arguments.weights}: does not say how pictures are prepared: give --preprocessor, or --pixels")
         pixels = np.concatenate([preprocess(path, model.dtype) for path in arguments.image])
         return pixels, {"images": [Path(path).name for path in arguments.image]}
-    if arguments.pixels:
+    if arguments.pixels is not None:
         path = Path(arguments.pixels)
         arrays = read_arrays(path)
+        if not arrays:
+            raise InputError(f"{path}: has no arrays")
         if len(arrays) > 1 and "pixels" not in arrays:
             raise InputError(f"{path}: has several arrays, none called 'pixels'{nearest('pixels', arrays)}")
         given = arrays["pixels"] if "pixels" in arrays else next(iter(arrays.values()))
+        if given.dtype not in DTYPES:
+            raise InputError(f"{path}: pixels are {given.dtype}: they must be floats, prepared as the model wants them")
         if len(given.shape) != 4:
             raise InputError(f"{path}: pixels must be (B, C, Y, X), not {given.shape}")
         if not given.is_finite():
@@ -272,6 +277,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         if file is not None:
             with replacing(file) as target:
                 target.write(text().encode())
+    arguments.verdict = 0 if checked.passed else 1  # whether or not anybody reads the table to its end
     missing = [result.name for result in checked.results if result.run is None]
     if arguments.json:
         print(report.as_json(report.check_data(checked)))
@@ -280,7 +286,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     if arguments.complete and missing:
         note(f"{arguments.dump}: {len(missing)} steps are missing, the first is {missing[0]}")
         return 1
-    return 0 if checked.passed else 1
+    return arguments.verdict
 
 
 def run_diagnose(arguments: argparse.Namespace) -> int:
@@ -289,6 +295,7 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
 
     checked = compared(arguments, need_model=True)
     progress = Progress(0)
+    arguments.verdict = 0 if checked.passed else 1
     findings = diagnose(checked, progress.say)
     progress.clear()
     unexplained = any(finding.best is None for finding in findings) or (not findings and not checked.passed)
@@ -297,4 +304,4 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
         print(report.as_json(report.diagnosis_data(findings, suspected)))
     else:
         print(report.diagnosis_text(findings, checked, suspected, terminal_width()))
-    return 0 if checked.passed else 1
+    return arguments.verdict

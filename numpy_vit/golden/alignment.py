@@ -121,7 +121,9 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
                     ranks[step], chosen[step] = rank, (name, part, len(targets))
             if not targets and not CONTAINERS.fullmatch(name):
                 unknown.append(name)
-    if not chosen:
+    if not dump:
+        raise InputError("has no arrays")
+    if not chosen.keys() - {"pixels"}:
         some = ", ".join(f"'{name}'" for name in list(dump)[:3])
         wanted = ", ".join(f"'{name}'" for name in list(shapes)[:3])
         raise InputError(
@@ -132,7 +134,11 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
     for step, entry in shapes.items():
         if step in chosen:
             name, part, parts = chosen[step]
-            kind = DTYPES[dump[name].dtype]
+            kind = DTYPES.get(dump[name].dtype, "")
+            if not kind:
+                raise InputError(
+                    f"'{name}' is {dump[name].dtype}: dump float16, float32 or float64 (bfloat16: as .safetensors or raw .bf16)"
+                )
             array = dump[name].to_float(np.float64)
             if parts > 1:
                 if array.shape[-1:] == () or array.shape[-1] % parts:
@@ -145,8 +151,9 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
 
 def our_names(name: str, steps: Iterable[str]) -> tuple[int, tuple[str, ...]]:
     """A port's name -> (its rank among the names for that step, our steps); no steps where it is not known."""
-    if name in steps:
-        return -1, (name,)
+    own = re.sub(f"^{PREFIX}", "", name)
+    if own in steps:
+        return -1, (own,)
     for rank, (pattern, ours) in enumerate(MODULES):
         match = pattern.fullmatch(name)
         if match:
@@ -207,14 +214,24 @@ def read_mapping(path: Path) -> dict[str, str]:
         return mapping
 
 
+def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"says '{name}' twice")
+    return dict(pairs)
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Raises InputError for a file that cannot be read or is no JSON object."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_doubles)
     except FileNotFoundError as error:
         raise InputError("no such file") from error
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})") from error
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"is not JSON ({error})") from error
     if not isinstance(values, dict):

@@ -80,11 +80,13 @@ class Check:
     results: tuple[Result, ...]
     format: str  # the arithmetic whose noise is allowed
     factor: float
+    budgets: tuple[str, ...]  # steps and patterns with a budget of the user's own
     unknown: tuple[str, ...]  # arrays of the dump that are no step
     replayed: str  # "" or why no step was run again
     arrays: Mapping[str, Aligned] = dataclasses.field(repr=False)
     golden: Golden = dataclasses.field(repr=False)
     model: ViT | None = dataclasses.field(repr=False)
+    floors: Mapping[str, Any] = dataclasses.field(repr=False)  # step -> "run" and "step" -> "largest", "l2", "gain"
 
     @property
     def passed(self) -> bool:
@@ -124,13 +126,13 @@ def check(
     """
     aligned, unknown = align(dump, golden.steps, mapping)
     format = format or dump_format(aligned)
-    floors = noise_of(golden, format)
+    inputs = {step["name"]: tuple(step["inputs"]) for step in golden.steps}
+    floors = floors_of(golden, format, aligned, inputs)
     budgets = dict(budgets or {})
     for pattern in budgets:
         if not fnmatch.filter(floors, pattern):
             raise InputError(f"the budget names step '{pattern}', which the golden does not have{nearest(pattern, floors)}")
     computed = {} if model is None else run_again(model, golden, aligned)
-    inputs = {step["name"]: tuple(step["inputs"]) for step in golden.steps}
     results = []
     for step in golden.steps:
         name, shape = step["name"], tuple(step["shape"])
@@ -169,7 +171,7 @@ def check(
             )
         )
     replayed = "" if model is not None else no_model
-    return Check(tuple(results), format, factor, tuple(unknown), replayed, aligned, golden, model)
+    return Check(tuple(results), format, factor, tuple(budgets), tuple(unknown), replayed, aligned, golden, model, floors)
 
 
 def judge(run: Error, own: Error | None, near: Error, factor: float, limit: float | None) -> str:
@@ -205,14 +207,29 @@ def cosine(a: Array, b: Array) -> float:
 
 
 def dump_format(aligned: Mapping[str, Aligned]) -> str:
-    """The arithmetic a dump was made in: of its dtypes the narrowest, whatever wider type its numbers are stored in."""
-    present = {array.dtype for array in aligned.values()}
-    for name in ("bfloat16", "float16"):
-        if name in present:
-            return name
-    if "float32" in present or all(np.array_equal(round_to("float32", a.array), a.array) for a in aligned.values()):
-        return "float32"
-    return "float64"
+    """The arithmetic a dump was made in: the commonest dtype of its steps; float64 numbers that are float32's count as such."""
+    dtypes = []
+    for name, array in aligned.items():
+        narrow = array.dtype == "float64" and np.array_equal(round_to("float32", array.array), array.array)
+        dtypes += ["float32" if narrow else array.dtype] * (name != "pixels")
+    return max(reversed(EPS), key=dtypes.count)  # of equals the narrowest
+
+
+def floors_of(
+    golden: Golden, format: str, aligned: Mapping[str, Aligned], inputs: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Step -> its noise floors in a format; in a narrower one where the step, or what it was run again from, is stored so."""
+    of = {kind: noise_of(golden, kind) for kind in {format, *(a.dtype for a in aligned.values() if EPS[a.dtype] > EPS[format])}}
+    floors = {}
+    for step in of[format]:
+        own = narrowest([format, *(aligned[n].dtype for n in (step,) if n in aligned)])
+        earlier = [aligned[n].dtype for n in ancestors(step, inputs, aligned) if n in aligned]
+        floors[step] = {"run": of[own][step]["run"], "step": of[narrowest([own, *earlier])][step]["step"]}
+    return floors
+
+
+def narrowest(formats: Sequence[str]) -> str:
+    return max(formats, key=lambda name: EPS[name])
 
 
 def noise_of(golden: Golden, format: str) -> dict[str, dict[str, dict[str, float]]]:
@@ -282,7 +299,7 @@ def model_of(golden: Golden, weights: str | None = None) -> ViT:
             model = random_model(golden.config, origin["seed"], "float64")
             where = f"seed {origin['seed']}"
         elif weights is not None or isinstance(origin.get("weights"), str):
-            where = weights or origin["weights"]
+            where = origin["weights"] if weights is None else weights
             model = open_checkpoint(where).model("float64")
         else:
             raise InputError("the manifest does not say which weights it was made with: give --weights")

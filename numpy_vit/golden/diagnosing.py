@@ -6,6 +6,7 @@ a correct one, and far nearer than without it; what nothing explains is said to 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,11 @@ from ..parameters import Weights, assemble
 from ..steps import Step
 from .checking import WRONG, Check, Error, ancestors, error, noise_of
 from .mistakes import Mistake, Pass, both, mistakes
+from .rounded import EPS
 
 Array = Any
 PAIRS_OF = 8  # so many of the nearest mistakes are tried together with every other
+CHANCE = 1e-3  # how likely any of the ways tried may fit by chance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +139,15 @@ class Case:
 
     def explains(self, tried: Tried) -> bool:
         """Whether the port's step is within noise of this one, and far nearer to it than to the right one."""
-        return self.step in tried.explained and 2 * tried.error.noises <= self.before.noises
+        return self.step in tried.explained and 2 * tried.error.noises <= self.before.noises and self.no_accident(tried)
+
+    def no_accident(self, tried: Tried) -> bool:
+        """Whether a fit this close is unlikely by chance: with few numbers and much noise, one of many ways soon fits.
+
+        That `count` numbers all come `ratio` times nearer by chance has a probability of about ratio ** -count.
+        """
+        ratio = self.before.l2 / max(tried.error.l2, 1e-300)
+        return self.bench.port[self.step].size * math.log(ratio) >= math.log(self.tried / CHANCE)
 
     def explaining(self, sets: Sequence[tuple[Mistake, ...]]) -> list[Tried]:
         return [tried for tried in self.attempts(sets) if self.explains(tried)]
@@ -168,7 +179,7 @@ class Bench:
         self.order = [step["name"] for step in golden.steps]
         self.port = {name: aligned.array for name, aligned in checked.arrays.items()}
         self.pixels = np.asarray(golden.arrays["pixels"], np.float64)
-        self.floors = noise_of(golden, checked.format)
+        self.floors = checked.floors
         self.done: dict[Any, dict[str, Error]] = {}
 
     def within_noise(self, step: str, now: Error) -> bool:
@@ -320,10 +331,11 @@ def stage_of(step: str) -> str:
 
 
 def suspicion(checked: Check) -> str | None:
-    """The narrower format that a float32 dump looks like the work of: every step is within that format's noise."""
-    measured = checked.golden.steps[0]["noise"]
-    for format in ("float16", "bfloat16"):
-        if checked.format == "float32" and format in measured:
+    """The narrower format that a dump looks like the work of: beyond its own format's noise, but all within that one's."""
+    own = [result.run.noises for result in checked.results if result.run]
+    for format in ("float32", "float16", "bfloat16"):
+        wider = EPS[format] > EPS[checked.format]
+        if wider and max(own) > checked.factor and format in checked.golden.steps[0]["noise"]:
             floors = noise_of(checked.golden, format)
             exact = checked.golden.arrays
             errors = (error(a.array, np.asarray(exact[name]), floors[name]["run"]) for name, a in checked.arrays.items())

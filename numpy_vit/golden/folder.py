@@ -7,18 +7,20 @@ numbers `<step>.f64` or `<step>.f32` (what C reads with fread; the shapes are in
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-import zipfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..config import ViTConfig
+from ..config import ViTConfig, from_plain
 from ..errors import InputError, about
+from ..images import Preprocess
 from ..tensorfile import STORED_AS, Tensor, read, tensor_of, write
 
 Array = Any
@@ -29,7 +31,7 @@ RAW = {"f64": "F64", "f32": "F32", "f16": "F16", "bf16": "BF16"}
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 FIELDS = {
     "numpy_vit": str, "precision": str, "store": str, "layout": str, "model": dict, "weights_sha256": str, "config": dict,
-    "sizes": dict, "steps": list,
+    "sizes": dict, "steps": list, "sha256": str,
 }  # fmt: skip
 STEP_FIELDS = {
     "name": str, "operation": str, "formula": str, "inputs": list, "weights": list, "dims": str, "shape": list,
@@ -92,6 +94,12 @@ def write_golden(folder: str | os.PathLike[str], manifest: Mapping[str, Any], ar
         (part / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
 
 
+def manifest_sha256(manifest: Mapping[str, Any]) -> str:
+    """Of everything in a manifest but this hash and our version, as JSON with sorted keys and no spaces."""
+    content = {key: value for key, value in manifest.items() if key not in ("sha256", "numpy_vit")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def manifest_text(manifest: Mapping[str, Any]) -> str:
     """The manifest as JSON, one line a step, the same bytes for the same content."""
     head = {key: value for key, value in manifest.items() if key != "steps"}
@@ -102,34 +110,55 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 
 def check_target(folder: str | os.PathLike[str]) -> None:
     """Raise InputError unless a golden folder can be written here: nothing there yet, an empty folder, or a golden."""
-    folder = Path(folder)
+    name, folder = folder, Path(os.path.realpath(folder))
+    if not str(name) or folder == Path.cwd():
+        raise InputError(f"'{name}': give the name of a new folder")
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file: give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise InputError(f"{folder}: is a folder with other things in it: give a new one")
-    parent = folder.absolute().parent
-    if not parent.is_dir():
-        raise InputError(f"{folder}: cannot be written (there is no folder {parent})")
-    if not os.access(parent, os.W_OK):
-        raise InputError(f"{folder}: cannot be written (Permission denied)")
+        raise InputError(f"{name}: is a file: give a folder")
+    if folder.is_dir() and not {file.name for file in folder.iterdir()} <= files_of(folder):
+        raise InputError(f"{name}: is a folder with other things in it: give a new one")
+    if not folder.parent.is_dir():
+        raise InputError(f"{name}: cannot be written (there is no folder {folder.parent})")
+    try:
+        os.rmdir(new_part(folder))
+    except OSError as error:
+        raise InputError(f"{name}: cannot be written ({error.strerror or error})") from error
+
+
+def files_of(folder: Path) -> set[str]:
+    """The files that belong to a golden folder, by its manifest; none where it has no manifest of a golden."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["format"] == FORMAT:
+            return {MANIFEST, *(step["file"] for step in manifest["steps"])}
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        pass
+    return set()
+
+
+def new_part(folder: Path) -> Path:
+    """A temporary folder beside a folder."""
+    return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` when the block ends well and vanishes when it does not."""
     check_target(folder)
+    folder = Path(os.path.realpath(folder))  # of a link, what it points to is replaced
     work = None
     try:
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
-        (work / "new").mkdir()
-        yield work / "new"
-        if folder.exists():
-            os.replace(folder, work / "old")
+        work = new_part(folder)
+        old, new = work / "old", work / "new"
+        new.mkdir()
+        yield new
         try:
-            os.replace(work / "new", folder)
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(new, folder)
         except BaseException:
-            if (work / "old").exists():
-                os.replace(work / "old", folder)
+            if old.exists() and not folder.exists():
+                os.replace(old, folder)
             raise
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
@@ -180,9 +209,15 @@ def parse_manifest(path: Path) -> dict[str, Any]:
     if manifest.get("version") != VERSION:
         raise InputError(f"has version {manifest.get('version')!r}, this program reads {VERSION!r}: update one of them")
     hold_fields(manifest, FIELDS, "the manifest")
+    if manifest_sha256(manifest) != manifest["sha256"]:
+        raise InputError("was changed after it was recorded (its SHA-256 differs): record the golden again")
+    ViTConfig.from_dict(manifest["config"])
+    if manifest.get("preprocess") is not None:
+        from_plain(Preprocess, manifest["preprocess"], "preprocess")
+    if manifest["store"] not in ("float64", "float32"):
+        raise InputError(f"store {manifest['store']!r}: float64 or float32")
     if not manifest["steps"]:
         raise InputError("lists no steps")
-    ViTConfig.from_dict(manifest["config"])
     for step in manifest["steps"]:
         if not isinstance(step, dict):
             raise InputError("steps must be JSON objects")
@@ -192,13 +227,24 @@ def parse_manifest(path: Path) -> dict[str, Any]:
             raise InputError(f"step {name!r}: shape {step['shape']} must be whole numbers")
         if Path(step["file"]).name != step["file"]:
             raise InputError(f"step {name!r}: file {step['file']!r} must be a plain name in the same folder")
+        if len(step["shape"]) != len(step["dims"].split()):
+            raise InputError(f"step {name!r}: shape {step['shape']} is not {step['dims']}")
+        if not all(isinstance(earlier, str) for earlier in step["inputs"]):
+            raise InputError(f"step {name!r}: inputs must be names of steps")
         for kind, floors in step["noise"].items():
-            numbers = [floors.get(of, {}).get(by) for of in ("run", "step") for by in ("largest", "l2", "gain")]
-            if not all(isinstance(number, float | int) for number in numbers):
+            try:
+                numbers = [float(floors[of][by]) for of in ("run", "step") for by in ("largest", "l2", "gain")]
+            except (TypeError, KeyError, ValueError):
+                numbers = [math.nan]
+            if not all(math.isfinite(number) and number >= 0 for number in numbers):
                 raise InputError(f"step {name!r}: noise of {kind!r} must have run and step, each with largest, l2 and gain")
+        if step["noise"].keys() != manifest["steps"][0]["noise"].keys():
+            raise InputError(f"step {name!r}: has noise floors of other formats than the first step")
     names = [step["name"] for step in manifest["steps"]]
     if len(set(names)) != len(names):
         raise InputError("lists a step twice")
+    if names[0] != "pixels":
+        raise InputError("must list the pixels first")
     return manifest
 
 
@@ -221,6 +267,8 @@ def read_dump(place: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Raises InputError for a place that is missing, empty or cannot be read.
     """
+    if not str(place):
+        raise InputError("an empty name is no dump")
     place = Path(place)
     if not place.exists():
         raise InputError(f"{place}: no such file or folder")
@@ -244,31 +292,30 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read(path)[0]
     try:
-        if path.suffix == ".npz":
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                return {name: as_tensor(archive[name], f"{path}: '{name}'") for name in archive.files}
-        if path.suffix == ".npy":
-            return {path.stem: as_tensor(np.load(path, mmap_mode="r", allow_pickle=False), str(path))}
+        with warnings.catch_warnings(action="ignore"):
+            if path.suffix == ".npz":
+                with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                    return {name: as_tensor(archive[name]) for name in archive.files}
+            if path.suffix == ".npy":
+                return {path.stem: as_tensor(np.load(path, mmap_mode="r", allow_pickle=False))}
         if path.suffix[1:] in RAW:
             kind = RAW[path.suffix[1:]]
             size, item = path.stat().st_size, np.dtype(STORED_AS[kind]).itemsize
             if size == 0 or size % item:
                 raise InputError(f"{path}: {size} bytes are no whole number of {DTYPES[kind]} numbers: the file is cut")
             return {path.stem: Tensor(kind, np.fromfile(path, STORED_AS[kind]))}
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (ValueError, OSError, EOFError, MemoryError, OverflowError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
+    except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: cannot be read ({reason}): the file is cut or damaged") from error
     known = ".safetensors, .npz, .npy or raw ." + " .".join(RAW)
     raise InputError(f"{path}: is not a dump: give a {known} file, or a folder of them")
 
 
-def as_tensor(array: Array, what: str) -> Tensor:
-    kinds = {"f8": "F64", "f4": "F32", "f2": "F16"}
-    kind = kinds.get(array.dtype.str[1:])
-    if kind is None:
-        raise InputError(f"{what} is {array.dtype}: dump float16, float32 or float64 (bfloat16: as .safetensors or raw .bf16)")
-    return Tensor(kind, array.astype(STORED_AS[kind], copy=False))
+def as_tensor(array: Array) -> Tensor:
+    """An array as a Tensor; one that is no float keeps its dtype, for whoever wants it to say so."""
+    kind = {"f8": "F64", "f4": "F32", "f2": "F16"}.get(array.dtype.str[1:])
+    return Tensor(str(array.dtype), array) if kind is None else Tensor(kind, array.astype(STORED_AS[kind], copy=False))

@@ -143,8 +143,17 @@ def class_token_last(tokens: Array, get: Get, config: ViTConfig) -> Array:
     return np.concatenate([tokens[:, 1:], tokens[:, :1]], axis=1)
 
 
-def positions_become(change: Callable[[Array], Array]) -> OnWeight:
-    return lambda name, get, config: change(get(name)) if name == "embed.positions" else None
+def positions_become(change: Callable[[Array], Array]) -> OnStep:
+    """Other positions are added: what is made of those learned, or resized."""
+
+    def added(result: Array, get: Get, config: ViTConfig) -> Array:
+        try:
+            positions = get("embed.resized_positions")
+        except KeyError:
+            positions = get("embed.positions")
+        return get("embed.tokens") + change(positions)
+
+    return added
 
 
 def rolled(by: int) -> Callable[[Array], Array]:
@@ -365,12 +374,18 @@ def mistakes(model: ViTConfig, preprocess: Mapping[str, Any] | None = None) -> l
     say("class-token-last", "the class token is put last instead of first", step("embed.tokens", class_token_last))
     say("class-token-zero", "the class token is zero", weight(zero("class_token", "embed")))
 
-    say("positions-missing", "no positions are added", weight(zero("positions", "embed")))
+    say("positions-missing", "no positions are added", step("embed.positions", positions_become(np.zeros_like)))
     text = "positions are shifted by the class token: "
-    say("positions-shifted", text + "each patch has the position of the token before it", weight(positions_become(delayed)))
-    say("positions-rotated", text + "its own is taken for the last patch", weight(positions_become(rolled(-1))))
-    say("positions-rotated-back", text + "it has the last patch's", weight(positions_become(rolled(1))))
-    say("class-position-missing", "the class token has no position", weight(positions_become(without_first)))
+    say(
+        "positions-shifted",
+        text + "each patch has the position of the token before it",
+        step("embed.positions", positions_become(delayed)),
+    )
+    say(
+        "positions-rotated", text + "its own is taken for the last patch", step("embed.positions", positions_become(rolled(-1)))
+    )
+    say("positions-rotated-back", text + "it has the last patch's", step("embed.positions", positions_become(rolled(1))))
+    say("class-position-missing", "the class token has no position", step("embed.positions", positions_become(without_first)))
     for rule in RULES:
         if rule != model.position_rule:
             text = f"positions are resized by the rule '{rule}' instead of '{model.position_rule}'"

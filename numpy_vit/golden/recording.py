@@ -14,7 +14,7 @@ from ..model import ViT
 from ..parameters import parameter_shapes
 from ..portable import total
 from ..tracing import trace
-from .folder import FORMAT, LAYOUTS, VERSION, file_name, sha256, weights_sha256, write_golden
+from .folder import FORMAT, LAYOUTS, VERSION, file_name, manifest_sha256, sha256, weights_sha256, write_golden
 from .replay import replay
 from .rounded import FORMATS, KINDS, round_to, rounded_model
 
@@ -75,7 +75,8 @@ def golden_of(
         if not fnmatch.filter(rows, pattern):
             raise InputError(f"no step is called '{pattern}'{nearest(pattern, rows)}")
     progress(f"running in {precision}")
-    exact = {"pixels": pixels, **model(pixels, record=True, resize_positions=True).steps}
+    with np.errstate(all="ignore"):  # what overflows is refused below
+        exact = {"pixels": pixels, **model(pixels, record=True, resize_positions=True).steps}
     for name, array in exact.items():
         if not np.isfinite(array).all():
             raise InputError(f"step {name} has NaN or infinite numbers: such a model makes no golden")
@@ -120,7 +121,7 @@ def golden_of(
         "sizes": trace(model.config, batch=len(pixels), size=pixels.shape[2:]).sizes,
         "steps": entries,
     }
-    return manifest, stored
+    return {**manifest, "sha256": manifest_sha256(manifest)}, stored
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -83,6 +83,8 @@ def summary(checked: Check) -> list[str]:
         f"Allowed: {checked.factor:g} noise floors of {checked.format} arithmetic; `by itself`: the step run again from the "
         f"port's own inputs{star}."
     )
+    if checked.budgets:
+        said.append(f"Budgets of your own instead: {', '.join(checked.budgets)}.")
     if checked.replayed:
         said.append(f"No step was run again, so wrong and inherited are not told apart: {checked.replayed}.")
     first = checked.first

@@ -90,7 +90,7 @@ KINDS = {kind.format: kind for kind in (Float32Array, Float16Array, BFloat16Arra
 FORMATS = tuple(KINDS)
 
 
-def product_term_by_term(a: Array, b: Array, columns: int = 4096, tile: int = 49152) -> Array:
+def product_term_by_term(a: Array, b: Array, columns: int = 4096, tile_size: int = 49152) -> Array:
     """a (..., m, k) @ b (..., k, n) in float32: term 0, plus term 1, plus term 2, ..., each sum rounded.
 
     Done in tiles that stay in the cache, with as long rows as there are: 2.4 times as fast as square ones.
@@ -98,7 +98,7 @@ def product_term_by_term(a: Array, b: Array, columns: int = 4096, tile: int = 49
     leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     a, b = np.broadcast_to(a, leading + a.shape[-2:]), np.broadcast_to(b, leading + b.shape[-2:])
     out = np.zeros((*leading, a.shape[-2], b.shape[-1]), np.float32)
-    rows = max(1, tile // min(columns, out.shape[-1]))
+    rows = max(1, tile_size // min(columns, out.shape[-1]))
     with np.errstate(over="ignore", invalid="ignore"):
         for index in np.ndindex(leading):
             for row in range(0, out.shape[-2], rows):
