@@ -328,6 +328,18 @@ def test_correct_ports_in_every_format_pass(digits, format):
         assert not check(golden, {name: tensor_of(array) for name, array in steps.items()}, model=model).passed
 
 
+def test_a_golden_of_some_steps_accuses_no_correct_port(tmp_path, digits):
+    assert (
+        record(tmp_path / "some", "--weights", "digits", "--image", SAMPLE, "--steps", "*.residual2", "--steps", "*.gelu") == 0
+    )
+    dump_of(digits, tmp_path / "good.npz")
+    dump_of(digits, tmp_path / "bad.npz", "scale by D")
+    assert main(["golden", "check", str(tmp_path / "some"), str(tmp_path / "good.npz")]) == 0
+    golden = read_golden(tmp_path / "some")
+    findings = diagnose(check(golden, read_dump(tmp_path / "bad.npz"), model=model_of(golden)))
+    assert named(findings) == {"scale-by-D"}
+
+
 def test_errors_that_only_add_up_are_not_blamed_on_a_step(digits):
     golden = read_golden(digits)
     model = model_of(golden)

@@ -26,6 +26,7 @@ from ..model import ViT
 from ..parameters import parameter_shapes
 from ..seeded import random_model
 from ..tensorfile import Tensor
+from ..tracing import trace
 from .alignment import Aligned, align, read_json_object
 from .folder import Golden, weights_sha256
 from .replay import replay
@@ -126,7 +127,7 @@ def check(
     """
     aligned, unknown = align(dump, golden.steps, mapping)
     format = format or dump_format(aligned)
-    inputs = {step["name"]: tuple(step["inputs"]) for step in golden.steps}
+    inputs = inputs_of(golden)
     floors = floors_of(golden, format, aligned, inputs)
     budgets = dict(budgets or {})
     for pattern in budgets:
@@ -135,43 +136,60 @@ def check(
     computed = {} if model is None else run_again(model, golden, aligned)
     results = []
     for step in golden.steps:
-        name, shape = step["name"], tuple(step["shape"])
-        if name == "pixels" and name not in aligned:  # a port's input is not its work
-            continue
-        if name not in aligned:
-            results.append(Result(name, step["dims"], shape, MISSING))
-            continue
-        port, exact = aligned[name].array, np.asarray(golden.arrays[name], np.float64)
-        span = ancestors(name, inputs, aligned)
-        direct = set(span) == set(inputs[name])
-        one_step = floors[name]["step" if direct else "run"]
-        run = error(port, exact, floors[name]["run"])
-        own = error(port, computed[name], one_step) if name in computed else None
-        limit = next((value for pattern, value in budgets.items() if fnmatch.fnmatchcase(name, pattern)), None)
-        verdict = judge(run, own, error(port, exact, one_step), factor, limit)
-        difference = np.abs(port - exact)
-        worst = tuple(int(i) for i in np.unravel_index(int(np.nan_to_num(difference, nan=np.inf).argmax()), shape))
-        results.append(
-            Result(
-                name=name,
-                dims=step["dims"],
-                shape=shape,
-                verdict=verdict,
-                theirs=aligned[name].name,
-                dtype=aligned[name].dtype,
-                run=run,
-                own=own,
-                span=() if direct else span,
-                cosine=cosine(port, exact),
-                worst=worst,
-                golden=float(exact[worst]),
-                port=float(port[worst]),
-                nan=int(np.isnan(port).sum()),
-                inf=int(np.isinf(port).sum()),
-            )
-        )
+        name = step["name"]
+        if name in aligned:
+            exact = np.asarray(golden.arrays[name], np.float64)
+            limit = next((value for pattern, value in budgets.items() if fnmatch.fnmatchcase(name, pattern)), None)
+            span = ancestors(name, inputs, aligned)
+            span = () if set(span) == set(inputs[name]) else span
+            results.append(compare(step, aligned[name], exact, computed.get(name), floors[name], span, factor, limit))
+        elif name != "pixels":  # a port's input is not its work
+            results.append(Result(name, step["dims"], tuple(step["shape"]), MISSING))
     replayed = "" if model is not None else no_model
     return Check(tuple(results), format, factor, tuple(budgets), tuple(unknown), replayed, aligned, golden, model, floors)
+
+
+def inputs_of(golden: Golden) -> dict[str, tuple[str, ...]]:
+    """Every step of the model, recorded or not -> the steps it is computed from."""
+    batch, _, *size = golden.steps[0]["shape"]
+    rows = trace(golden.config, batch=batch, size=tuple(size))
+    return {"pixels": (), **{row.name: tuple(tensor.name for tensor in row.inputs) for row in rows}}
+
+
+def compare(
+    step: Mapping[str, Any],
+    theirs: Aligned,
+    exact: Array,
+    computed: Array | None,
+    floors: Mapping[str, Mapping[str, float]],
+    span: tuple[str, ...],
+    factor: float,
+    limit: float | None,
+) -> Result:
+    """One step of a port against the golden's, and against the same step run again (`computed`)."""
+    port = theirs.array
+    one_step = floors["run" if span else "step"]
+    run = error(port, exact, floors["run"])
+    own = None if computed is None else error(port, computed, one_step)
+    difference = np.nan_to_num(np.abs(port - exact), nan=np.inf)
+    worst = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), port.shape))
+    return Result(
+        name=step["name"],
+        dims=step["dims"],
+        shape=port.shape,
+        verdict=judge(run, own, error(port, exact, one_step), factor, limit),
+        theirs=theirs.name,
+        dtype=theirs.dtype,
+        run=run,
+        own=own,
+        span=span,
+        cosine=cosine(port, exact),
+        worst=worst,
+        golden=float(exact[worst]),
+        port=float(port[worst]),
+        nan=int(np.isnan(port).sum()),
+        inf=int(np.isinf(port).sum()),
+    )
 
 
 def judge(run: Error, own: Error | None, near: Error, factor: float, limit: float | None) -> str:

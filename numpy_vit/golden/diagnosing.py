@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..model import activation_name, classify, embed, norm, pool, tanh_pooler
 from ..parameters import Weights, assemble
 from ..steps import Step
-from .checking import WRONG, Check, Error, ancestors, error, noise_of
+from .checking import WRONG, Check, Error, ancestors, error, inputs_of, noise_of
 from .mistakes import Mistake, Pass, both, mistakes
 from .rounded import EPS
 
@@ -175,7 +175,7 @@ class Bench:
         self.config = golden.config
         self.factor = checked.factor
         self.results = {result.name: result for result in checked.results}
-        self.inputs = {step["name"]: tuple(step["inputs"]) for step in golden.steps}
+        self.inputs = inputs_of(golden)
         self.order = [step["name"] for step in golden.steps]
         self.port = {name: aligned.array for name, aligned in checked.arrays.items()}
         self.pixels = np.asarray(golden.arrays["pixels"], np.float64)
