@@ -20,7 +20,7 @@ def manifest(name, noise=("float32", "float16", "bfloat16")):
     import numpy as np
 
     import numpy_vit
-    from numpy_vit.golden.recording import golden_of
+    from numpy_vit.golden.recording import record
     from numpy_vit.seeded import uniform
 
     if name == "digits":
@@ -35,7 +35,7 @@ def manifest(name, noise=("float32", "float16", "bfloat16")):
         model = numpy_vit.random_model(config, seed=11, dtype="portable")
         pixels = np.asarray(uniform(11, "pixels", (3, 3, 24, 40), "float64"))
         origin = {"model": {"seed": 11, "name": "test"}, "input": {"seed": 11}}
-    return golden_of(model, pixels, noise=noise, origin=origin)[0]
+    return record(model, pixels, noise=noise, origin=origin)[0]
 
 
 def stored(name):

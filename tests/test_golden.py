@@ -21,7 +21,7 @@ from numpy_vit.golden.checking import check, model_of
 from numpy_vit.golden.diagnosing import diagnose
 from numpy_vit.golden.folder import Golden, manifest_sha256, read_dump, read_golden
 from numpy_vit.golden.mistakes import mistakes
-from numpy_vit.golden.recording import golden_of
+from numpy_vit.golden.recording import record as recorded
 from numpy_vit.golden.rounded import FORMATS, round_to, rounded_model
 from numpy_vit.positions import resize_positions
 from numpy_vit.seeded import uniform
@@ -181,7 +181,7 @@ def golden_and_port(config, seed, size=None):
     """A golden in memory, its model, and a function that runs the little port with mistakes."""
     model = numpy_vit.random_model(config, seed, "portable")
     pixels = uniform(seed, "pixels", (2, 3, *(size or config.image)), "float64")
-    manifest, arrays = golden_of(model, pixels, origin={"model": {"seed": seed}})
+    manifest, arrays = recorded(model, pixels, origin={"model": {"seed": seed}})
     golden = Golden(HERE, json.loads(json.dumps(manifest)), arrays)
     weights = out_in(model)
     values = dataclasses.asdict(config)

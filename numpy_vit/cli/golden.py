@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
 def run_record(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from ..golden.folder import check_target
+    from ..golden.folder import check_target, write_golden
     from ..golden.recording import record
 
     refuse_what_does_not_go_together(arguments)
@@ -129,10 +129,9 @@ def run_record(arguments: argparse.Namespace) -> int:
         pixels, origin["input"] = pixels_to_record(arguments, model, preprocess)
     progress = Progress(0)
     noise = () if arguments.noise == "none" else tuple(dict.fromkeys(kind.strip() for kind in arguments.noise.split(",")))
-    manifest = record(
+    manifest, arrays = record(
         model,
         pixels,
-        arguments.output,
         steps=arguments.steps or ("*",),
         store=arguments.store,
         layout=arguments.format,
@@ -140,10 +139,11 @@ def run_record(arguments: argparse.Namespace) -> int:
         origin=origin,
         progress=progress.say,
     )
+    write_golden(arguments.output, manifest, arrays)
     progress.clear()
-    largest = sum(int(np.prod(step["shape"])) for step in manifest["steps"])
+    numbers = sum(array.size for array in arrays.values())
     note(
-        f"{arguments.output}: {len(manifest['steps'])} steps, {largest:,} numbers, {manifest['precision']} precision, "
+        f"{arguments.output}: {len(arrays)} steps, {numbers:,} numbers, {manifest['precision']} precision, "
         f"stored as {manifest['store']}"
     )
     return 0

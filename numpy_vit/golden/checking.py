@@ -30,7 +30,7 @@ from ..tracing import trace
 from .alignment import Aligned, align, read_json_object
 from .folder import Golden, weights_sha256
 from .replay import replay
-from .rounded import EPS, FORMATS, round_to
+from .rounded import EPS, round_to
 
 Array = Any
 FACTOR = 4.0
@@ -336,7 +336,3 @@ def read_budgets(path: Path) -> dict[str, float]:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InputError(f"the budget of '{name}' must be a number, 0 or more, not {value!r:.40}")
         return budgets
-
-
-def formats() -> tuple[str, ...]:
-    return ("float64", *FORMATS)

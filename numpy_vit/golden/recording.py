@@ -1,8 +1,8 @@
 """Record a golden: run a model once and keep every step, its hash, and how much noise narrower arithmetic makes there."""
 
+import dataclasses
 import fnmatch
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..model import ViT
 from ..parameters import parameter_shapes
 from ..portable import total
 from ..tracing import trace
-from .folder import FORMAT, LAYOUTS, VERSION, file_name, manifest_sha256, sha256, weights_sha256, write_golden
+from .folder import FORMAT, LAYOUTS, VERSION, file_name, manifest_sha256, sha256, weights_sha256
 from .replay import replay
 from .rounded import FORMATS, KINDS, round_to, rounded_model
 
@@ -25,7 +25,6 @@ Floors = dict[str, dict[str, dict[str, float]]]  # step -> "run" and "step" -> "
 def record(
     model: ViT,
     pixels: Array,
-    folder: str | os.PathLike[str],
     *,
     steps: Sequence[str] = ("*",),
     store: str = "float64",
@@ -33,33 +32,17 @@ def record(
     noise: Sequence[str] = FORMATS,
     origin: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda what: None,
-) -> dict[str, Any]:
-    """Run `model` on `pixels` (B, C, Y, X), write the golden folder, and return its manifest.
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Run `model` on `pixels` (B, C, Y, X): a golden's manifest and its arrays, for `numpy_vit.golden.folder.write_golden`.
 
     steps    names or patterns of the steps to keep; the pixels are always kept
     store    "float64", or "float32" for half the size (the hashes are of what is stored)
-    layout   "safetensors", "npy" or "raw" (numpy_vit.golden.folder)
+    layout   how it is to be written: "safetensors", "npy" or "raw" (numpy_vit.golden.folder)
     noise    the formats whose noise floor is measured
-    origin   what to say of the model's and the pixels' origin: {"seed": 0, "name": "ViT-B/16"}, ...
+    origin   what the manifest is to say of the "model", the "input" and the "preprocess"ing
 
     For hashes that hold on every machine the model must be of dtype "portable". Raises InputError.
     """
-    manifest, arrays = golden_of(model, pixels, steps, store, layout, noise, origin, progress)
-    write_golden(folder, manifest, arrays)
-    return manifest
-
-
-def golden_of(
-    model: ViT,
-    pixels: Array,
-    steps: Sequence[str] = ("*",),
-    store: str = "float64",
-    layout: str = "safetensors",
-    noise: Sequence[str] = FORMATS,
-    origin: Mapping[str, Any] | None = None,
-    progress: Callable[[str], None] = lambda what: None,
-) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The manifest and the arrays of `record`, not written anywhere."""
     if store not in ("float64", "float32"):
         raise InputError(f"store {store!r}: float64 or float32")
     if layout not in LAYOUTS:
@@ -70,7 +53,8 @@ def golden_of(
     pixels = np.ascontiguousarray(pixels, model.dtype)
     portable = type(model.weights.norm.weight) is not np.ndarray
     precision = "portable" if portable else str(model.dtype)
-    rows = {row.name: row for row in trace(model.config, batch=len(pixels), dtype=model.dtype, size=pixels.shape[2:])}
+    traced = trace(model.config, batch=len(pixels), dtype=model.dtype, size=pixels.shape[2:])
+    rows = {row.name: row for row in traced}
     for pattern in steps:
         if not fnmatch.filter(rows, pattern):
             raise InputError(f"no step is called '{pattern}'{nearest(pattern, rows)}")
@@ -116,16 +100,12 @@ def golden_of(
         "model": origin.get("model", {}),
         "input": origin.get("input", {}),
         "weights_sha256": weights_sha256(model.tensors, parameter_shapes(model.config)),
-        "config": plain(model.config),
+        "config": dataclasses.asdict(model.config),
         "preprocess": origin.get("preprocess"),
-        "sizes": trace(model.config, batch=len(pixels), size=pixels.shape[2:]).sizes,
+        "sizes": traced.sizes,
         "steps": entries,
     }
     return {**manifest, "sha256": manifest_sha256(manifest)}, stored
-
-
-def plain(config: Any) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(config).items()}
 
 
 def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
