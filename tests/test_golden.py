@@ -413,6 +413,9 @@ def test_budgets_and_mappings(tmp_path, digits, capsys):
     assert main([*command, "--budget", str(tmp_path / "budget.json")]) == 1
     assert main([*command, "--factor", "1e9"]) == 0
     capsys.readouterr()
+    (tmp_path / "budget.json").write_text('{"norm": 1, "norm": 2}')
+    assert main([*command, "--budget", str(tmp_path / "budget.json")]) == 2
+    assert "'norm' is there twice" in capsys.readouterr().err
     np.savez(tmp_path / "e.npz", layer_norm_0=steps["blocks.0.norm1"], out=steps["logits"], other=np.zeros(3, np.float32))
     (tmp_path / "map.json").write_text(json.dumps({"layer_norm_0": "blocks.0.norm1"}))
     assert main([*command[:3], str(tmp_path / "e.npz"), "--map", str(tmp_path / "map.json")]) == 0

@@ -98,7 +98,7 @@ def weight_files(folder: Path) -> list[Path]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises InputError for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_doubles)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except OSError as error:
@@ -107,6 +107,15 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: a JSON object is expected")
+    return content
+
+
+def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError where it says a name twice, of which JSON readers silently take the last."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is there twice")
     return content
 
 

@@ -4,7 +4,6 @@ A module's name stands for what a forward hook sees as its output; of a tuple, i
 differ only by a reshape (no batch axis, heads side by side, a convolution's output) are taken as they are.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..convert.sources import read_json
 from ..errors import InputError, about, nearest
 from ..tensorfile import Tensor
 from .folder import DTYPES
@@ -204,36 +204,11 @@ def in_shape(array: Array, dims: str, shape: tuple[int, ...]) -> Array:
 
 def read_mapping(path: Path) -> dict[str, str]:
     """A mapping file: a JSON object, the port's name -> our step. Raises InputError."""
+    mapping = read_json(path)
     with about(path):
-        mapping = read_json_object(path)
         for theirs, ours in mapping.items():
             if not isinstance(ours, str):
                 raise InputError(f"'{theirs}' must be the name of a step, not {ours!r:.40}")
         if not mapping:
             raise InputError("maps nothing")
         return mapping
-
-
-def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"says '{name}' twice")
-    return dict(pairs)
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Raises InputError for a file that cannot be read or is no JSON object."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_doubles)
-    except FileNotFoundError as error:
-        raise InputError("no such file") from error
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})") from error
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"is not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise InputError("must be a JSON object")
-    return values

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..convert.sources import read_json
 from ..errors import InputError, about, nearest
 from ..loading import open_checkpoint
 from ..model import ViT
@@ -27,7 +28,7 @@ from ..parameters import parameter_shapes
 from ..seeded import random_model
 from ..tensorfile import Tensor
 from ..tracing import trace
-from .alignment import Aligned, align, read_json_object
+from .alignment import Aligned, align
 from .folder import Golden, weights_sha256
 from .replay import replay
 from .rounded import EPS, round_to
@@ -330,8 +331,8 @@ def model_of(golden: Golden, weights: str | None = None) -> ViT:
 
 def read_budgets(path: Path) -> dict[str, float]:
     """A budget file: a JSON object, step or pattern -> the largest max|a - b| / max|b| allowed. Raises InputError."""
+    budgets = read_json(path)
     with about(path):
-        budgets = read_json_object(path)
         for name, value in budgets.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
                 raise InputError(f"the budget of '{name}' must be a number, 0 or more, not {value!r:.40}")
