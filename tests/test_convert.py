@@ -241,7 +241,7 @@ def test_folders_that_hold_no_model(tmp_path):
     with pytest.raises(InputError, match="no model.safetensors in this folder"):
         numpy_vit.load(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(InputError, match="it has pytorch_model.bin, which cannot be read"):
+    with pytest.raises(InputError, match="pytorch_model.bin: is not a PyTorch checkpoint"):
         numpy_vit.load(tmp_path)
     with pytest.raises(InputError, match="no such file or folder"):
         numpy_vit.load(tmp_path / "absent")

@@ -13,6 +13,10 @@ from ..errors import InputError
 from ..tensorfile import Tensor, read
 from ..weights import shipped
 from . import hub
+from .torchfile import read_torch
+
+TORCH = (".bin", ".pth", ".pt")
+TORCH_WEIGHTS = "pytorch_model.bin"
 
 
 @dataclasses.dataclass
@@ -35,7 +39,8 @@ def open_source(
 ) -> Source:
     """Find and open a checkpoint.
 
-    source         a .safetensors file, a folder with model.safetensors (or its index and shards), or a hub name
+    source         a .safetensors or PyTorch file, a folder with model.safetensors (or its index and shards) or
+                   pytorch_model.bin, or a hub name
     config         a config.json, instead of the one beside the weights
     preprocessor   a preprocessor_config.json, likewise
 
@@ -59,9 +64,7 @@ def open_source(
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for file in files:
-        if file.suffix != ".safetensors":
-            raise InputError(f"{file}: only .safetensors weights can be read")
-        found, metadata = read(file)
+        found, metadata = read_weights(file)
         repeated = sorted(found.keys() & tensors.keys())
         if repeated:
             raise InputError(f"{file}: tensor '{repeated[0]}' is in another shard too")
@@ -77,8 +80,17 @@ def open_source(
     )
 
 
+def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a weights file, and its metadata where it has any. Raises InputError."""
+    if file.suffix == ".safetensors":
+        return read(file)
+    if file.suffix in TORCH:
+        return read_torch(file), {}
+    raise InputError(f"{file}: only .safetensors, {', '.join(TORCH)} weights can be read")
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a Hugging Face folder: one, or the shards its index lists."""
+    """The weights of a Hugging Face folder: one safetensors file, or the shards its index lists, or pytorch_model.bin."""
     if (folder / hub.WEIGHTS).is_file():
         return [folder / hub.WEIGHTS]
     if (folder / hub.INDEX).is_file():
@@ -90,8 +102,10 @@ def weight_files(folder: Path) -> list[Path]:
     lone = sorted(folder.glob("*.safetensors"))
     if len(lone) == 1:
         return lone
-    others = [p.name for p in sorted(folder.iterdir()) if p.suffix in (".bin", ".pth", ".pt", ".npz", ".h5")]
-    found = f" (it has {', '.join(others)}, which cannot be read: save it as safetensors)" if others else ""
+    if (folder / TORCH_WEIGHTS).is_file():
+        return [folder / TORCH_WEIGHTS]
+    others = [p.name for p in sorted(folder.iterdir()) if p.suffix in (*TORCH, ".npz", ".h5")]
+    found = f" (it has {', '.join(others)}, which is not looked for: name the file)" if others else ""
     raise InputError(f"{folder}: no {hub.WEIGHTS} in this folder{found}")
 
 

@@ -1,0 +1,160 @@
+"""PyTorch checkpoints (.pth, .pt, .bin) without torch, and without running what is in them.
+
+Since torch 1.6 such a file is a zip archive: `<name>/data.pkl` is a pickle of the state dict in which every tensor is a call
+of torch._utils._rebuild_tensor_v2 on a persistent id of its storage, and `<name>/data/<key>` are the storages' bytes, not
+compressed. (torch/serialization.py, `_save`.) A pickle is a program: it may name any function and call it. The reader here
+knows the few names a state dict needs, gives its own harmless stand-ins for them, and refuses every other by name.
+"""
+
+import collections
+import mmap
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from ..tensorfile import STORED_AS, Tensor
+
+Array = Any
+LARGEST_PICKLE = 64 << 20  # bytes; a state dict of a thousand tensors has some hundred thousand
+STORAGES = {
+    "DoubleStorage": "F64",
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+}
+OTHERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
+
+
+class Storage(NamedTuple):
+    dtype: str
+    data: Array  # one-dimensional
+
+
+def rebuild_tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    """What torch._utils._rebuild_tensor_v2 does: a view of a storage. Raises InputError where it would leave the storage."""
+    if not isinstance(storage, Storage) or len(size) != len(stride):
+        raise InputError("a tensor is not built as torch builds them")
+    numbers = (offset, *size, *stride)
+    if not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
+        raise InputError("a tensor's place in its storage is no row of whole numbers")
+    count = 1
+    for n in size:
+        count *= n
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else offset
+    if last >= max(len(storage.data), 1) or count > len(storage.data):
+        raise InputError(f"a tensor of {count:,} numbers leaves its storage of {len(storage.data):,}")
+    item = storage.data.itemsize
+    part = storage.data[offset:]
+    view = np.lib.stride_tricks.as_strided(part, size, [step * item for step in stride], writeable=False)
+    return Tensor(storage.dtype, view)
+
+
+def rebuild_parameter(tensor: Any, *_: Any) -> Any:
+    """torch._utils._rebuild_parameter: a parameter is a tensor that is trained."""
+    return tensor
+
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+    ("torch", "Size"): tuple,
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+}
+
+
+class StateDictUnpickler(pickle.Unpickler):
+    """Builds nothing but tensors, dicts, lists, tuples, numbers and texts."""
+
+    def __init__(self, file: Any, storage: Callable[[str, str, int], Storage]) -> None:
+        super().__init__(file)
+        self.storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise InputError(
+                f"its pickle wants {module}.{name}, which no state dict needs and which is not run: "
+                "save the state dict alone, as safetensors"
+            )
+        return ALLOWED[module, name]
+
+    def persistent_load(self, pid: Any) -> Storage:
+        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], str)):
+            raise InputError("a persistent id is not that of a storage")
+        _, dtype, key, _, count = pid
+        return self.storage(dtype, str(key), count)
+
+
+def read_torch(path: Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch checkpoint, as views of its memory map; those of nested dicts as "outer.inner".
+
+    What is no tensor (an epoch, a learning rate) is left out. Raises InputError for a file that is damaged, older than
+    torch 1.6, or wants to run code.
+    """
+    try:
+        with open(path, "rb") as file:
+            if file.read(2) != b"PK":
+                raise InputError(f"{path}: is not a PyTorch checkpoint of torch 1.6 or later: save it again, or as safetensors")
+            content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+            with zipfile.ZipFile(file) as archive:
+                members = {info.filename: info for info in archive.infolist()}
+                pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+                if len(pickles) != 1:
+                    raise InputError(f"{path}: is a zip archive without a data.pkl: no PyTorch checkpoint")
+                if members[pickles[0]].file_size > LARGEST_PICKLE:
+                    raise InputError(f"{path}: its pickle claims {members[pickles[0]].file_size:,} bytes: no state dict's")
+                folder = pickles[0].removesuffix("data.pkl")
+                if archive.read(f"{folder}byteorder") != b"little" if f"{folder}byteorder" in members else False:
+                    raise InputError(f"{path}: was saved on a big-endian machine: save it as safetensors")
+
+                def storage(dtype: str, key: str, count: int) -> Storage:
+                    info = members.get(f"{folder}data/{key}")
+                    if info is None or info.compress_type != zipfile.ZIP_STORED:
+                        raise InputError(f"storage '{key}' is missing or compressed")
+                    return Storage(dtype, stored(content, info, dtype))
+
+                with archive.open(pickles[0]) as data:
+                    state = StateDictUnpickler(data, storage).load()
+    except InputError as error:
+        raise error if str(error).startswith(str(path)) else InputError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except Exception as error:  # pickle and zipfile raise a dozen kinds for damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: cannot be read ({reason}): copy or download it again") from error
+    found = dict(flattened(state))
+    if not found:
+        raise InputError(f"{path}: has no tensors")
+    return found
+
+
+def stored(content: Array, info: zipfile.ZipInfo, dtype: str) -> Array:
+    """The bytes of a zip member that is not compressed, where they lie in the file."""
+    header = content[info.header_offset : info.header_offset + 30].tobytes()
+    name_length, extra_length = struct.unpack("<HH", header[26:30])
+    start = info.header_offset + 30 + name_length + extra_length
+    data = content[start : start + info.file_size]
+    if len(data) != info.file_size:
+        raise InputError(f"storage '{info.filename}' is cut")
+    return data.view(STORED_AS.get(dtype) or OTHERS[dtype])
+
+
+def flattened(value: Any, name: str = "") -> Any:
+    """(name, Tensor) of every tensor in nested dicts."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from flattened(inner, f"{name}.{key}" if name else str(key))

@@ -1,0 +1,222 @@
+"""PyTorch checkpoints without torch: what torch saved is read, and nothing in them is run."""
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+import numpy_vit
+from numpy_vit.cli import main
+from numpy_vit.convert.torchfile import read_torch
+from numpy_vit.tensorfile import read
+
+from conftest import DATA, relative_error
+
+
+class Storage:
+    """Pickled as torch pickles a storage: by a persistent id."""
+
+    def __init__(self, kind, key, count):
+        self.pid = ("storage", kind, key, "cpu", count)
+
+
+class Global:
+    """Pickled as a global of this name."""
+
+    def __init__(self, module, name):
+        self.module, self.name = module, name
+
+
+class TorchPickler(pickle._Pickler):
+    def persistent_id(self, value):
+        return value.pid if isinstance(value, Storage) else None
+
+    def save_global_name(self, value):
+        self.write(pickle.GLOBAL + f"{value.module}\n{value.name}\n".encode())
+
+    dispatch = pickle._Pickler.dispatch | {Global: save_global_name}
+
+
+class Call:
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+
+def save_call(pickler, value):
+    pickler.save(value.function)
+    pickler.save(value.arguments)
+    pickler.write(pickle.REDUCE)
+
+
+TorchPickler.dispatch[Call] = save_call
+FLOAT = Global("torch", "FloatStorage")
+
+
+def tensor(key, count, size, stride, offset=0, kind=FLOAT):
+    rebuild = Global("torch._utils", "_rebuild_tensor_v2")
+    return Call(rebuild, Storage(kind, key, count), offset, size, stride, False, None)
+
+
+def checkpoint(path, state, storages, compression=zipfile.ZIP_STORED):
+    data = io.BytesIO()
+    TorchPickler(data, 2).dump(state)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", data.getvalue())
+        archive.writestr("archive/version", "3\n")
+        for key, content in storages.items():
+            archive.writestr(f"archive/data/{key}", content)
+    return path
+
+
+def test_views_of_storages(tmp_path):
+    x = np.arange(12, dtype="<f4")
+    state = {
+        "whole": tensor("0", 12, (3, 4), (4, 1)),
+        "model": {"transposed": tensor("0", 12, (4, 3), (1, 4)), "row": tensor("0", 12, (4,), (1,), 8)},
+        "half": tensor("1", 2, (2,), (1,), kind=Global("torch", "BFloat16Storage")),
+        "steps": tensor("2", 1, (), (), kind=Global("torch", "LongStorage")),
+        "epoch": 7,
+    }
+    bits = np.array([0x3F80, 0x4000], "<u2").tobytes()
+    path = checkpoint(tmp_path / "a.pth", state, {"0": x.tobytes(), "1": bits, "2": struct.pack("<q", 5)})
+    found = read_torch(path)
+    assert list(found) == ["whole", "model.transposed", "model.row", "half", "steps"]
+    assert np.array_equal(found["whole"].data, x.reshape(3, 4)) and np.array_equal(
+        found["model.transposed"].data, x.reshape(3, 4).T
+    )
+    assert np.array_equal(found["model.row"].data, x[8:]) and found["half"].to_float("float32").tolist() == [1, 2]
+    assert found["steps"].dtype == "I64" and found["steps"].data == 5
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def test_code_in_a_pickle_is_refused_by_name_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for state, name in (
+        ({"a": Evil()}, f"{os.name}.system"),
+        ({"a": Call(Global("builtins", "eval"), "open('executed', 'w')")}, "builtins.eval"),
+        ({"a": Call(Global("argparse", "Namespace"))}, "argparse.Namespace"),
+        ({"a": Call(Global("torch", "load"), "x")}, "torch.load"),
+    ):
+        path = checkpoint(tmp_path / "evil.pth", state, {})
+        with pytest.raises(numpy_vit.InputError, match=rf"evil.pth: its pickle wants {name}"):
+            read_torch(path)
+    assert os.listdir(tmp_path) == ["evil.pth"]
+
+
+WRONG = {
+    "beyond the storage": tensor("0", 12, (4, 4), (4, 1)),
+    "a stride of terabytes": tensor("0", 12, (2, 2), (2**50, 1)),
+    "a size of terabytes": tensor("0", 12, (2**40,), (0,)),
+    "a negative offset": tensor("0", 12, (2,), (1,), -4),
+    "a negative size": tensor("0", 12, (-1,), (1,)),
+    "no storage": Call(Global("torch._utils", "_rebuild_tensor_v2"), "0", 0, (1,), (1,)),
+    "a storage that is missing": tensor("9", 12, (1,), (1,)),
+    "text for a size": tensor("0", 12, ("a",), (1,)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_tensors_that_lie(tmp_path, name):
+    path = checkpoint(tmp_path / "a.pth", {"a": WRONG[name]}, {"0": np.arange(12, dtype="<f4").tobytes()})
+    with pytest.raises(numpy_vit.InputError, match=r"a\.pth: "):
+        read_torch(path)
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    good = checkpoint(tmp_path / "good.pth", {"a": tensor("0", 3, (3,), (1,))}, {"0": np.zeros(3, "<f4").tobytes()})
+    content = good.read_bytes()
+    bomb = checkpoint(tmp_path / "bomb.pth", {"a": tensor("0", 3, (3,), (1,))}, {"0": bytes(50_000_000)}, zipfile.ZIP_DEFLATED)
+    assert bomb.stat().st_size < 100_000
+    with zipfile.ZipFile(tmp_path / "big.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(70_000_000))
+    with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    for name, data, message in (
+        ("cut", content[:-30], "cannot be read"),
+        ("short", content[:10], "cannot be read"),
+        ("legacy", pickle.dumps({"a": 1}), "torch 1.6 or later"),
+        ("nothing", b"", "torch 1.6 or later"),
+    ):
+        (tmp_path / f"{name}.pth").write_bytes(data)
+        with pytest.raises(numpy_vit.InputError, match=f"{name}.pth: .*{message}"):
+            read_torch(tmp_path / f"{name}.pth")
+    for name, message in (
+        ("bomb", "missing or compressed"),
+        ("big", "claims 70,000,000 bytes"),
+        ("other", "without a data.pkl"),
+    ):
+        with pytest.raises(numpy_vit.InputError, match=f"{name}.pth: .*{message}"):
+            read_torch(tmp_path / f"{name}.pth")
+    checkpoint(tmp_path / "empty.pth", {"epoch": 3}, {})
+    with pytest.raises(numpy_vit.InputError, match="has no tensors"):
+        read_torch(tmp_path / "empty.pth")
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+def test_what_torch_saves(tmp_path):
+    """Every dtype, shared and strided storages, parameters, nested dicts: as torch.load gives them."""
+    torch = pytest.importorskip("torch")
+    base = torch.randn(6, 5)
+    state = {
+        "plain": torch.randn(2, 3),
+        "strided": base.T,
+        "slice": base[2:4, 1:],
+        "scalar": torch.tensor(3.5),
+        "empty": torch.zeros(0, 4),
+        "parameter": torch.nn.Parameter(torch.randn(4)),
+        "nested": {
+            "double": torch.randn(3, dtype=torch.float64),
+            "half": torch.randn(3).half(),
+            "bf16": torch.randn(9).bfloat16(),
+        },
+        "ints": torch.arange(4),
+        "flags": torch.tensor([True, False]),
+        "epoch": 3,
+    }
+    torch.save(state, tmp_path / "a.pth")
+    found = read_torch(tmp_path / "a.pth")
+    flat = {**{k: v for k, v in state.items() if torch.is_tensor(v)}, **{f"nested.{k}": v for k, v in state["nested"].items()}}
+    assert found.keys() == flat.keys()
+    for name, value in flat.items():
+        ours = found[name]
+        numbers = ours.to_float(np.float64) if ours.dtype in ("F64", "F32", "F16", "BF16") else ours.data
+        assert np.array_equal(numbers, value.detach().double().numpy()) and numbers.shape == tuple(value.shape), name
+
+
+def hugging_face_folder(tmp_path):
+    """The stored transformers model with its weights as torch would save them."""
+    stored, _ = read(DATA / "classifier" / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((DATA / "classifier" / "config.json").read_bytes())
+    state, storages = {}, {}
+    for name, array in stored.items():
+        data = array.to_float("float32")
+        strides = tuple(step // data.itemsize for step in data.strides)
+        state[name] = tensor(name, data.size, data.shape, strides)
+        storages[name] = data.tobytes()
+    checkpoint(tmp_path / "pytorch_model.bin", state, storages)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:.*preprocessor_config")
+def test_a_folder_with_pytorch_model_bin(tmp_path, capsys):
+    """The same model, number for number, as from safetensors; and through `convert`."""
+    folder = hugging_face_folder(tmp_path)
+    pixels = np.load(DATA / "classifier.npz")["pixels"]
+    expected = numpy_vit.load(DATA / "classifier", dtype="float64")(pixels).logits
+    assert relative_error(numpy_vit.load(folder, dtype="float64")(pixels).logits, expected) < 1e-14
+    assert main(["convert", str(folder), "-o", str(tmp_path / "c.safetensors")]) == 0
+    out = numpy_vit.load(tmp_path / "c.safetensors", dtype="portable")(pixels).logits
+    assert np.array_equal(out, numpy_vit.load(DATA / "classifier", dtype="portable")(pixels).logits)
+    capsys.readouterr()
+    (folder / "pytorch_model.bin").write_bytes(b"PK" + bytes(100))
+    assert main(["convert", str(folder), "-o", str(tmp_path / "d.safetensors")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "d.safetensors").exists()
