@@ -127,9 +127,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: cannot be written (it is a folder; give a file name)")
     temporary = None
     try:
-        if path.exists() and (
-            not path.is_file() or path.is_relative_to("/dev")
-        ):  # a device or a pipe is written to, not replaced
+        # A device or a pipe is written to, not replaced.
+        if path.exists() and (not path.is_file() or path.is_relative_to("/dev")):
             with open(path, "wb") as file:
                 yield file
             return

@@ -1,6 +1,6 @@
 """What people do wrong when they port a ViT, each as a small change of the forward pass, so that it can be run and compared.
 
-A mistake changes the config, the pixels, a weight, the result of a step, or the order of a block. `MISTAKES` lists them all;
+A mistake changes the config, the pixels, a weight, the result of a step, or the order of a block. `mistakes` lists them all;
 where several explain a dump equally well, the one listed first is named.
 """
 
@@ -48,14 +48,17 @@ def pixels(prepare: Callable[[Array], Array]) -> Change:
 
 
 def weight(change: OnWeight) -> Change:
+    """Other weights."""
     return lambda run: dataclasses.replace(run, on_weight=(*run.on_weight, change))
 
 
 def step(name: str, change: OnStep) -> Change:
+    """Another result of a step, named as it is within its block."""
     return lambda run: dataclasses.replace(run, on_step={**run.on_step, name: change})
 
 
 def both(*changes: Change) -> Change:
+    """One change after another."""
     return lambda run: functools.reduce(lambda changed, change: change(changed), changes, run)
 
 
