@@ -31,8 +31,8 @@ from conftest import HERE, REPOSITORY, crooked_config
 
 SAMPLE = REPOSITORY / "weights" / "samples" / "3" / "0045-0.png"
 CONFIGS = {
-    "crooked": crooked_config(),
-    "mean": crooked_config(activation="gelu_tanh", eps=1e-12, pooling="mean", width=24, heads=3, mlp=40, pooler=0),
+    "crooked": crooked_config(depth=2),
+    "mean": crooked_config(activation="gelu_tanh", eps=1e-12, pooling="mean", width=24, heads=3, mlp=40, pooler=0, depth=1),
     "square": crooked_config(image=(16, 16), width=48, heads=4, mlp=96, depth=2, eps=1e-5, activation="quick_gelu"),
 }
 
