@@ -49,6 +49,11 @@ class Error:
     gain: float  # by how much a is larger or smaller as a whole: (a - b) . b / b . b
     noises: float  # the largest of the three, in noise floors
 
+    def against(self, noise: Mapping[str, float]) -> "Error":
+        """The same distance in units of another noise floor."""
+        noises = max(self.largest / noise["largest"], self.l2 / noise["l2"], abs(self.gain) / noise["gain"])
+        return dataclasses.replace(self, noises=noises)
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -169,16 +174,15 @@ def compare(
 ) -> Result:
     """One step of a port against the golden's, and against the same step run again (`computed`)."""
     port = theirs.array
-    one_step = floors["run" if span else "step"]
     run = error(port, exact, floors["run"])
-    own = None if computed is None else error(port, computed, one_step)
+    own = None if computed is None else error(port, computed, floors["step"])
     difference = np.nan_to_num(np.abs(port - exact), nan=np.inf)
     worst = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), port.shape))
     return Result(
         name=step["name"],
         dims=step["dims"],
         shape=port.shape,
-        verdict=judge(run, own, error(port, exact, one_step), factor, limit),
+        verdict=judge(run, own, run.against(floors["step"]), factor, limit),
         theirs=theirs.name,
         dtype=theirs.dtype,
         run=run,
@@ -216,7 +220,7 @@ def error(a: Array, b: Array, noise: Mapping[str, float]) -> Error:
         gain = float(difference.ravel() @ b.ravel()) / size**2
     if not (math.isfinite(largest) and math.isfinite(l2)):
         return Error(math.inf, math.inf, math.inf, math.inf)
-    return Error(largest, l2, gain, max(largest / noise["largest"], l2 / noise["l2"], abs(gain) / noise["gain"]))
+    return Error(largest, l2, gain, math.nan).against(noise)
 
 
 def cosine(a: Array, b: Array) -> float:
@@ -237,13 +241,18 @@ def dump_format(aligned: Mapping[str, Aligned]) -> str:
 def floors_of(
     golden: Golden, format: str, aligned: Mapping[str, Aligned], inputs: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Step -> its noise floors in a format; in a narrower one where the step, or what it was run again from, is stored so."""
+    """Step -> its noise floors in a format; in a narrower one where the step, or what it was run again from, is stored so.
+
+    Where the dump lacks a step's own inputs, so that it is run again from earlier ones, "step" is the noise of the whole run.
+    """
     of = {kind: noise_of(golden, kind) for kind in {format, *(a.dtype for a in aligned.values() if EPS[a.dtype] > EPS[format])}}
     floors = {}
     for step in of[format]:
         own = narrowest([format, *(aligned[n].dtype for n in (step,) if n in aligned)])
-        earlier = [aligned[n].dtype for n in ancestors(step, inputs, aligned) if n in aligned]
-        floors[step] = {"run": of[own][step]["run"], "step": of[narrowest([own, *earlier])][step]["step"]}
+        span = ancestors(step, inputs, aligned)
+        run = of[own][step]["run"]
+        one_step = of[narrowest([own, *(aligned[n].dtype for n in span if n in aligned)])][step]["step"]
+        floors[step] = {"run": run, "step": one_step if set(span) == set(inputs[step]) else run}
     return floors
 
 

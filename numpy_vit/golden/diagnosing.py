@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..model import activation_name, classify, embed, norm, pool, tanh_pooler
 from ..parameters import Weights, assemble
 from ..steps import Step
-from .checking import WRONG, Check, Error, ancestors, error, inputs_of, noise_of
+from .checking import WRONG, Check, Error, error, noise_of
 from .mistakes import Mistake, Pass, both, mistakes
 from .rounded import EPS
 
@@ -175,7 +175,6 @@ class Bench:
         self.config = golden.config
         self.factor = checked.factor
         self.results = {result.name: result for result in checked.results}
-        self.inputs = inputs_of(golden)
         self.order = [step["name"] for step in golden.steps]
         self.port = {name: aligned.array for name, aligned in checked.arrays.items()}
         self.pixels = np.asarray(golden.arrays["pixels"], np.float64)
@@ -227,11 +226,7 @@ class Bench:
                 pass
             except (ValueError, KeyError):  # shapes that do not allow it, or mistakes that exclude each other
                 return {}
-        found = {}
-        for name, array in heard.items():
-            direct = set(ancestors(name, self.inputs, self.port)) == set(self.inputs[name])
-            found[name] = error(self.port[name], array, self.floors[name]["step" if direct else "run"])
-        return found
+        return {name: error(self.port[name], array, self.floors[name]["step"]) for name, array in heard.items()}
 
     def replay(self, run: Pass, start: str | None, end: str, hear: Callable[[str, Array], None]) -> None:
         """numpy_vit.model.forward, from a block boundary on, with the changes of `run`."""
