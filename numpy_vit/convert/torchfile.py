@@ -13,11 +13,11 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, about
 from ..tensorfile import STORED_AS, Tensor
 
 Array = Any
@@ -78,7 +78,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
 class StateDictUnpickler(pickle.Unpickler):
     """Builds nothing but tensors, dicts, lists, tuples, numbers and texts."""
 
-    def __init__(self, file: Any, storage: Callable[[str, str, int], Storage]) -> None:
+    def __init__(self, file: Any, storage: Callable[[str, str], Storage]) -> None:
         super().__init__(file)
         self.storage = storage
 
@@ -93,8 +93,8 @@ class StateDictUnpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Storage:
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], str)):
             raise InputError("a persistent id is not that of a storage")
-        _, dtype, key, _, count = pid
-        return self.storage(dtype, str(key), count)
+        _, dtype, key, _, _ = pid
+        return self.storage(dtype, str(key))
 
 
 def read_torch(path: Path) -> dict[str, Tensor]:
@@ -103,41 +103,47 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     What is no tensor (an epoch, a learning rate) is left out. Raises InputError for a file that is damaged, older than
     torch 1.6, or wants to run code.
     """
-    try:
-        with open(path, "rb") as file:
-            if file.read(2) != b"PK":
-                raise InputError(f"{path}: is not a PyTorch checkpoint of torch 1.6 or later: save it again, or as safetensors")
-            content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-            with zipfile.ZipFile(file) as archive:
-                members = {info.filename: info for info in archive.infolist()}
-                pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
-                if len(pickles) != 1:
-                    raise InputError(f"{path}: is a zip archive without a data.pkl: no PyTorch checkpoint")
-                if members[pickles[0]].file_size > LARGEST_PICKLE:
-                    raise InputError(f"{path}: its pickle claims {members[pickles[0]].file_size:,} bytes: no state dict's")
-                folder = pickles[0].removesuffix("data.pkl")
-                if archive.read(f"{folder}byteorder") != b"little" if f"{folder}byteorder" in members else False:
-                    raise InputError(f"{path}: was saved on a big-endian machine: save it as safetensors")
+    with about(path):
+        try:
+            with open(path, "rb") as file:
+                found = dict(flattened(state_dict(file)))
+        except InputError:
+            raise
+        except FileNotFoundError as error:
+            raise InputError("no such file") from error
+        except Exception as error:  # pickle and zipfile raise a dozen kinds for damaged files
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"cannot be read ({reason}): copy or download it again") from error
+        if not found:
+            raise InputError("has no tensors")
+        return found
 
-                def storage(dtype: str, key: str, count: int) -> Storage:
-                    info = members.get(f"{folder}data/{key}")
-                    if info is None or info.compress_type != zipfile.ZIP_STORED:
-                        raise InputError(f"storage '{key}' is missing or compressed")
-                    return Storage(dtype, stored(content, info, dtype))
 
-                with archive.open(pickles[0]) as data:
-                    state = StateDictUnpickler(data, storage).load()
-    except InputError as error:
-        raise error if str(error).startswith(str(path)) else InputError(f"{path}: {error}") from error
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except Exception as error:  # pickle and zipfile raise a dozen kinds for damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: cannot be read ({reason}): copy or download it again") from error
-    found = dict(flattened(state))
-    if not found:
-        raise InputError(f"{path}: has no tensors")
-    return found
+def state_dict(file: BinaryIO) -> Any:
+    """What the pickle of an open checkpoint builds. Raises InputError for a file that is none."""
+    if file.read(2) != b"PK":
+        raise InputError("is not a PyTorch checkpoint of torch 1.6 or later: save it again, or as safetensors")
+    content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
+            raise InputError("is a zip archive without a data.pkl: no PyTorch checkpoint")
+        if members[pickles[0]].file_size > LARGEST_PICKLE:
+            raise InputError(f"its pickle claims {members[pickles[0]].file_size:,} bytes: no state dict's")
+        folder = pickles[0].removesuffix("data.pkl")
+        order = f"{folder}byteorder"
+        if order in members and archive.read(order) != b"little":
+            raise InputError("was saved on a big-endian machine: save it as safetensors")
+
+        def storage(dtype: str, key: str) -> Storage:
+            info = members.get(f"{folder}data/{key}")
+            if info is None or info.compress_type != zipfile.ZIP_STORED:
+                raise InputError(f"storage '{key}' is missing or compressed")
+            return Storage(dtype, stored(content, info, dtype))
+
+        with archive.open(pickles[0]) as data:
+            return StateDictUnpickler(data, storage).load()
 
 
 def stored(content: Array, info: zipfile.ZipInfo, dtype: str) -> Array:
