@@ -18,7 +18,7 @@ Kind = TypeVar("Kind")
 DIGITS = "digits"  # what the shipped model is called
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
-POOLINGS = ("class", "mean")
+POOLINGS = ("class", "mean", "class_and_mean", "map")
 POSITION_RULES = (
     "bicubic",
     "bicubic_antialias",
@@ -28,9 +28,24 @@ POSITION_RULES = (
     "bilinear_corners",
     "bilinear_antialias",
 )
+POSITIONS = ("all", "patches", "none")
+ROPES = ("none", "centred_halves", "index_pairs")
+FINAL_NORMS = ("tokens", "pooled", "none")
+LINEARS = ("embed.projection", "attention.key", "attention.output", "mlp.gate", "mlp.hidden", "mlp.output", "head")
 LARGEST_SIZE = 1_000_000  # of any single size; above it a number is surely a slip
 LARGEST_DEPTH = 1_000
 LARGEST_TOKENS = 10_000_000
+
+
+MAY_BE_0 = ("classes", "pooler", "registers", "inner", "projection")
+CHOICES = {
+    "activation": ACTIVATIONS,
+    "pooling": POOLINGS,
+    "position_rule": POSITION_RULES,
+    "positions": POSITIONS,
+    "rope": ROPES,
+    "final_norm": FINAL_NORMS,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,9 +63,33 @@ class ViTConfig:
     pooler          R, the width of the tanh pooler, or 0: none
     eps             added to the variance in every layer norm
     activation      "gelu" (exact, erf), "gelu_tanh", "quick_gelu", "relu", "silu"
-    pooling         "class" (the class token) or "mean" (of the patch tokens): what the head sees
+    pooling         what the head sees: "class" (the class token), "mean" (of the patch tokens), "class_and_mean" (one after
+                    the other), "map" (a learned query attends to all tokens)
     position_rule   how position embeddings are resized for another image size (numpy_vit.positions)
     qkv_bias        whether query, key and value have a bias
+
+    The rest is what later families add; the paper's model has none of it, and so has the default. A checkpoint cannot be
+    read with a wrong one unnoticed: each comes with tensors of its own, or without some.
+
+    class_token          whether there is one
+    distillation_token   DeiT: a second one, with a position of its own
+    distillation_head    DeiT: and with a head of its own; the logits are the mean of both
+    registers            DINOv2: so many more tokens, after these, without positions
+    positions            learned positions of "all" tokens (but registers), of the "patches" alone, or "none"
+    rope                 rotary positions: "none", "centred_halves" (DINOv3), "index_pairs" (EVA-02); see numpy_vit.rotary
+    rope_grid            (rows, columns) that "index_pairs" counts the patches in, whatever the image; else None
+    relative_positions   BEiT: a learned number for every head and distance is added to the scores
+    pre_norm             CLIP: a layer norm before the first block
+    layer_scale          CaiT, DeiT-3, DINOv2: what attention and MLP give is scaled before it is added
+    qk_norm              a layer norm of query and key, for each head
+    inner                H * K, where it is not D; or 0
+    gated_mlp            SwiGLU: the activation is that of a gate, which the hidden numbers are multiplied with
+    mlp_norm             EVA-02: a layer norm of the MLP's hidden numbers
+    final_norm           the last layer norm: of the "tokens" before pooling, of the "pooled" vector, or "none"
+    pre_logits           old ImageNet-21k ViTs: the head sees the tanh pooler's output
+    projection           CLIP: E, the width of the space shared with texts; or 0
+    without_bias         linear layers that have no bias: some of "embed.projection", "attention.key" (where query and value
+                         have one), "attention.output", "mlp.gate", "mlp.hidden", "mlp.output", "head"
 
     Raises InputError where a value makes no sense.
     """
@@ -70,35 +109,90 @@ class ViTConfig:
     position_rule: str
     qkv_bias: bool
 
+    class_token: bool = True
+    distillation_token: bool = False
+    distillation_head: bool = False
+    registers: int = 0
+    positions: str = "all"
+    rope: str = "none"
+    rope_grid: tuple[int, int] | None = None
+    relative_positions: bool = False
+    pre_norm: bool = False
+    layer_scale: bool = False
+    qk_norm: bool = False
+    inner: int = 0
+    gated_mlp: bool = False
+    mlp_norm: bool = False
+    final_norm: str = "tokens"
+    pre_logits: bool = False
+    projection: int = 0
+    without_bias: tuple[str, ...] = ()
+
     def __post_init__(self) -> None:
-        for name, value in self._sizes():
-            whole_number(f"config: {name}", value, 0 if name in ("classes", "pooler") else 1, LARGEST_SIZE)
+        for name in ("patch", "channels", "width", "depth", "heads", "mlp", *MAY_BE_0):
+            value = getattr(self, name)
+            whole_number(f"config: {name}", value, 0 if name in MAY_BE_0 else 1, LARGEST_SIZE)
             object.__setattr__(self, name, int(value))  # of NumPy's integers, Python's
         whole_number("config: depth", self.depth, 1, LARGEST_DEPTH)
         object.__setattr__(self, "image", check_image(self.image, self.patch))
-        if self.width % self.heads:
-            raise InputError(f"config: {self.heads} heads do not divide the width {self.width}")
+        if self.inner == self.width:
+            object.__setattr__(self, "inner", 0)
+        if self.inner_width % self.heads:
+            what = "inner width" if self.inner else "width"
+            raise InputError(f"config: {self.heads} heads do not divide the {what} {self.inner_width}")
         if (
             not isinstance(self.eps, int | float)
             or isinstance(self.eps, bool)
             or not (math.isfinite(self.eps) and self.eps > 0)
         ):
             raise InputError(f"config: eps is {self.eps!r}: it must be a number above 0")
-        for name, known in (("activation", ACTIVATIONS), ("pooling", POOLINGS), ("position_rule", POSITION_RULES)):
+        for name, known in CHOICES.items():
             value = getattr(self, name)
             if not isinstance(value, str) or value not in known:
                 raise InputError(f"config: {name} {value!r} is not one of {', '.join(known)}")
-        if type(self.qkv_bias) is not bool:
-            raise InputError(f"config: qkv_bias is {self.qkv_bias!r}: it must be true or false")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (bool, "bool") and type(value) is not bool:
+                raise InputError(f"config: {field.name} is {value!r}: it must be true or false")
+        self._check_options()
 
-    def _sizes(self) -> list[tuple[str, Any]]:
-        names = ("patch", "channels", "width", "depth", "heads", "mlp", "classes", "pooler")
-        return [(name, getattr(self, name)) for name in names]
+    def _check_options(self) -> None:
+        """Raise InputError for options that are senseless, or do not go together."""
+        names = [self.without_bias] if isinstance(self.without_bias, str) else self.without_bias
+        if not isinstance(names, list | tuple) or not all(name in LINEARS for name in names):
+            raise InputError(f"config: without_bias {names!r:.60}: give some of {', '.join(LINEARS)}")
+        object.__setattr__(self, "without_bias", tuple(name for name in LINEARS if name in names))
+        if self.rope_grid is not None:
+            object.__setattr__(self, "rope_grid", check_image(self.rope_grid, 1))
+        for wrong, why in (
+            (self.pooling.startswith("class") and not self.class_token, f"pooling {self.pooling!r} needs a class token"),
+            (self.distillation_token and not self.class_token, "a distillation token needs a class token beside it"),
+            (self.distillation_head and not self.distillation_token, "a distillation head needs a distillation token"),
+            (self.distillation_head and not self.classes, "a distillation head needs classes"),
+            (self.pre_logits and not (self.pooler and self.classes), "pre_logits needs a pooler and classes"),
+            (self.pooler and self.pooling == "class_and_mean", "a pooler goes with one pooled vector, not two"),
+            (self.projection and self.pooling == "class_and_mean", "a projection goes with one pooled vector, not two"),
+            (self.final_norm == "pooled" and self.pooling == "class_and_mean", "the norm of two pooled vectors is not known"),
+            (self.rope != "none" and self.head_dim % 4, f"rotary positions need heads of 4, 8, ... not {self.head_dim}"),
+            ((self.rope == "index_pairs") != (self.rope_grid is not None), "rope 'index_pairs' and rope_grid go together"),
+            (self.relative_positions and (self.registers or self.distillation_token or not self.class_token),
+             "relative positions go with a class token and no other"),
+            ("mlp.gate" in self.without_bias and not self.gated_mlp, "without_bias names mlp.gate, which is not there"),
+            ("attention.key" in self.without_bias and not self.qkv_bias, "without_bias names attention.key; qkv_bias says it"),
+            ("head" in self.without_bias and not self.classes, "without_bias names head, which is not there"),
+        ):  # fmt: skip
+            if wrong:
+                raise InputError(f"config: {why}")
+
+    @property
+    def inner_width(self) -> int:
+        """H * K: D, unless the config says otherwise."""
+        return self.inner or self.width
 
     @property
     def head_dim(self) -> int:
         """K = D / H."""
-        return self.width // self.heads
+        return self.inner_width // self.heads
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -106,14 +200,33 @@ class ViTConfig:
         return self.image[0] // self.patch, self.image[1] // self.patch
 
     @property
+    def patches(self) -> int:
+        """G: how many patches."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def special_tokens(self) -> int:
+        """N - G: how many tokens come before the patches: the class token, and in some families others."""
+        return self.class_token + self.distillation_token + self.registers
+
+    @property
     def tokens(self) -> int:
         """N: the class token and the patches."""
-        return 1 + self.grid[0] * self.grid[1]
+        return self.special_tokens + self.patches
+
+    @property
+    def positioned_tokens(self) -> int:
+        """How many tokens have a learned position."""
+        special = self.class_token + self.distillation_token
+        return {"all": special + self.patches, "patches": self.patches, "none": 0}[self.positions]
+
+    def for_image(self, image: tuple[int, int]) -> "ViTConfig":
+        """The same model for pictures of another size (Y, X)."""
+        return self if image == self.image else dataclasses.replace(self, image=image)
 
     def sizes_of_run(self, batch: int, image: tuple[int, int]) -> dict[str, int]:
         """Every letter of numpy_vit.steps and its size, for `batch` pictures of `image` (Y, X) pixels."""
-        Y, X = image
-        return {**self.sizes, "B": batch, "Y": Y, "X": X, "N": 1 + (Y // self.patch) * (X // self.patch)}
+        return {**self.for_image(image).sizes, "B": batch}
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -123,6 +236,7 @@ class ViTConfig:
             "Y": self.image[0],
             "X": self.image[1],
             "P": self.patch,
+            "G": self.patches,
             "N": self.tokens,
             "D": self.width,
             "H": self.heads,
@@ -131,7 +245,13 @@ class ViTConfig:
             "L": self.depth,
             "O": self.classes,
             "R": self.pooler,
+            "E": self.projection,
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, without the options that the paper's model does not have: `from_dict` gives the same config."""
+        values = dataclasses.asdict(self)
+        return {f.name: values[f.name] for f in dataclasses.fields(self) if values[f.name] != f.default}
 
     def replace(self, **changes: Any) -> "ViTConfig":
         """The same config with some fields changed. Raises InputError for an unknown field."""
@@ -144,14 +264,17 @@ class ViTConfig:
 
 
 def from_plain(kind: type[Kind], values: Any, what: str) -> Kind:
-    """A dataclass from plain data (`what` is for the errors). Raises InputError for a field that is missing or unknown."""
+    """A dataclass from plain data (`what` is for the errors).
+
+    Raises InputError for a field that is unknown, or missing and without a default.
+    """
     if not isinstance(values, Mapping):
         raise InputError(f"{what} must be a JSON object, not {values!r:.40}")
     fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
             raise InputError(f"{what}: unknown field '{name}'{nearest(name, fields)}")
-    missing = [name for name in fields if name not in values]
+    missing = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING and f.name not in values]  # type: ignore[arg-type]
     if missing:
         raise InputError(f"{what}: missing {', '.join(missing)}")
     return kind(**values)

@@ -1,6 +1,6 @@
 """What every step of the forward pass is: operation, formula, place in the paper, and one sentence on why.
 
-One table that the tracer prints. In a formula, {N-1} stands for the size of N-1 (the letters are in numpy_vit.steps).
+One table that the tracer prints. In a formula, {C*P*P} stands for the size of C*P*P (the letters are in numpy_vit.steps).
 Equations are those of "An Image is Worth 16x16 Words", arXiv 2010.11929: 1 to 4 in section 3.1, 5 to 8 in appendix A.
 """
 
@@ -25,21 +25,21 @@ EXPLANATIONS: dict[str, Explanation] = {
     "embed.patches": Explanation(
         "patchify",
         "section 3.1",
-        "{Y} x {X} x {C} -> {N-1} x {C*P*P}  ({P} x {P} x {C} = {C*P*P})",
+        "{Y} x {X} x {C} -> {G} x {C*P*P}  ({P} x {P} x {C} = {C*P*P})",
         "A Transformer reads a sequence, so the picture is cut into patches and each patch becomes a row of numbers.",
         "Transformer 读的是序列,所以把图片切成小块,每块变成一行数字。",
     ),
     "embed.projection": Explanation(
         "linear",
         "eq. 1: x_p E",
-        "{N-1} x {C*P*P} @ {C*P*P} x {D} + {D}",
+        "{G} x {C*P*P} @ {C*P*P} x {D} + {D}",
         "One learned matrix turns every patch into a token of the model's width; it is a convolution with stride P.",
         "一个学到的矩阵把每个块变成模型宽度的词元;这与步长为 P 的卷积是同一回事。",
     ),
     "embed.tokens": Explanation(
         "prepend",
         "eq. 1: x_class",
-        "1 + {N-1} = {N} tokens",
+        "{N-G} + {G} = {N} tokens",
         "A learned class token is put first; it belongs to no patch and will collect what the picture shows.",
         "在最前面放一个学到的类别词元;它不属于任何块,用来汇集整张图片的内容。",
     ),
@@ -172,7 +172,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     "pool.mean": Explanation(
         "mean",
         "appendix D.3: GAP",
-        "mean of {N-1} patch tokens -> {D}",
+        "mean of {G} patch tokens -> {D}",
         "The mean of the patch tokens stands for the picture.",
         "块词元的平均值代表整张图片。",
     ),
@@ -192,15 +192,206 @@ EXPLANATIONS: dict[str, Explanation] = {
     ),
 }
 
+# What other families add (numpy_vit.config says who).
+_SCALE = "{N} x {D}, each of the {D} numbers by its own factor"
+_NORM = "(x - mean) / sqrt(variance + eps) * weight + bias"
+_ROTATED = "x cos + turned(x) sin, {G} patches, {H} heads of {K}"
+
+EXPLANATIONS |= {
+    "embed.norm": Explanation(
+        "layer norm",
+        "CLIP (2103.00020)",
+        f"{_NORM}, each token over {{D}}",
+        "One more norm before the first block; CLIP has it.",
+        "第一个块之前多一次归一化;CLIP 有它。",
+    ),
+    "embed.rope_cos": Explanation(
+        "cosine",
+        "RoPE (2104.09864)",
+        "cos(place * frequency), {G} patches x {K}",
+        "Every patch has angles that tell its row and column; query and key will be turned by them.",
+        "每个块都有表示行和列的角度;查询和键将按这些角度旋转。",
+    ),
+    "embed.rope_sin": Explanation(
+        "sine",
+        "RoPE (2104.09864)",
+        "sin(place * frequency), {G} patches x {K}",
+        "The sines of the same angles.",
+        "同样角度的正弦。",
+    ),
+    "attention.query_norm": Explanation(
+        "layer norm",
+        "ViT-22B (2302.05442)",
+        f"{_NORM}, each head over {{K}}",
+        "Queries of one size for every token, so that scores cannot grow without bound in training.",
+        "每个词元的查询大小一致,训练时分数不会无限增大。",
+    ),
+    "attention.key_norm": Explanation(
+        "layer norm",
+        "ViT-22B (2302.05442)",
+        f"{_NORM}, each head over {{K}}",
+        "And keys likewise.",
+        "键也一样。",
+    ),
+    "attention.query_rotated": Explanation(
+        "rotate",
+        "RoPE (2104.09864)",
+        _ROTATED,
+        "Each patch's query is turned by its place: query times key then depends on how far two patches are apart.",
+        "每个块的查询按位置旋转:查询与键之积便取决于两个块相距多远。",
+    ),
+    "attention.key_rotated": Explanation(
+        "rotate",
+        "RoPE (2104.09864)",
+        _ROTATED,
+        "And each patch's key likewise.",
+        "每个块的键也一样。",
+    ),
+    "attention.relative_bias": Explanation(
+        "look up",
+        "BEiT (2106.08254)",
+        "{H} x {N} x {N} from the table of distances",
+        "For every pair of tokens the learned number of their distance, one for each head.",
+        "每一对词元按距离查出学到的数,每个头一个。",
+    ),
+    "attention.biased_scores": Explanation(
+        "add",
+        "BEiT (2106.08254)",
+        "{H} x {N} x {N} + {H} x {N} x {N}",
+        "Added to the scores, it lets a head prefer what is near, or above, or to the left.",
+        "加到分数上,让一个头可以偏好近处、上方或左侧。",
+    ),
+    "layer_scale1": Explanation(
+        "multiply",
+        "CaiT (2103.17239)",
+        _SCALE,
+        "Learned factors, small at first, let what attention gives in slowly: deep models train more easily.",
+        "学到的系数起初很小,让注意力的结果慢慢加入:深的模型更容易训练。",
+    ),
+    "layer_scale2": Explanation(
+        "multiply",
+        "CaiT (2103.17239)",
+        _SCALE,
+        "The same for what the MLP gives.",
+        "MLP 的结果也一样。",
+    ),
+    "mlp.gate": Explanation(
+        "linear",
+        "GLU variants (2002.05202)",
+        "{N} x {D} @ {D} x {M} + {M}",
+        "A second projection decides how much of each hidden number goes on.",
+        "第二个投影决定每个隐藏数字通过多少。",
+    ),
+    "mlp.gated": Explanation(
+        "multiply",
+        "GLU variants (2002.05202)",
+        "{N} x {M} * {N} x {M}",
+        "The activated gate times the hidden numbers.",
+        "激活后的门乘以隐藏数字。",
+    ),
+    "mlp.norm": Explanation(
+        "layer norm",
+        "EVA-02 (2303.11331)",
+        f"{_NORM}, each token over {{M}}",
+        "A norm inside the MLP keeps the products of gate and hidden numbers at one scale.",
+        "MLP 内部的归一化让门与隐藏数字之积保持同一尺度。",
+    ),
+    "map.query": Explanation(
+        "linear",
+        "MAP (1810.00825)",
+        "1 x {D} @ {D} x {H*K} + {H*K}, seen as {H} heads of {K}",
+        "A learned token, the same for every picture, asks what the picture shows.",
+        "一个学到的、对每张图片都相同的词元询问图片的内容。",
+    ),
+    "map.key": Explanation(
+        "linear", "MAP (1810.00825)", _LINEAR, "What each token has to offer to it.", "每个词元能提供什么。"
+    ),
+    "map.value": Explanation("linear", "MAP (1810.00825)", _LINEAR, "What each token hands over.", "每个词元交出什么。"),
+    "map.scores": Explanation(
+        "matmul",
+        "MAP (1810.00825)",
+        "1 x {K} @ {K} x {N} * 1/sqrt({K}), {H} times",
+        "The one query meets every key.",
+        "这一个查询与每个键相乘。",
+    ),
+    "map.probs": Explanation(
+        "softmax",
+        "MAP (1810.00825)",
+        "exp(x) / sum(exp(x)), each row over {N}, {H} times",
+        "Scores become shares of the picture.",
+        "分数变成图片各处的份额。",
+    ),
+    "map.context": Explanation(
+        "matmul",
+        "MAP (1810.00825)",
+        "1 x {N} @ {N} x {K}, {H} times",
+        "The values of all tokens in those shares: one vector.",
+        "所有词元的值按份额相加:一个向量。",
+    ),
+    "map.output": Explanation(
+        "linear",
+        "MAP (1810.00825)",
+        "1 x {H*K} @ {H*K} x {D} + {D}",
+        "The {H} heads are put side by side again and mixed.",
+        "把 {H} 个头重新并排放好并混合。",
+    ),
+    "map.norm": Explanation(
+        "layer norm", "MAP (1810.00825)", f"{_NORM}, over {{D}}", "A norm before its MLP.", "MLP 之前归一化。"
+    ),
+    "pool.map": Explanation(
+        "add",
+        "MAP (1810.00825)",
+        "{D} + {D}",
+        "What the MLP gives is added: this vector stands for the picture.",
+        "加上 MLP 的结果:这个向量代表整张图片。",
+    ),
+    "pool.class_and_mean": Explanation(
+        "take token 0, mean",
+        "DINOv2 (2304.07193)",
+        "{D} and the mean of {G} patch tokens -> {2*D}",
+        "The class token and the mean of the patch tokens, one after the other, stand for the picture.",
+        "类别词元与块词元的平均值前后相接,代表整张图片。",
+    ),
+    "pooled_norm": Explanation(
+        "layer norm",
+        "BEiT, CLIP, MAE: fc_norm, ln_post",
+        f"{_NORM}, over {{D}}",
+        "The last norm comes after pooling here: of one vector, not of every token.",
+        "这里最后的归一化在汇聚之后:只对一个向量,而不是每个词元。",
+    ),
+    "class_logits": Explanation(
+        "linear",
+        "DeiT (2012.12877)",
+        "{D} @ {D} x {O} + {O}",
+        "What the class token's head says.",
+        "类别词元的分类头怎么说。",
+    ),
+    "distillation_logits": Explanation(
+        "linear",
+        "DeiT (2012.12877)",
+        "{D} @ {D} x {O} + {O}",
+        "What the distillation token's head says; it was taught by another network.",
+        "蒸馏词元的分类头怎么说;它由另一个网络教出来。",
+    ),
+    "image_embedding": Explanation(
+        "linear",
+        "CLIP (2103.00020)",
+        "{D} @ {D} x {E}",
+        "The picture in the space shared with texts; angles between pictures and texts tell how well they fit.",
+        "图片在与文本共享的空间中的位置;图片与文本的夹角说明它们是否相配。",
+    ),
+}
+
 
 def step_key(name: str, activation: str, pooling: str) -> str:
     """The entry of EXPLANATIONS for a step's full name."""
     key = re.sub(r"^blocks\.\d+\.", "", name)
     if key == "pool":
         return f"pool.{pooling}"
+    key = key.removeprefix("map.") if key.startswith("map.mlp.") else key
     return "mlp.activation" if key == f"mlp.{activation}" else key
 
 
 def fill_in(text: str, sizes: Mapping[str, int]) -> str:
-    """ "{N-1} x {D}" -> "196 x 768"."""
+    """ "{G} x {D}" -> "196 x 768"."""
     return re.sub(r"\{([^}]+)\}", lambda match: str(evaluate(match[1], sizes)), text)

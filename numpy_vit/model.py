@@ -11,7 +11,7 @@ whoever listens; the letters are in numpy_vit.steps.
 import dataclasses
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,37 +31,57 @@ from .ops import (
     standardize,
     undone_by_unpatchify,
 )
-from .parameters import Attention, Block, Embedding, Linear, Mlp, Norm, Weights, assemble, parameter_shapes
-from .positions import resize_positions
+from .parameters import (
+    Attention,
+    AttentionPool,
+    Block,
+    Embedding,
+    Linear,
+    Mlp,
+    Norm,
+    Rotation,
+    Weights,
+    assemble,
+    parameter_shapes,
+)
+from .positions import relative_bias, resize_distances, resize_positions, with_rows_of_zeros
+from .rotary import rotate, rotation_tables
 from .steps import Listener, Step
 
 Array = Any
 
 
-def forward(pixels: Array, w: Weights, config: ViTConfig, step: Step) -> tuple[Array, Array, Array | None, Array | None]:
-    """pixels (B, C, Y, X) -> tokens (B, N, D), pooled (B, D), pooler output (B, R), logits (B, O); None what is not there."""
+class Outputs(NamedTuple):
+    """What the forward pass gives; None what the model does not have."""
+
+    last_hidden_state: Array  # (B, N, D) all tokens after the last norm
+    pooled: Array  # (B, D), for the two vectors of "class_and_mean" (B, 2*D)
+    pooler_output: Array | None  # (B, R)
+    logits: Array | None  # (B, O)
+    image_embedding: Array | None  # (B, E)
+
+
+def forward(pixels: Array, w: Weights, config: ViTConfig, step: Step) -> Outputs:
+    """pixels (B, C, Y, X) -> tokens (B, N, D), pooled (B, D), logits (B, O), and what else the model has."""
+    w, config = for_image(pixels.shape[2:], w, config, step.under("embed"))
     x = embed(pixels, w.embed, config, step.under("embed"))
     x = encode(x, w.blocks, config, step)
     x = norm("norm", x, w.norm, config, step)
-    pooled = pool(x, config, step)
-    return x, pooled, tanh_pooler(x, w.pooler, step), classify(pooled, w.head, step)
+    pooled = norm("pooled_norm", pool(x, w.map, config, step), w.pooled_norm, config, step, "B D")
+    pooler_output = tanh_pooler(pooled, w.pooler, step)
+    logits = classify(pooled, x, pooler_output, w, config, step)
+    return Outputs(x, pooled, pooler_output, logits, project(pooled, w.projection, step))
 
 
 def embed(pixels: Array, w: Embedding, config: ViTConfig, step: Step) -> Array:
     """Eq. 1: patches are projected, the class token is put first, positions are added. (B, C, Y, X) -> (B, N, D)."""
-    patches = step("patches", patchify(pixels, config.patch), "B N-1 C*P*P")
+    patches = step("patches", patchify(pixels, config.patch), "B G C*P*P")
     step.invariant("patches", undone_by_unpatchify, patches, pixels, config.patch)
-    x = step("projection", linear(patches, *w.projection), "B N-1 D")
-    x = step("tokens", prepend(w.class_token, x), "B N D")
-    return step("positions", x + positions_for(pixels.shape[2:], w.positions, config, step), "B N D")
-
-
-def positions_for(image: tuple[int, int], positions: Array, config: ViTConfig, step: Step) -> Array:
-    """The position embeddings (N, D) for an image of (Y, X) pixels: as learned, or resized to its grid of patches."""
-    grid = image[0] // config.patch, image[1] // config.patch
-    if grid == config.grid:
-        return positions
-    return step("resized_positions", resize_positions(positions, config.grid, grid, config.position_rule), "N D")
+    x = step("projection", linear(patches, *w.projection), "B G D")
+    x = step("tokens", prepend(w.special_tokens, x), "B N D")
+    if w.positions is not None:
+        x = step("positions", x + w.positions, "B N D")
+    return norm("norm", x, w.norm, config, step)
 
 
 def encode(x: Array, blocks: Iterable[Block], config: ViTConfig, step: Step) -> Array:
@@ -73,17 +93,19 @@ def encode(x: Array, blocks: Iterable[Block], config: ViTConfig, step: Step) -> 
 
 def encoder_block(x: Array, w: Block, config: ViTConfig, step: Step) -> Array:
     """Eq. 2 and 3: norm, attention, add; norm, MLP, add. (B, N, D) -> (B, N, D)."""
-    normed = norm("norm1", x, w.norm1, config, step)
-    x = step("residual1", x + multi_head_attention(normed, w.attention, config, step.under("attention")), "B N D")
-    normed = norm("norm2", x, w.norm2, config, step)
-    return step("residual2", x + mlp(normed, w.mlp, config, step.under("mlp")), "B N D")
+    attended = multi_head_attention(norm("norm1", x, w.norm1, config, step), w.attention, config, step.under("attention"))
+    x = step("residual1", x + layer_scale("layer_scale1", attended, w.layer_scale1, step), "B N D")
+    thought = mlp(norm("norm2", x, w.norm2, config, step), w.mlp, config, step.under("mlp"))
+    return step("residual2", x + layer_scale("layer_scale2", thought, w.layer_scale2, step), "B N D")
 
 
-def norm(name: str, x: Array, w: Norm, config: ViTConfig, step: Step) -> Array:
-    """Layer norm (numpy_vit.ops.layer_norm). (B, N, D) -> (B, N, D)."""
+def norm(name: str, x: Array, w: Norm | None, config: ViTConfig, step: Step, dims: str = "B N D") -> Array:
+    """Layer norm (numpy_vit.ops.layer_norm), where the model has it. (B, N, D) -> (B, N, D)."""
+    if w is None:
+        return x
     standard = standardize(x, config.eps)
     step.invariant(name, mean_0_variance_1, standard, x, config.eps)
-    return step(name, scale_and_shift(standard, *w), "B N D")
+    return step(name, scale_and_shift(standard, *w), dims)
 
 
 def multi_head_attention(x: Array, w: Attention, config: ViTConfig, step: Step) -> Array:
@@ -95,18 +117,99 @@ def multi_head_attention(x: Array, w: Attention, config: ViTConfig, step: Step) 
     query = step("query", split_heads(linear(x, *w.query), config.heads), "B H N K")
     key = step("key", split_heads(linear(x, *w.key), config.heads), "B H N K")
     value = step("value", split_heads(linear(x, *w.value), config.heads), "B H N K")
+    query, key = (prepared(name, q, w, config, step) for name, q in (("query", query), ("key", key)))
     scores = step("scores", query @ key.swapaxes(-1, -2) * config.head_dim**-0.5, "B H N N")
+    scores = with_relative_positions(scores, w, config, step)
     probs = step("probs", softmax(scores), "B H N N")
     step.invariant("probs", rows_sum_to_1, probs)
     context = step("context", probs @ value, "B H N K")
     return step("output", linear(merge_heads(context), *w.output), "B N D")
 
 
-def mlp(x: Array, w: Mlp, config: ViTConfig, step: Step) -> Array:
+def mlp(x: Array, w: Mlp, config: ViTConfig, step: Step, tokens: str = "N") -> Array:
     """Each token for itself: widen to M, activate, back to D. (B, N, D) -> (B, N, D)."""
-    hidden = step("hidden", linear(x, *w.hidden), "B N M")
-    hidden = step(activation_name(config), ACTIVATIONS[config.activation](hidden), "B N M")
-    return step("output", linear(hidden, *w.output), "B N D")
+    hidden = step("hidden", linear(x, *w.hidden), f"B {tokens} M")
+    bent = hidden if w.gate is None else step("gate", linear(x, *w.gate), "B N M")
+    bent = step(activation_name(config), ACTIVATIONS[config.activation](bent), f"B {tokens} M")
+    hidden = bent if w.gate is None else step("gated", bent * hidden, "B N M")
+    hidden = norm("norm", hidden, w.norm, config, step, "B N M")
+    return step("output", linear(hidden, *w.output), f"B {tokens} D")
+
+
+def pool(x: Array, w: AttentionPool | None, config: ViTConfig, step: Step) -> Array:
+    """One vector for the picture: the class token (eq. 4), or the mean of the patch tokens. (B, N, D) -> (B, D)."""
+    if w is not None:
+        return attention_pool(x, w, config, step)
+    class_token, patches = x[:, 0], x[:, config.special_tokens :]
+    if config.pooling == "class_and_mean":  # DINOv2's classifiers
+        return step("pool", np.concatenate([class_token, patches.mean(axis=1)], axis=-1), "B 2*D")
+    return step("pool", class_token if config.pooling == "class" else patches.mean(axis=1), "B D")
+
+
+def tanh_pooler(pooled: Array, w: Linear | None, step: Step) -> Array | None:
+    """What transformers' ViTModel keeps of pre-training: one more layer on the class token. (B, D) -> (B, R)."""
+    return None if w is None else step("pooler", np.tanh(linear(pooled, *w)), "B R")
+
+
+def classify(pooled: Array, x: Array, pooler_output: Array | None, w: Weights, config: ViTConfig, step: Step) -> Array | None:
+    """The classification head: one score for each class. pooled (B, D) -> (B, O)."""
+    if w.head is None:
+        return None
+    logits = linear(pooler_output if config.pre_logits else pooled, *w.head)
+    if w.distillation_head is not None:
+        logits = distilled(logits, x, w.distillation_head, step)
+    return step("logits", logits, "B O")
+
+
+# Which other families add (numpy_vit.config says who). Each hands on what it was given where the model has no such thing.
+
+
+def for_image(image: tuple[int, int], w: Weights, config: ViTConfig, step: Step) -> tuple[Weights, ViTConfig]:
+    """The model for pictures of (Y, X) pixels: what depends on the patches' places, resized or made for their grid."""
+    old, new = config.grid, (image[0] // config.patch, image[1] // config.patch)
+    positions, blocks, rule = w.embed.positions, w.blocks, config.position_rule
+    if new != old and positions is not None:
+        positions = resize_positions(positions, old, new, rule)
+    config = config.for_image(image)
+    if positions is not None and len(positions) < config.tokens:  # registers have no position, class tokens not always
+        before = len(positions) - config.patches
+        positions = with_rows_of_zeros(positions, before, config.tokens - len(positions))
+    if new != old and positions is not None:
+        positions = step("resized_positions", positions, "N D")
+    if new != old and config.relative_positions:
+        tables = [resize_distances(block.attention.relative_positions, old, new, rule) for block in blocks]
+        blocks = tuple(with_attention(b, relative_positions=table) for b, table in zip(blocks, tables, strict=True))
+    if w.rope_frequencies is not None:
+        cos, sin = rotation_tables(w.rope_frequencies, new, config.rope, config.rope_grid)
+        rotation = Rotation(step("rope_cos", cos, "G K"), step("rope_sin", sin, "G K"))
+        blocks = tuple(with_attention(block, rotation=rotation) for block in blocks)
+    return w._replace(embed=w.embed._replace(positions=positions), blocks=blocks), config
+
+
+def with_attention(block: Block, **changes: Any) -> Block:
+    """The same block with something changed in its attention."""
+    return block._replace(attention=block.attention._replace(**changes))
+
+
+def layer_scale(name: str, x: Array, scale: Array | None, step: Step) -> Array:
+    """CaiT (arXiv 2103.17239): a learned factor for each of the D numbers, small at first. (B, N, D) -> (B, N, D)."""
+    return x if scale is None else step(name, x * scale, "B N D")
+
+
+def prepared(name: str, x: Array, w: Attention, config: ViTConfig, step: Step) -> Array:
+    """A query or key as it goes into the scores: normed, and turned by its place. (B, H, N, K) -> (B, H, N, K)."""
+    x = norm(f"{name}_norm", x, w.query_norm if name == "query" else w.key_norm, config, step, "B H N K")
+    if w.rotation is None:
+        return x
+    return step(f"{name}_rotated", rotate(x, *w.rotation, config.rope), "B H N K")
+
+
+def with_relative_positions(scores: Array, w: Attention, config: ViTConfig, step: Step) -> Array:
+    """BEiT (arXiv 2106.08254): a learned number for every head and distance is added. (B, H, N, N) -> (B, H, N, N)."""
+    if w.relative_positions is None:
+        return scores
+    bias = step("relative_bias", relative_bias(w.relative_positions, config.grid), "H N N")
+    return step("biased_scores", scores + bias, "B H N N")
 
 
 def activation_name(config: ViTConfig) -> str:
@@ -114,19 +217,37 @@ def activation_name(config: ViTConfig) -> str:
     return "gelu" if "gelu" in config.activation else config.activation
 
 
-def pool(x: Array, config: ViTConfig, step: Step) -> Array:
-    """One vector for the picture: the class token (eq. 4), or the mean of the patch tokens. (B, N, D) -> (B, D)."""
-    return step("pool", x[:, 0] if config.pooling == "class" else x[:, 1:].mean(axis=1), "B D")
+def attention_pool(x: Array, w: AttentionPool, config: ViTConfig, step: Step) -> Array:
+    """MAP (Set Transformer, arXiv 1810.00825; SigLIP): a learned query asks all tokens; then an MLP. (B, N, D) -> (B, D)."""
+    path, a = step.under("map"), w.attention
+    probe = np.broadcast_to(w.probe, (len(x), *w.probe.shape))  # (B, 1, D)
+    query = path("query", split_heads(linear(probe, *a.query), config.heads), "B H 1 K")
+    key = path("key", split_heads(linear(x, *a.key), config.heads), "B H N K")
+    value = path("value", split_heads(linear(x, *a.value), config.heads), "B H N K")
+    scores = path("scores", query @ key.swapaxes(-1, -2) * config.head_dim**-0.5, "B H 1 N")
+    probs = path("probs", softmax(scores), "B H 1 N")
+    path.invariant("probs", rows_sum_to_1, probs)
+    context = path("context", probs @ value, "B H 1 K")
+    attended = path("output", linear(merge_heads(context), *a.output), "B 1 D")
+    normed = norm("norm", attended, w.norm, config, path, "B 1 D")
+    return step("pool", (attended + mlp(normed, w.mlp, config, path.under("mlp"), "1"))[:, 0], "B D")
 
 
-def tanh_pooler(x: Array, w: Linear | None, step: Step) -> Array | None:
-    """What transformers' ViTModel keeps of pre-training: one more layer on the class token. (B, N, D) -> (B, R)."""
-    return None if w is None else step("pooler", np.tanh(linear(x[:, 0], *w)), "B R")
+def distilled(logits: Array, x: Array, w: Linear, step: Step) -> Array:
+    """DeiT (arXiv 2012.12877): the mean of what the heads of class and distillation token say. -> (B, O)."""
+    logits = step("class_logits", logits, "B O")
+    other = step("distillation_logits", linear(x[:, 1], *w), "B O")
+    return (logits + other) / 2
 
 
-def classify(pooled: Array, w: Linear | None, step: Step) -> Array | None:
-    """The classification head: one score for each class. (B, D) -> (B, O)."""
-    return None if w is None else step("logits", linear(pooled, *w), "B O")
+def project(pooled: Array, w: Linear | None, step: Step) -> Array | None:
+    """CLIP (arXiv 2103.00020): the picture in the space shared with texts, not normalised. (B, D) -> (B, E)."""
+    return None if w is None else step("image_embedding", linear(pooled, *w), "B E")
+
+
+def embedding_output(config: ViTConfig) -> str:
+    """The name of the step that goes into the first block."""
+    return f"embed.{'norm' if config.pre_norm else 'tokens' if config.positions == 'none' else 'positions'}"
 
 
 # The model as an object: weights, config, and what its outputs are called
@@ -170,6 +291,7 @@ class ViT:
         self.config = config
         self.tensors = dict(tensors)
         self.weights = assemble(tensors, config)
+        self.array_type = type(self.weights.embed.projection.weight)  # plain arrays, or those of numpy_vit.portable
         self.labels = labels
         self.preprocess_policy = preprocess_policy
         self.source = dict(source or {})
@@ -215,9 +337,8 @@ class ViT:
         listen = listener(record, steps)
         sizes = self.config.sizes_of_run(len(pixels), pixels.shape[2:])
         step = Step(sizes, self.dtype, listen, strict)
-        tokens, pooled, pooler_output, logits = (
-            x if x is None else np.asarray(x) for x in forward(pixels, self.weights, self.config, step)
-        )
+        results = forward(pixels, self.weights, self.config, step)
+        outputs = Outputs(*(x if x is None else np.asarray(x) for x in results))
         if isinstance(record, str | Iterable):
             unmatched = [p for p in patterns_of(record) if not fnmatch.filter(steps, p)]
             if unmatched:
@@ -228,16 +349,13 @@ class ViT:
         def again(names: list[str]) -> dict[str, Array]:
             return self(kept, names, resize_positions=True).steps
 
-        return ViTOutput(tokens, pooled, pooler_output, logits, steps=steps, _depth=self.config.depth, _again=again)
+        return ViTOutput(**outputs._asdict(), steps=steps, _config=self.config, _again=again)
 
     def step_names(self) -> list[str]:
         """The full names of all steps of this model, in the order of execution (at its own image size)."""
-        c = self.config
-        block = ["norm1", *(f"attention.{n}" for n in ("query", "key", "value", "scores", "probs", "context", "output"))]
-        block += ["residual1", "norm2", "mlp.hidden", f"mlp.{activation_name(c)}", "mlp.output", "residual2"]
-        names = [f"embed.{n}" for n in ("patches", "projection", "tokens", "positions")]
-        names += [f"blocks.{i}.{n}" for i in range(c.depth) for n in block]
-        return [*names, "norm", "pool", *(["pooler"] if c.pooler else []), *(["logits"] if c.classes else [])]
+        from .tracing import trace  # which runs the pass without numbers; it is built on this module
+
+        return [row.name for row in trace(self.config)]
 
     def _checked(self, pixels: Array, any_size: bool) -> Array:
         pixels = np.asarray(pixels)
@@ -256,8 +374,7 @@ class ViT:
                 raise InputError(f"{size}, the model takes {Y}x{X}: resize them, or pass resize_positions=True")
             if pixels.shape[2] % P or pixels.shape[3] % P or 0 in pixels.shape:
                 raise InputError(f"{size}, which is not a multiple of the patch size {P}")
-        # The pixels are of the weights' kind: plain arrays, or those of numpy_vit.portable.
-        return np.ascontiguousarray(pixels, dtype=self.dtype).view(type(self.weights.norm.weight))
+        return np.ascontiguousarray(pixels, dtype=self.dtype).view(self.array_type)
 
 
 Record = bool | str | Iterable[str] | Listener | None
@@ -293,6 +410,7 @@ class ViTOutput:
     pooled              (B, D) the picture's vector, which the head sees
     pooler_output       (B, R) tanh pooler, or None
     logits              (B, O), or None
+    image_embedding     (B, E) in the space shared with texts (CLIP), or None
     steps               name -> array of the steps asked for with `record`
     """
 
@@ -300,8 +418,9 @@ class ViTOutput:
     pooled: Array
     pooler_output: Array | None
     logits: Array | None
+    image_embedding: Array | None
     steps: dict[str, Array]
-    _depth: int = dataclasses.field(repr=False)
+    _config: ViTConfig = dataclasses.field(repr=False)
     _again: Callable[[list[str]], dict[str, Array]] = dataclasses.field(repr=False)
     _computed: dict[str, Array] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -311,12 +430,12 @@ class ViTOutput:
 
         Not kept by default (they would multiply the memory): unless recorded, the first look runs the pass again.
         """
-        return self._look(["embed.positions", *(f"blocks.{n}.residual2" for n in range(self._depth))])
+        return self._look([embedding_output(self._config), *(f"blocks.{n}.residual2" for n in range(self._config.depth))])
 
     @property
     def attentions(self) -> tuple[Array, ...]:
         """L arrays (B, H, N, N): each block's attention, rows summing to 1. Computed as hidden_states are."""
-        return self._look([f"blocks.{n}.attention.probs" for n in range(self._depth)])
+        return self._look([f"blocks.{n}.attention.probs" for n in range(self._config.depth)])
 
     def _look(self, names: list[str]) -> tuple[Array, ...]:
         if not {**self.steps, **self._computed}.keys() >= set(names):

@@ -5,7 +5,7 @@ stands for any leading axes. "The paper" is Dosovitskiy et al., "An Image is Wor
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,10 +54,13 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return y
 
 
-def prepend(token: Array, tokens: Array) -> Array:
-    """Put the same token before every sequence. token (D,), tokens (B, N-1, D) -> (B, N, D). Paper, eq. 1: x_class."""
+def prepend(special: Sequence[Array], tokens: Array) -> Array:
+    """Put the same tokens before every sequence. special [(1, D), ...], tokens (B, G, D) -> (B, N, D). Paper, eq. 1: x_class.
+
+    The paper has one, the class token.
+    """
     B, _, D = tokens.shape
-    return np.concatenate([np.broadcast_to(token, (B, 1, D)), tokens], axis=1)
+    return np.concatenate([*(np.broadcast_to(token, (B, len(token), D)) for token in special), tokens], axis=1)
 
 
 def standardize(x: Array, eps: float) -> Array:

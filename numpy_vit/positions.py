@@ -1,7 +1,7 @@
 """Position embeddings at another image size than they were learned for: the rules, by who uses them.
 
 A rule resizes the grid of patch positions (rows, columns, D) like a picture. The class token has no place in the picture
-and keeps its embedding.
+and keeps its embedding. BEiT's tables of relative positions are resized likewise.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,54 @@ Array = Any
 
 @dispatched
 def resize_positions(positions: Array, old: tuple[int, int], new: tuple[int, int], rule: str) -> Array:
-    """positions (1 + old rows * old columns, D) -> (1 + new rows * new columns, D), in the same dtype.
+    """positions (S + old rows * old columns, D) -> (S + new rows * new columns, D), in the same dtype.
 
-    The arithmetic is float64 throughout: this is done once per picture size and costs nothing.
+    The first S positions, the class token's mostly, stay as they are. The arithmetic is float64 throughout: this is done
+    once per picture size and costs nothing.
     """
-    class_position, grid = positions[:1], positions[1:].reshape(*old, -1)
+    special = len(positions) - old[0] * old[1]
+    special_positions, grid = positions[:special], positions[special:].reshape(*old, -1)
     rows, columns = (RULES[rule](size, wanted) for size, wanted in zip(old, new, strict=True))
     down = rows @ grid.astype(np.float64).reshape(old[0], -1)  # (new rows, columns * D)
     resized = columns @ down.reshape(new[0], old[1], -1)  # (new rows, new columns, D)
-    return np.concatenate([class_position, resized.reshape(new[0] * new[1], -1).astype(positions.dtype)])
+    return np.concatenate([special_positions, resized.reshape(new[0] * new[1], -1).astype(positions.dtype)])
+
+
+def with_rows_of_zeros(positions: Array, before: int, count: int) -> Array:
+    """Positions for tokens that have none: `count` rows of zeros before row `before`. (n, D) -> (n + count, D)."""
+    zeros = np.broadcast_to(np.zeros((), positions.dtype), (count, positions.shape[1]))
+    return np.concatenate([positions[:before], zeros, positions[before:]])
+
+
+# Relative positions
+
+
+def distance_numbers(grid: tuple[int, int]) -> Array:
+    """Which row of BEiT's table holds the number for each pair of tokens: (N, N), the class token first.
+
+    One row for every distance (rows, columns) between two patches, from one corner of the grid to the other, and three for
+    the class token: to a patch, from a patch, to itself. microsoft/unilm, beit/modeling_finetune.py, Attention.
+    """
+    rows, columns = grid
+    row, column = (axis.reshape(-1) for axis in np.indices(grid))
+    down, right = row[:, None] - row + rows - 1, column[:, None] - column + columns - 1
+    distances = (2 * rows - 1) * (2 * columns - 1)
+    numbers = np.empty((rows * columns + 1,) * 2, np.intp)
+    numbers[1:, 1:] = down * (2 * columns - 1) + right
+    numbers[0], numbers[:, 0], numbers[0, 0] = distances, distances + 1, distances + 2
+    return numbers
+
+
+def relative_bias(table: Array, grid: tuple[int, int]) -> Array:
+    """What is added to the scores. table (distances, H) -> (H, N, N)."""
+    return table[distance_numbers(grid)].transpose(2, 0, 1)
+
+
+def resize_distances(table: Array, old: tuple[int, int], new: tuple[int, int], rule: str) -> Array:
+    """BEiT's table for another grid. (old distances, H) -> (new distances, H); the class token's three rows stay."""
+    (r, c), (new_r, new_c) = old, new
+    resized = resize_positions(table[:-3], (2 * r - 1, 2 * c - 1), (2 * new_r - 1, 2 * new_c - 1), rule)
+    return np.concatenate([resized, table[-3:]])
 
 
 # A kernel says how much a point counts by its distance, and how far it reaches.

@@ -283,7 +283,7 @@ def as_json(trace: Trace) -> str:
         "peak_memory": trace.peak_memory,
     }
     shares = {part: {"parameters": p, "macs": m} for part, (p, m) in trace.shares().items()}
-    config = dataclasses.asdict(trace.config)
+    config = trace.config.to_dict()
     content = {"config": config, "letters": trace.sizes, "dtype": trace.dtype, "totals": totals, "shares": shares}
     # NaN is no JSON; a real run's statistics may hold one.
     rows = [flat(row) for row in trace]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from . import ops, positions, special
+from . import ops, positions, rotary, special
 
 
 class Operation(NamedTuple):
@@ -116,6 +116,8 @@ class StandIn(NDArrayOperatorsMixin):
     def __getitem__(self, key: Any) -> "StandIn":
         # NumPy itself says what shape the indexing gives, on an array of no size in memory.
         index = np.broadcast_to(np.empty((), np.int8), self.shape)[key]
+        if isinstance(key, np.ndarray):
+            return self._made("take", (self,), index.shape, self.dtype)
         return self._view(index.shape, False)
 
     # Arithmetic
@@ -175,14 +177,16 @@ def result_dtype(ufunc: Any, *inputs: Any) -> Any:
     return ufunc(*(np.ones((1, 1), x) if isinstance(x, np.dtype) else x for x in inputs)).dtype
 
 
-def _concatenate(parts: list[StandIn], axis: int = 0) -> StandIn:
-    first = parts[0]
+def _concatenate(parts: list[Any], axis: int = 0) -> StandIn:
+    first = next(part for part in parts if isinstance(part, StandIn))
     shape = list(first.shape)
+    axis %= len(shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
     for part in parts:
         if part.shape[:axis] + part.shape[axis + 1 :] != first.shape[:axis] + first.shape[axis + 1 :]:
             raise ValueError("all the input array dimensions except for the concatenation axis must match exactly")
-    return first._made("concatenate", tuple(parts), tuple(shape), np.result_type(*(part.dtype for part in parts)))
+    standins = tuple(part for part in parts if isinstance(part, StandIn))
+    return first._made("concatenate", standins, tuple(shape), np.result_type(*(part.dtype for part in parts)))
 
 
 def _broadcast_to(x: StandIn, shape: tuple[int, ...]) -> StandIn:
@@ -195,7 +199,13 @@ def _elementwise(kind: str) -> Callable[[StandIn], StandIn]:
 
 
 def _resize_positions(table: StandIn, old: tuple[int, int], new: tuple[int, int], rule: str) -> StandIn:
-    return table._made(f"resize ({rule})", (table,), (1 + new[0] * new[1], table.shape[1]), table.dtype)
+    special = len(table) - old[0] * old[1]
+    return table._made(f"resize ({rule})", (table,), (special + new[0] * new[1], table.shape[1]), table.dtype)
+
+
+def _rotation_tables(frequencies: StandIn, grid: tuple[int, int], *rest: Any) -> StandIn:
+    shape = 2, grid[0] * grid[1], 4 * len(frequencies)
+    return frequencies._made("cos and sin", (frequencies,), shape, frequencies.dtype)
 
 
 # Functions that a stand-in answers itself: NumPy's, and our own leaf functions, which work in tiles.
@@ -208,4 +218,5 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {
     ops.quick_gelu: _elementwise("quick_gelu"),
     ops.silu: _elementwise("silu"),
     positions.resize_positions: _resize_positions,
+    rotary.rotation_tables: _rotation_tables,
 }

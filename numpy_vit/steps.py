@@ -9,11 +9,11 @@ which `python -O` would strip.
 The letters, everywhere in this package:
 
     B batch             C channels        Y X image height and width    P patch size
-    N tokens (the class token included)   D width                       H heads
-    K head dimension    M MLP width       L depth                       O classes
-    R pooler width
+    G patches           N tokens (the patches and the class token)      D width
+    H heads             K head dimension  M MLP width                   L depth
+    O classes           R pooler width    E width of the space shared with texts
 
-A dimension may also be a number, or letters joined by `*` and `-`: "B N-1 C*P*P" are the patches, 196 rows of 768.
+A dimension may also be a number, or letters joined by `*` and `-`: "B G C*P*P" are the patches, 196 rows of 768.
 """
 
 import copy
@@ -93,7 +93,7 @@ def fits(shape: tuple[int, ...], dims: str, sizes: Mapping[str, int]) -> bool:
 
 @functools.cache
 def parse(dims: str) -> tuple[tuple[str, str], ...]:
-    """ "N-1 D" -> (("N-1", "N"), ("D", "D")): each dimension with the letters in it."""
+    """ "B C*P*P" -> (("B", "B"), ("C*P*P", "CPP")): each dimension with the letters in it."""
     return tuple((dim, "".join(re.findall("[A-Z]", dim))) for dim in dims.split())
 
 

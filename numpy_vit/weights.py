@@ -121,7 +121,7 @@ def write_converted(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
     metadata = {
         "format": FORMAT,
         "version": VERSION,
-        "config": json.dumps(dataclasses.asdict(checkpoint.config)),
+        "config": json.dumps(checkpoint.config.to_dict()),
         "preprocess": json.dumps(None if preprocess is None else dataclasses.asdict(preprocess)),
         "labels": json.dumps(checkpoint.labels, ensure_ascii=False),
         "source": json.dumps(checkpoint.source, ensure_ascii=False),

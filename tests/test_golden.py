@@ -369,7 +369,7 @@ def dump_of(golden, path, *wrong):
     port.run(
         pixels,
         weights,
-        dataclasses.asdict(model.config),
+        model.config.to_dict(),
         wrong,
         lambda name, a: steps.update({name: np.asarray(a, np.float32)}),
     )

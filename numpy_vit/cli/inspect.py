@@ -58,7 +58,7 @@ def describe(file: str) -> dict[str, Any]:
             facts |= {"format": "foreign", "family": "unknown", "why": str(error)}
     if facts.get("family") != "unknown":
         checkpoint = open_checkpoint(file)
-        facts |= {"parameters": parameter_count(checkpoint.config), "config": dataclasses.asdict(checkpoint.config)}
+        facts |= {"parameters": parameter_count(checkpoint.config), "config": checkpoint.config.to_dict()}
         facts["preprocess"] = dataclasses.asdict(checkpoint.preprocess) if checkpoint.preprocess else None
         facts |= {"labels": checkpoint.labels, "source": checkpoint.source}
         if checkpoint.notes:

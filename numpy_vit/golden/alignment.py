@@ -191,7 +191,7 @@ def in_shape(array: Array, dims: str, shape: tuple[int, ...]) -> Array:
             return array.reshape(B, N, H, K).swapaxes(1, 2)
         if array.shape == (B, N, H, K):
             return array.swapaxes(1, 2)
-    if dims == "B N-1 D" and array.ndim == 4:
+    if dims == "B G D" and array.ndim == 4:
         B, patches, D = shape
         if array.shape[:2] == (B, D) and array.shape[2] * array.shape[3] == patches:  # a convolution's: (B, D, rows, columns)
             return array.reshape(B, D, patches).swapaxes(1, 2)

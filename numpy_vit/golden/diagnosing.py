@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ..config import ViTConfig
 from ..errors import InputError
-from ..model import activation_name, classify, embed, norm, pool, tanh_pooler
+from ..model import activation_name, classify, embed, embedding_output, for_image, norm, pool, project, tanh_pooler
 from ..parameters import Weights, assemble
 from ..steps import Step
 from .checking import WRONG, Check, Error, error, noise_of
@@ -198,7 +199,7 @@ class Bench:
         """
         stage = stage_of(step)
         first = next(i for i, name in enumerate(self.order) if stage_of(name) == stage)
-        boundaries = [name for name in self.order[:first] if is_boundary(name) and name in self.port]
+        boundaries = [name for name in self.order[:first] if name in borders(self.config) and name in self.port]
         hood = [name for name in self.order if stage_of(name) == stage and name in self.port]
         return (boundaries[-1] if boundaries else None), hood
 
@@ -232,11 +233,13 @@ class Bench:
         """numpy_vit.model.forward, from a block boundary on, with the changes of `run`."""
         config = run.config
         last = stage_of(end)
-        first_block = 0 if start in (None, "embed.positions") else int(str(start).split(".")[1]) + 1
+        first_block = 0 if start is None or start.startswith("embed.") else int(str(start).split(".")[1]) + 1
         used = range(first_block, config.depth if last == "tail" else 0 if last == "embed" else int(last.split(".")[1]) + 1)
         weights = self.weights(run, used, start is None, last == "tail")
-        sizes = config.sizes_of_run(len(self.pixels), self.pixels.shape[2:])
-        step = MistakenStep(sizes, self.model.dtype, self.port, hear, run, self.model.tensors, activation_name(self.config))
+        image = self.pixels.shape[2:]
+        sizes = config.sizes_of_run(len(self.pixels), image)
+        step = MistakenStep(sizes, self.model.dtype, self.port, hear, run, self.model.tensors, self.config)
+        weights, config = for_image(image, weights, config, step.under("embed"))
         if start is None:
             x = embed(step("pixels", run.pixels(self.pixels), "B C Y X"), weights.embed, config, step.under("embed"))
         else:
@@ -249,9 +252,10 @@ class Bench:
             x = run.block(x, weights.blocks[n], config, step.under(f"blocks.{n}"))
         if last == "tail":
             x = norm("norm", x, weights.norm, config, step)
-            pooled = pool(x, config, step)
-            tanh_pooler(x, weights.pooler, step)
-            classify(pooled, weights.head, step)
+            pooled = norm("pooled_norm", pool(x, weights.map, config, step), weights.pooled_norm, config, step, "B D")
+            pooler_output = tanh_pooler(pooled, weights.pooler, step)
+            classify(pooled, x, pooler_output, weights, config, step)
+            project(pooled, weights.projection, step)
 
     def weights(self, run: Pass, blocks: range, with_embedding: bool, with_tail: bool) -> Weights:
         """The weights as the port has them, where they will be used."""
@@ -280,14 +284,15 @@ class MistakenStep(Step):
         hear: Callable[[str, Array], None],
         run: Pass,
         tensors: Mapping[str, Array],
-        activation: str,
+        config: ViTConfig,
     ) -> None:
         super().__init__(sizes, dtype)
         self.port = port
         self.hear = hear
         self.run = run
         self.tensors = tensors
-        self.activation = activation  # the golden's name for it
+        self.activation = activation_name(config)  # the golden's name for it
+        self.borders = borders(config)
         self.seen: dict[str, Array] = {}
 
     def __call__(self, name: str, array: Array, dims: str) -> Array:
@@ -308,14 +313,16 @@ class MistakenStep(Step):
     def earlier(self, stage: str, name: str) -> Array:
         """An earlier step, or a weight, by its name within the block; "input" is what came into the block."""
         if name == "input":
-            return next(array for step, array in reversed(self.seen.items()) if is_boundary(step) and stage_of(step) != stage)
+            return next(
+                array for step, array in reversed(self.seen.items()) if step in self.borders and stage_of(step) != stage
+            )
         full = f"{stage}.{name}" if stage.startswith("blocks.") else name
         return self.seen[full] if full in self.seen else self.tensors[full]
 
 
-def is_boundary(step: str) -> bool:
-    """Whether everything after this step follows from it alone."""
-    return step == "embed.positions" or (step.startswith("blocks.") and step.endswith(".residual2"))
+def borders(config: ViTConfig) -> set[str]:
+    """The steps from which alone everything after them follows."""
+    return {embedding_output(config), *(f"blocks.{n}.residual2" for n in range(config.depth))}
 
 
 def stage_of(step: str) -> str:

@@ -1,6 +1,5 @@
 """Record a golden: run a model once and keep every step, its hash, and how much noise narrower arithmetic makes there."""
 
-import dataclasses
 import fnmatch
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +50,7 @@ def record(
     if unknown:
         raise InputError(f"noise of {unknown[0]!r}: one of {', '.join(FORMATS)}")
     pixels = np.ascontiguousarray(pixels, model.dtype)
-    portable = type(model.weights.norm.weight) is not np.ndarray
+    portable = model.array_type is not np.ndarray
     precision = "portable" if portable else str(model.dtype)
     traced = trace(model.config, batch=len(pixels), dtype=model.dtype, size=pixels.shape[2:])
     rows = {row.name: row for row in traced}
@@ -100,7 +99,7 @@ def record(
         "model": origin.get("model", {}),
         "input": origin.get("input", {}),
         "weights_sha256": weights_sha256(model.tensors, parameter_shapes(model.config)),
-        "config": dataclasses.asdict(model.config),
+        "config": model.config.to_dict(),
         "preprocess": origin.get("preprocess"),
         "sizes": traced.sizes,
         "steps": entries,

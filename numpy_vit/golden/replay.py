@@ -35,6 +35,5 @@ def replay(model: ViT, pixels: Array, given: Mapping[str, Array], hear: Hear) ->
     pixels (B, C, Y, X) and the given arrays are of the model's dtype.
     """
     sizes = model.config.sizes_of_run(len(pixels), pixels.shape[2:])
-    forward(
-        pixels.view(type(model.weights.norm.weight)), model.weights, model.config, ReplayStep(sizes, model.dtype, given, hear)
-    )
+    step = ReplayStep(sizes, model.dtype, given, hear)
+    forward(pixels.view(model.array_type), model.weights, model.config, step)
