@@ -162,6 +162,8 @@ class ViTConfig:
         if not isinstance(names, list | tuple) or not all(name in LINEARS for name in names):
             raise InputError(f"config: without_bias {names!r:.60}: give some of {', '.join(LINEARS)}")
         object.__setattr__(self, "without_bias", tuple(name for name in LINEARS if name in names))
+        if self.positions == "patches" and not self.class_token:  # there are no others
+            object.__setattr__(self, "positions", "all")
         if self.rope_grid is not None:
             object.__setattr__(self, "rope_grid", check_image(self.rope_grid, 1))
         for wrong, why in (

@@ -1,6 +1,7 @@
 """From a picture file to pixel values: read, turn upright, to RGB, resize, crop, rescale, normalise.
 
-Pillow does the reading and the resizing; results equal those of transformers' PIL image processors.
+Pillow does the reading, and the resizing for most models; results equal those of transformers' PIL image processors, of
+torchvision and timm on PIL images, and, for models that were trained with it, of TensorFlow.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from PIL import Image, ImageOps
 
 from .config import from_plain
 from .errors import InputError
+from .positions import RULES
 
 Array = Any
 RESAMPLES = {
@@ -26,7 +28,14 @@ RESAMPLES = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
-POLICIES = ("none", "squash", "shortest_edge")
+POLICIES = ("none", "squash", "shortest_edge", "cover")
+ARITHMETICS = {  # whose resizing, and what it can do
+    "pillow": tuple(RESAMPLES),
+    "tensorflow": ("bilinear",),
+    "tensorflow_uint8": ("bilinear",),
+    "torch": ("bilinear", "bicubic"),
+}
+ROUNDINGS = ("down", "even")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 LARGEST_SIDE = 100_000
 
@@ -36,12 +45,25 @@ class Preprocess:
     """How a model wants its pictures, step by step.
 
     channels   3 (RGB) or 1 (grey)
-    resize     "none", "squash" (to exactly `size`, whatever the proportions), "shortest_edge" (to `size`, in proportion)
-    size       (Y, X) for squash, a number for shortest_edge, None for none
-    resample   "bilinear", "bicubic", ..., with Pillow's antialiasing
+    resize     "none", "squash" (to exactly `size`, whatever the proportions), "shortest_edge" (to `size`, in proportion),
+               "cover" (in proportion, to the smallest picture that covers `size`: timm and open_clip, for oblong models)
+    size       (Y, X) for squash and cover, a number for shortest_edge, None for none
+    resample   "bilinear", "bicubic", ...
     crop       (Y, X) taken from the centre, zeros around a picture that is smaller; or None
     scale      each value 0..255 is multiplied by this (1/255), or None
     mean, std  one number a channel: (value - mean) / std; or None
+
+    arithmetic     whose resizing it is:
+                   "pillow"            antialiased, rounded to 8 bits: transformers' PIL processors, torchvision and all that
+                                       use it on PIL images (timm, CLIP, open_clip, DeiT, MAE, DINO, DINOv2, BEiT, EVA)
+                   "tensorflow"        not antialiased, not rounded: Google's vision_transformer
+                   "tensorflow_uint8"  not antialiased, cut to 8 bits: big_vision
+                   "torch"             antialiased, not rounded: DINOv3 in transformers
+                   The "Fast" processors of transformers, which resize 8-bit tensors with torchvision, differ from "pillow"
+                   by one level of 255, here and there.
+    crop_rounding  which of two middles, where an odd number of rows is left over: "down" (transformers: the upper one; of
+                   padding, more above) or "even" (torchvision and all that use it: the one with an even number of rows cut
+                   off above; of padding, more below)
 
     Calling it turns a picture or a list of pictures into (B, C, Y, X).
     """
@@ -55,16 +77,27 @@ class Preprocess:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
 
+    arithmetic: str = "pillow"
+    crop_rounding: str = "down"
+
     def __post_init__(self) -> None:
         for name in ("size", "crop", "mean", "std"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.channels not in (1, 3):
             raise InputError(f"preprocess: channels is {self.channels!r}: pictures have 1 (grey) or 3 (RGB)")
-        for name, known in (("resize", POLICIES), ("resample", tuple(RESAMPLES))):
+        for name, known in (
+            ("resize", POLICIES),
+            ("resample", tuple(RESAMPLES)),
+            ("arithmetic", tuple(ARITHMETICS)),
+            ("crop_rounding", ROUNDINGS),
+        ):
             if getattr(self, name) not in known:
                 raise InputError(f"preprocess: {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
-        wants_pair = self.resize == "squash"
+        if self.resample not in ARITHMETICS[self.arithmetic]:
+            possible = ", ".join(ARITHMETICS[self.arithmetic])
+            raise InputError(f"preprocess: resample {self.resample!r} with arithmetic {self.arithmetic!r}: only {possible}")
+        wants_pair = self.resize in ("squash", "cover")
         if self.resize != "none" and not (_is_pair(self.size) if wants_pair else _is_side(self.size)):
             what = "(height, width)" if wants_pair else "a number of pixels"
             raise InputError(f"preprocess: size is {self.size!r}: {self.resize} takes {what}")
@@ -85,6 +118,11 @@ class Preprocess:
         """From plain data. Raises InputError for a field that is missing, unknown or senseless."""
         return from_plain(cls, values, "preprocess")
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, without the fields that have their default: `from_dict` gives the same, older versions too."""
+        values = dataclasses.asdict(self)
+        return {f.name: values[f.name] for f in dataclasses.fields(self) if values[f.name] != f.default}
+
     def for_image(self, size: tuple[int, int]) -> "Preprocess":
         """The same policy for pictures of another size (Y, X): the crop, or the squash, becomes that size."""
         Y, X = size
@@ -93,7 +131,7 @@ class Preprocess:
         if self.resize == "shortest_edge":
             edge = math.ceil(self.size * max(Y / self.crop[0], X / self.crop[1]))  # type: ignore[operator]
             return dataclasses.replace(self, size=edge, crop=(Y, X))
-        if self.resize == "squash":
+        if self.resize in ("squash", "cover"):
             rows, columns = self.size  # type: ignore[misc]
             scaled = (math.ceil(rows * Y / self.crop[0]), math.ceil(columns * X / self.crop[1]))
             return dataclasses.replace(self, size=scaled, crop=(Y, X))
@@ -116,29 +154,42 @@ class Preprocess:
         return np.stack(pixels).astype(dtype)
 
     def resize_and_crop(self, image: Any) -> Array:
-        """The uint8 stage. One picture -> (Y, X, C) uint8."""
-        picture = upright(image, self.channels)
-        if self.resize != "none":
-            Y, X = self.target(picture.height, picture.width)
-            picture = picture.resize((X, Y), RESAMPLES[self.resample])
-        array = np.asarray(picture)
-        array = array[..., None] if array.ndim == 2 else array
-        return array if self.crop is None else center_crop(array, self.crop)
+        """One picture -> (Y, X, C), values 0..255: uint8, or floats where `arithmetic` does not round to 8 bits."""
+        array = self.resized(upright(image, self.channels))
+        return array if self.crop is None else center_crop(array, self.crop, self.crop_rounding)
+
+    def resized(self, picture: Image.Image) -> Array:
+        """An upright picture -> (Y, X, C), before the crop."""
+        if self.resize == "none":
+            return as_array(picture)
+        Y, X = self.target(picture.height, picture.width)
+        if self.arithmetic == "pillow":
+            return as_array(picture.resize((X, Y), RESAMPLES[self.resample]))
+        if self.arithmetic == "torch":
+            return resize_as_torch(as_array(picture), (Y, X), self.resample)
+        floats = resize_as_tensorflow(as_array(picture), (Y, X))
+        return floats.astype(np.uint8) if self.arithmetic == "tensorflow_uint8" else floats
 
     def target(self, height: int, width: int) -> tuple[int, int]:
-        """The size (Y, X) a picture is resized to."""
-        if isinstance(self.size, tuple):
-            return self.size
-        edge, short, long = self.size, min(height, width), max(height, width)
-        if edge is None:
+        """The size (Y, X) a picture is resized to. Raises InputError for one that would become far too long."""
+        if self.resize == "none":
             return height, width
-        longer = int(edge * long / short)  # transformers and torchvision round down
-        if longer > LARGEST_SIDE:
-            raise InputError(f"a picture of {height}x{width} pixels is too narrow: resized it would be {longer} long")
-        return (edge, longer) if height <= width else (longer, edge)
+        if self.resize == "squash":
+            return self.size  # type: ignore[return-value]
+        if self.resize == "cover":
+            rows, columns = self.size  # type: ignore[misc]
+            ratio = min(height / rows, width / columns)
+            target = round(height / ratio), round(width / ratio)  # timm's ResizeKeepRatio: half to even
+        else:
+            edge: int = self.size  # type: ignore[assignment]
+            longer = int(edge * max(height, width) / min(height, width))  # transformers and torchvision round down
+            target = (edge, longer) if height <= width else (longer, edge)
+        if max(target) > LARGEST_SIDE:
+            raise InputError(f"a picture of {height}x{width} pixels is too narrow: resized it would be {max(target)} long")
+        return target
 
     def normalize(self, array: Array) -> Array:
-        """(Y, X, C) uint8 -> (C, Y, X) float64, scaled and normalised."""
+        """(Y, X, C), values 0..255 -> (C, Y, X) float64, scaled and normalised."""
         pixels = array.transpose(2, 0, 1).astype(np.float64)
         if self.scale is not None:
             pixels *= self.scale
@@ -147,18 +198,79 @@ class Preprocess:
         return pixels
 
 
-def center_crop(array: Array, crop: tuple[int, int]) -> Array:
+def as_array(picture: Image.Image) -> Array:
+    """A picture -> (Y, X, C) uint8."""
+    array = np.asarray(picture)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def resize_as_torch(array: Array, size: tuple[int, int], resample: str) -> Array:
+    """array (Y, X, C) -> (size, C) float64: torch's interpolate(antialias=True) of floats, "bilinear" or "bicubic"."""
+    rows, columns = (RULES[f"{resample}_antialias"](old, new) for old, new in zip(array.shape[:2], size, strict=True))
+    narrow = weighted_sums(columns, array.swapaxes(0, 1)).swapaxes(0, 1)  # (Y, new X, C)
+    return weighted_sums(rows, narrow)
+
+
+def weighted_sums(weights: Array, array: Array) -> Array:
+    """weights (new, old), array (old, Z, C) -> (new, Z, C): weights @ array, for rows of weights that are mostly zeros.
+
+    It adds in one order on every machine, which a matrix product does not.
+    """
+    used = weights != 0
+    first = used.argmax(axis=1)
+    count = max(weights.shape[1] - used[:, ::-1].argmax(axis=1) - first)
+    padded = np.pad(weights, ((0, 0), (0, count)))  # where a row uses fewer points, more zeros follow
+    total = np.zeros(())
+    for n in range(count):
+        weight = np.take_along_axis(padded, first[:, None] + n, axis=1)
+        total = total + weight[..., None] * array[np.minimum(first + n, len(array) - 1)]
+    return total
+
+
+def resize_as_tensorflow(array: Array, size: tuple[int, int]) -> Array:
+    """array (Y, X, C) -> (size, C) float32: tf.image.resize, "bilinear" and without antialiasing, bit by bit.
+
+    Each new pixel is between four old ones, however many lie in between when a picture is made smaller. float32 and
+    TensorFlow's own order of operations matter: where big_vision then cuts off to 8 bits, a last bit decides whether 100
+    becomes 99 (tensorflow/core/kernels/image/resize_bilinear_op.cc).
+    """
+    (above, below, down), (left, right, across) = (
+        tensorflow_neighbours(old, new) for old, new in zip(array.shape[:2], size, strict=True)
+    )
+
+    def between_columns(rows: Array) -> Array:
+        """(new Y, new X, C)"""
+        some = array[rows]
+        start, end = some[:, left].astype(np.float32), some[:, right].astype(np.float32)
+        return start + (end - start) * across[:, None]
+
+    upper, lower = between_columns(above), between_columns(below)
+    return upper + (lower - upper) * down[:, None, None]
+
+
+def tensorflow_neighbours(old: int, new: int) -> tuple[Array, Array, Array]:
+    """For each of `new` points, between which two of `old` it lies, and how far from the first: (new,) each, float32."""
+    scale = np.float32(old) / np.float32(new)
+    source = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    first = np.floor(source)
+    return np.maximum(first, 0).astype(int), np.minimum(np.ceil(source), old - 1).astype(int), source - first
+
+
+def center_crop(array: Array, crop: tuple[int, int], rounding: str = "down") -> Array:
     """array (Y, X, C) -> (crop Y, crop X, C): the middle; zeros are put around what is smaller.
 
-    Odd remainders go as in transformers' image_transforms.center_crop.
+    Odd remainders go as in transformers' image_transforms.center_crop ("down") or as in torchvision's
+    transforms.functional.center_crop ("even"; timm's and open_clip's copies of it agree).
     """
     for axis in (0, 1):
         missing = crop[axis] - array.shape[axis]
         if missing > 0:
             padding = [(0, 0)] * 3
-            padding[axis] = (math.ceil(missing / 2), missing - math.ceil(missing / 2))
+            before = math.ceil(missing / 2) if rounding == "down" else missing // 2
+            padding[axis] = (before, missing - before)
             array = np.pad(array, padding)
-    top, left = ((array.shape[axis] - crop[axis]) // 2 for axis in (0, 1))
+    spare = [array.shape[axis] - crop[axis] for axis in (0, 1)]
+    top, left = (n // 2 if rounding == "down" else round(n / 2) for n in spare)  # round: half to even
     return array[top : top + crop[0], left : left + crop[1]]
 
 

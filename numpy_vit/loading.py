@@ -6,7 +6,7 @@ from typing import Any
 
 from .config import DIGITS
 from .convert import convert_source
-from .convert.hf_vit import read_preprocessor
+from .convert.preprocessing import read_preprocessor
 from .convert.sources import open_source
 from .model import ViT
 from .precision import precision

@@ -61,9 +61,10 @@ def in_memory(tensors):
     """As transformers 5 names them in state_dict()."""
     renamed = {}
     for name, tensor in tensors.items():
-        for row in TABLE:
+        for rows in TABLE.by_name.values():
             for n in range(3):
-                name = name.replace(row.on_disk.replace("{n}", str(n)) + ".", row.in_memory.replace("{n}", str(n)) + ".")
+                on_disk, memory = (rows[i].theirs.replace("{n}", str(n)) + "." for i in (0, -1))
+                name = name.replace(on_disk, memory)
         renamed[name] = tensor
     assert any("layers.2.mlp.fc2.bias" in name for name in renamed)
     return renamed
@@ -155,7 +156,7 @@ def test_a_damaged_index(folder):
         ({"image_size": [24, 41]}, "image width 41 is not a multiple of the patch size 8"),
         ({"num_channels": 1}, r"'embeddings.patch_embeddings.projection.weight' is"),
         ({"hidden_act": "mish"}, "hidden_act 'mish' is not one of gelu"),
-        ({"model_type": "deit"}, "of no known family .config.json says model_type 'deit'"),
+        ({"model_type": "swin"}, "of no known family .config.json says model_type 'swin'"),
         ({"qkv_bias": False}, "config.json says qkv_bias False, the tensors say True"),
         ({"id2label": {"0": "a"}}, "does not name the 6 classes"),
         ({"patch_size": [8, 4]}, "only square patches"),

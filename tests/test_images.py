@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from numpy_vit import InputError, Preprocess
-from numpy_vit.convert.hf_vit import read_preprocessor
+from numpy_vit.convert.preprocessing import read_preprocessor
 from numpy_vit.images import upright
 
 import pictures

@@ -5,6 +5,7 @@ Agreement with the families' own code is tested in test_families.py.
 
 import numpy as np
 import pytest
+from options import OPTIONS, PLAIN
 
 import numpy_vit
 from numpy_vit import InputError
@@ -15,7 +16,6 @@ from numpy_vit.positions import distance_numbers
 from numpy_vit.rotary import cos_sin, rotation_tables
 
 from conftest import relative_error
-from options import OPTIONS, PLAIN
 
 every_option = pytest.mark.parametrize("option", OPTIONS)
 

@@ -8,7 +8,7 @@ from test_forward import resized
 
 import numpy_vit
 from numpy_vit import ops
-from numpy_vit.convert.hf_vit import read_preprocessor
+from numpy_vit.convert.preprocessing import read_preprocessor
 from numpy_vit.parameters import parameter_count
 
 from conftest import relative_error

@@ -23,7 +23,7 @@ def crooked(model, seed):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             values = torch.randn(parameter.shape, generator=generator)
-            if "layernorm" in name:
+            if "norm" in "".join(name.split(".")[-2:-1]):
                 values = (1 if name.endswith("weight") else 0) + 0.3 * values
             elif name.endswith("bias"):
                 values = 0.2 * values
@@ -67,3 +67,21 @@ def run(model, pixels, attention="own_dtype", dtype=torch.float64, **options):
     if getattr(out, "logits", None) is not None:
         seen["logits"] = out.logits
     return {name: value.double().numpy() for name, value in seen.items()}
+
+
+def exact_rotation(model):
+    """DINOv3 computes its rotary angles in float32, whatever the model's dtype: here in float64, by the same formula."""
+    from transformers.models.dinov3_vit import modeling_dinov3_vit as dinov3
+
+    for module in model.modules():
+        if isinstance(module, dinov3.DINOv3ViTRopePositionEmbedding):
+            steps = torch.arange(0, 1, 4 / module.head_dim, dtype=torch.float64)
+            module.inv_freq = 1 / torch.tensor(module.base, dtype=torch.float64) ** steps
+    coordinates = dinov3.get_patches_center_coordinates
+    if not hasattr(coordinates, "exact"):
+
+        def exact(rows, columns, dtype, device):
+            return coordinates(rows, columns, torch.float64, device)
+
+        exact.exact = True
+        dinov3.get_patches_center_coordinates = exact

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import DIGITS
-from ..errors import InputError, about, nearest
+from ..errors import InputError, nearest
 from .common import image_size, note, terminal_width, wants_colour
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
                     f"(variants: {', '.join(variants())})"
                 ) from error
             path = cached
-    from ..convert import FAMILIES, open_source, recognise
+    from ..convert import config_of, open_source
     from ..convert.hub import CONFIG
     from ..convert.sources import Source, read_json
     from ..weights import FORMAT, read_metadata
@@ -165,11 +165,7 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
         source = open_source(model if model == DIGITS else path)
         if source.metadata.get("format") == FORMAT:
             return read_metadata(source.metadata, model)[0], notes
-    family = FAMILIES[recognise(source)[0]]
-    if source.config is None:
-        raise InputError(f"{model}: no config.json beside it: heads, eps and activation cannot be told from tensors")
-    with about(model):
-        return family.read_config(source.config, source.tensors or None, notes), notes
+    return config_of(source, notes), notes
 
 
 def value_of(key: str, text: str, config: "ViTConfig") -> Any:

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..tensorfile import Tensor, read
 from ..weights import shipped
 from . import hub
+from .npzfile import read_npz
 from .torchfile import read_torch
 
 TORCH = (".bin", ".pth", ".pt")
@@ -39,7 +40,7 @@ def open_source(
 ) -> Source:
     """Find and open a checkpoint.
 
-    source         a .safetensors or PyTorch file, a folder with model.safetensors (or its index and shards) or
+    source         a .safetensors, PyTorch or .npz file, a folder with model.safetensors (or its index and shards) or
                    pytorch_model.bin, or a hub name
     config         a config.json, instead of the one beside the weights
     preprocessor   a preprocessor_config.json, likewise
@@ -86,7 +87,9 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return read(file)
     if file.suffix in TORCH:
         return read_torch(file), {}
-    raise InputError(f"{file}: only .safetensors, {', '.join(TORCH)} weights can be read")
+    if file.suffix == ".npz":
+        return read_npz(file), {}
+    raise InputError(f"{file}: only .safetensors, .npz, {', '.join(TORCH)} weights can be read")
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -7,9 +7,7 @@ knows the few names a state dict needs, gives its own harmless stand-ins for the
 """
 
 import collections
-import mmap
 import pickle
-import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 
 from ..errors import InputError, about
 from ..tensorfile import STORED_AS, Tensor
+from .zipped import check_names, mapped, stored
 
 Array = Any
 LARGEST_PICKLE = 64 << 20  # bytes; a state dict of a thousand tensors has some hundred thousand
@@ -123,8 +122,9 @@ def state_dict(file: BinaryIO) -> Any:
     """What the pickle of an open checkpoint builds. Raises InputError for a file that is none."""
     if file.read(2) != b"PK":
         raise InputError("is not a PyTorch checkpoint of torch 1.6 or later: save it again, or as safetensors")
-    content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    content = mapped(file)
     with zipfile.ZipFile(file) as archive:
+        check_names(archive)
         members = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
@@ -140,21 +140,10 @@ def state_dict(file: BinaryIO) -> Any:
             info = members.get(f"{folder}data/{key}")
             if info is None or info.compress_type != zipfile.ZIP_STORED:
                 raise InputError(f"storage '{key}' is missing or compressed")
-            return Storage(dtype, stored(content, info, dtype))
+            return Storage(dtype, stored(content, info).view(STORED_AS.get(dtype) or OTHERS[dtype]))
 
         with archive.open(pickles[0]) as data:
             return StateDictUnpickler(data, storage).load()
-
-
-def stored(content: Array, info: zipfile.ZipInfo, dtype: str) -> Array:
-    """The bytes of a zip member that is not compressed, where they lie in the file."""
-    header = content[info.header_offset : info.header_offset + 30].tobytes()
-    name_length, extra_length = struct.unpack("<HH", header[26:30])
-    start = info.header_offset + 30 + name_length + extra_length
-    data = content[start : start + info.file_size]
-    if len(data) != info.file_size:
-        raise InputError(f"storage '{info.filename}' is cut")
-    return data.view(STORED_AS.get(dtype) or OTHERS[dtype])
 
 
 def flattened(value: Any, name: str = "") -> Any:

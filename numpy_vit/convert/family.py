@@ -1,0 +1,165 @@
+"""What is known of a family of checkpoints, and how one of them is read.
+
+A family is a table of names, the facts that its own code has and its files do not say, and, where it has config files, a
+function that reads them. What neither a table nor a file nor the code tells (often the number of heads) is asked for.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..config import ViTConfig
+from ..errors import InputError
+from ..images import Preprocess
+from ..tensorfile import Tensor, tensor_of
+from ..weights import Checkpoint
+from .preprocessing import read_preprocessor
+from .sources import Source
+from .table import Table, Tensors, measure, positions_for
+
+Array = Any
+
+
+@dataclasses.dataclass
+class Reading:
+    """One checkpoint while it is read."""
+
+    source: Source
+    config: Mapping[str, Any]  # of its config file, or empty
+    tensors: Tensors | None  # without the family's prefixes; None: there is only a config file
+    seen: dict[str, Any]  # what the tensors tell of ViTConfig's fields
+    notes: list[str]
+    left_out: dict[str, str]  # pattern of tensor names -> why the model has no use for them
+
+
+def nothing(reading: Reading) -> dict[str, Any]:
+    """Of a family whose files say nothing but tensors."""
+    return {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """A dialect of ViT checkpoints.
+
+    name       what --family takes
+    title      a few words
+    upstream   whose code was read for the table and the facts
+    table      names and shapes
+    marks      patterns of tensor names: a file that has all of them is of this family
+    model_types    or whose config.json says one of these
+    prefixes   that names may carry
+    fixed      fields of ViTConfig that its code has for every model
+    says       what its config files say of the others
+    left_out   pattern of names -> why the model has no use for these tensors
+    prepare    what is done to the tensors first (a depth axis split, say)
+    made       tensors of ours that no file holds but that follow from the config
+    policy     how its pictures are prepared (numpy_vit.convert.preprocessing.POLICIES), where no file says it
+    preprocess    reads it from the family's own files; gives None where they do not say
+    """
+
+    name: str
+    title: str
+    upstream: str
+    table: Table
+    marks: tuple[str, ...]
+    model_types: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    says: Callable[[Reading], dict[str, Any]] = nothing
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    prepare: Callable[[Tensors], Tensors] = lambda tensors: tensors
+    made: Callable[[ViTConfig, Reading], dict[str, Array]] = lambda config, reading: {}
+    policy: str | None = None
+    preprocess: Callable[[Reading, ViTConfig], Preprocess | None] = lambda reading, config: None
+    labels: Callable[[Reading, ViTConfig], list[str] | None] = lambda reading, config: None
+    hugging_face: bool = False
+
+    def recognise(self, source: Source) -> str | None:
+        """Why a checkpoint is of this family, in a few words, or None."""
+        model_type = (source.config or {}).get("model_type")
+        if isinstance(model_type, str) and self.model_types:
+            return f"config.json says model_type '{model_type}'" if model_type in self.model_types else None
+        names = self.without_prefix(source.tensors)
+        matches = [next((n for n in names if re.fullmatch(mark, n)), None) for mark in self.marks]
+        if not names or not self.marks or None in matches:
+            return None
+        return "its tensors are named so: " + ", ".join(str(name) for name in matches[:3])
+
+    def without_prefix(self, tensors: Tensors) -> dict[str, Tensor]:
+        """The tensors without the family's prefixes. Raises InputError where two become one."""
+        bare: dict[str, Tensor] = {}
+        for name, tensor in tensors.items():
+            prefix = next((prefix for prefix in self.prefixes if name.startswith(prefix)), "")
+            if name.removeprefix(prefix) in bare:
+                raise InputError(f"some tensors are there twice, with and without the prefix '{prefix or self.prefixes[0]}'")
+            bare[name.removeprefix(prefix)] = tensor
+        return bare
+
+    def reading(self, source: Source, notes: list[str]) -> Reading:
+        """A checkpoint of this family, opened."""
+        tensors = dict(self.prepare(self.without_prefix(source.tensors))) if source.tensors else None
+        seen = measure(self.table, tensors) if tensors else {}
+        return Reading(source, source.config or {}, tensors, seen, notes, dict(self.left_out))
+
+    def config(self, reading: Reading, told: Mapping[str, Any]) -> ViTConfig:
+        """The model's config. `told`: fields of it that a user says. Raises InputError for what nobody says."""
+        said = self.says(reading)
+        fields = {**self.fixed, **reading.seen, **said, **told}
+        if self.hugging_face:  # config.json has the image size; and positions are of all tokens, unless it says otherwise
+            fields["positions"] = said.get("positions", self.fixed.get("positions", "all"))
+        elif reading.tensors and "positions" not in {**said, **told}:
+            fields["positions"] = positions_for(self.table, reading.tensors, fields) or fields.get("positions")
+        required = [f.name for f in dataclasses.fields(ViTConfig) if f.default is dataclasses.MISSING]
+        asked = [name for name in required if fields.get(name) is None]
+        if asked:
+            examples = " ".join(f"{name}={EXAMPLES.get(name, '...')}" for name in asked)
+            raise InputError(
+                f"{self.title}: the file cannot tell {', '.join(asked)}: say so on the command line ({examples}, for instance), "
+                "or in a JSON file (--config)"
+            )
+        told_by_code = [f"{name} {self.fixed[name]}" for name in SAID if name in self.fixed and name not in {**said, **told}]
+        if told_by_code and not self.hugging_face:
+            reading.notes.append(f"{', '.join(told_by_code)}: not in the file, but in {self.upstream}")
+        return ViTConfig(**{name: value for name, value in fields.items() if value is not None})
+
+    def convert(self, source: Source, told: Mapping[str, Any]) -> Checkpoint:
+        """The source as a checkpoint of ours. Nothing is copied: the tensors are views of the file's memory map."""
+        reading = self.reading(source, [])
+        assert reading.tensors is not None
+        config = self.config(reading, told)
+        left_out = set()
+        for pattern, why in reading.left_out.items():
+            names = [name for name in reading.tensors if re.fullmatch(pattern, name)]
+            left_out |= set(names)
+            if names:
+                others = f" and {len(names) - 1} more like it are" if len(names) > 1 else " is"
+                reading.notes.append(f"{names[0]}{others} left out: {why}")
+        tensors = {name: tensor for name, tensor in reading.tensors.items() if name not in left_out}
+        made = {ours: tensor_of(array) for ours, array in self.made(config, reading).items()}
+        whose = "config.json" if self.hugging_face else "the config"
+        converted = self.table.convert(tensors, config, whose, made)
+        labels = self.labels(reading, config)
+        return Checkpoint(config, converted, self.preprocessing(reading, config), labels, {"family": self.name}, reading.notes)
+
+    def preprocessing(self, reading: Reading, config: ViTConfig) -> Preprocess | None:
+        """How the model wants its pictures: as its files say, or as its family does."""
+        source, notes = reading.source, reading.notes
+        if source.preprocessor is not None or self.hugging_face:
+            return read_preprocessor(source.preprocessor, config.channels, notes)
+        found = self.preprocess(reading, config)
+        if found is None and self.policy is not None and config.channels == 3:
+            notes.append(f"no file says how pictures are prepared: as in {self.upstream} ({self.policy})")
+            from .preprocessing import policy
+
+            found = policy(self.policy, config.image, config.channels)
+        if found is None:
+            notes.append("no file says how pictures are prepared: --preprocessor names one that does")
+        return found
+
+
+SAID = ("eps", "activation", "pooling", "position_rule", "rope_grid")  # what a user may doubt
+EXAMPLES = {
+    "heads": "12", "eps": "1e-6", "activation": "gelu", "image": "224", "pooling": "class", "position_rule": "bicubic",
+    "patch": "16", "channels": "3",
+}  # fmt: skip

@@ -1,0 +1,149 @@
+"""Every transformers family, live: made and saved by it with crooked weights, converted by us (`pytest -m peers`)."""
+
+import numpy as np
+import pytest
+
+import numpy_vit
+from numpy_vit.convert import convert
+from numpy_vit.weights import write_converted
+
+from conftest import relative_error
+
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
+
+SIZES = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=40, image_size=20, patch_size=4)
+DINOV2 = {**{k: v for k, v in SIZES.items() if k != "intermediate_size"}, "mlp_ratio": 3}
+TOWERS = dict(text_config=dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=11))
+LABELS = dict(num_labels=5)
+
+# name: (class, config class, config, family, what transformers' outputs are called -> ours)
+LAST, LOGITS, POOLED = {"last_hidden_state": "last_hidden_state"}, {"logits": "logits"}, {"pooler_output": "pooled"}
+CASES = {
+    "vit": ("ViTModel", "ViTConfig", SIZES, "hf-vit", {**LAST, "pooler_output": "pooler_output"}),
+    "mae": ("ViTMAEModel", "ViTMAEConfig", {**SIZES, "mask_ratio": 0.0}, "hf-mae", LAST),
+    "mae with decoder": ("ViTMAEForPreTraining", "ViTMAEConfig",
+                         {**SIZES, "mask_ratio": 0.0, "decoder_hidden_size": 8, "decoder_num_hidden_layers": 1,
+                          "decoder_num_attention_heads": 2, "decoder_intermediate_size": 8}, "hf-mae", LAST),
+    "deit": ("DeiTModel", "DeiTConfig", SIZES, "hf-deit", {**LAST, "pooler_output": "pooler_output"}),
+    "deit, one head": ("DeiTForImageClassification", "DeiTConfig", {**SIZES, **LABELS}, "hf-deit", LOGITS),
+    "deit, two heads": ("DeiTForImageClassificationWithTeacher", "DeiTConfig",
+                        {**SIZES, **LABELS, "layer_norm_eps": 1e-6}, "hf-deit", LOGITS),
+    "clip": ("CLIPVisionModel", "CLIPVisionConfig", SIZES, "hf-clip", {**LAST, **POOLED}),
+    "clip, erf GELU": ("CLIPVisionModel", "CLIPVisionConfig", {**SIZES, "hidden_act": "gelu"}, "hf-clip", {**LAST, **POOLED}),
+    "clip, projected": ("CLIPVisionModelWithProjection", "CLIPVisionConfig", {**SIZES, "projection_dim": 7}, "hf-clip",
+                        {**LAST, "image_embeds": "image_embedding"}),
+    "clip, both towers": ("CLIPModel", "CLIPConfig", {"vision_config": SIZES, "projection_dim": 7, **TOWERS}, "hf-clip",
+                          {**LAST, **POOLED}),
+    "clip, classifier": ("CLIPForImageClassification", "CLIPConfig", {"vision_config": SIZES, **LABELS}, "hf-clip", LOGITS),
+    "siglip": ("SiglipVisionModel", "SiglipVisionConfig", SIZES, "hf-siglip", {**LAST, **POOLED}),
+    "siglip without head": ("SiglipVisionModel", "SiglipVisionConfig", {**SIZES, "vision_use_head": False}, "hf-siglip", LAST),
+    "siglip, both towers": ("SiglipModel", "SiglipConfig", {"vision_config": SIZES, **TOWERS}, "hf-siglip", {**LAST, **POOLED}),
+    "siglip, classifier": ("SiglipForImageClassification", "SiglipConfig", {"vision_config": SIZES, **LABELS}, "hf-siglip",
+                           LOGITS),
+    "siglip 2": ("Siglip2VisionModel", "Siglip2VisionConfig",
+                 {**{k: v for k, v in SIZES.items() if k != "image_size"}, "num_patches": 25}, "hf-siglip2",
+                 {**LAST, **POOLED}),
+    "dinov2": ("Dinov2Model", "Dinov2Config", DINOV2, "hf-dinov2", {**LAST, **POOLED}),
+    "dinov2, gated": ("Dinov2Model", "Dinov2Config", {**DINOV2, "use_swiglu_ffn": True}, "hf-dinov2", {**LAST, **POOLED}),
+    "dinov2, classifier": ("Dinov2ForImageClassification", "Dinov2Config", {**DINOV2, **LABELS, "qkv_bias": False},
+                           "hf-dinov2", LOGITS),
+    "dinov2, registers": ("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", {**DINOV2, "num_register_tokens": 2},
+                          "hf-dinov2-registers", {**LAST, **POOLED}),
+    "dinov2, registers, classifier": ("Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersConfig",
+                                      {**DINOV2, **LABELS}, "hf-dinov2-registers", LOGITS),
+    "dinov3": ("DINOv3ViTModel", "DINOv3ViTConfig", {**SIZES, "image_size": [12, 20], "num_register_tokens": 4}, "hf-dinov3",
+               {**LAST, **POOLED}),
+    "dinov3, gated": ("DINOv3ViTModel", "DINOv3ViTConfig",
+                      {**SIZES, "use_gated_mlp": True, "hidden_act": "silu", "key_bias": True, "mlp_bias": False,
+                       "rope_theta": 50.0}, "hf-dinov3", {**LAST, **POOLED}),
+    "beit": ("BeitModel", "BeitConfig", {**SIZES, "use_relative_position_bias": True}, "hf-beit", {**LAST, **POOLED}),
+    "beit, shared": ("BeitModel", "BeitConfig", {**SIZES, "use_shared_relative_position_bias": True, "use_mask_token": True},
+                     "hf-beit", {**LAST, **POOLED}),
+    "beit, class token": ("BeitModel", "BeitConfig",
+                          {**SIZES, "use_absolute_position_embeddings": True, "use_mean_pooling": False,
+                           "layer_scale_init_value": 0.0}, "hf-beit", {**LAST, **POOLED}),
+    "beit, classifier": ("BeitForImageClassification", "BeitConfig", {**SIZES, **LABELS, "use_relative_position_bias": True},
+                         "hf-beit", LOGITS),
+}  # fmt: skip
+
+
+def made(case, seed=0):
+    """A crooked model of transformers'."""
+    import transformers
+
+    import upstream
+
+    model, config, values, _, _ = CASES[case]
+    config = getattr(transformers, config)(**values)
+    return upstream.crooked(getattr(transformers, model)(config), seed)
+
+
+def run(model, pixels, **options):
+    """Its outputs in float64."""
+    import torch
+    from transformers import ViTMAEForPreTraining, ViTMAEModel
+
+    import upstream
+
+    model = model.double()
+    upstream.exact_rotation(model)
+    target = next((part for name, part in model.named_modules() if name == "vision_model"), model)
+    if "logits" in CASES or not hasattr(model, "text_model"):
+        target = model
+    if isinstance(model, ViTMAEForPreTraining):
+        target = model.vit
+    if isinstance(target, ViTMAEModel):  # it shuffles the patches by this noise; growing noise leaves them where they are
+        options["noise"] = torch.arange(25.0).repeat(len(pixels), 1)
+    values = torch.from_numpy(pixels)
+    if type(model).__name__.startswith("Siglip2"):
+        patches = values.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).reshape(len(pixels), 25, -1)
+        options |= {"pixel_attention_mask": torch.ones(len(pixels), 25, dtype=torch.long)}
+        options |= {"spatial_shapes": torch.full((len(pixels), 2), 5)}
+        values = patches
+    with torch.inference_mode():
+        return target(values, output_hidden_states=True, **options)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_converted_families_agree(case, tmp_path):
+    _, _, _, family, outputs = CASES[case]
+    model = made(case)
+    model.save_pretrained(tmp_path / "theirs")
+    checkpoint = convert(tmp_path / "theirs")
+    assert checkpoint.source["family"] == family
+    config = checkpoint.config
+    pixels = np.random.default_rng(1).normal(size=(2, 3, *config.image))
+    write_converted(tmp_path / "ours.safetensors", checkpoint)
+    ours = numpy_vit.load(tmp_path / "ours.safetensors", dtype="float64")(pixels, strict=True)
+    theirs = run(model, pixels)
+    for name, our_name in outputs.items():
+        assert relative_error(getattr(ours, our_name), getattr(theirs, name).numpy()) < 1e-12, name
+    hidden = theirs.hidden_states
+    assert len(hidden) == config.depth + 1
+    for n, (a, b) in enumerate(zip(ours.hidden_states, hidden, strict=True)):
+        assert relative_error(a, b.numpy()) < 1e-12, f"hidden state {n}"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_names_as_in_memory(case, tmp_path):
+    """state_dict() of transformers 5 has other names than its files: both convert, to the same."""
+    from safetensors.torch import save_file
+
+    model = made(case)
+    model.save_pretrained(tmp_path)
+    on_disk = convert(tmp_path)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, tmp_path / "model.safetensors")
+    in_memory = convert(tmp_path)
+    assert in_memory.config == on_disk.config
+    for name, tensor in on_disk.tensors.items():
+        assert np.array_equal(tensor.data, in_memory.tensors[name].data), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_config_alone_is_traced_as_the_model(case, tmp_path):
+    from numpy_vit.convert import config_of, open_source
+    from numpy_vit.convert.sources import Source, read_json
+
+    made(case).save_pretrained(tmp_path)
+    alone = Source("config.json", False, [], {}, {}, read_json(tmp_path / "config.json"), None)
+    assert config_of(alone, []) == config_of(open_source(tmp_path), [])
