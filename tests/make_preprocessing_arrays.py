@@ -46,6 +46,7 @@ TRANSFORMERS = [
     {"image_processor_type": "ViTImageProcessor", "size": size(27, 22)},
     {"image_processor_type": "ViTImageProcessorFast", "size": size(22, 27), "resample": 3, **image(IMAGENET)},
     {"feature_extractor_type": "ViTFeatureExtractor", "size": 23},
+    {"image_processor_type": "ViTImageProcessor", "size": [21, 26]},
     {"image_processor_type": "DeiTImageProcessor", "size": size(31, 28), "crop_size": size(26, 23)},
     {"feature_extractor_type": "DeiTFeatureExtractor", "size": 31, "crop_size": 26, **image(IMAGENET)},
     {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 25}, "crop_size": size(22, 23)},
@@ -54,10 +55,11 @@ TRANSFORMERS = [
     {"image_processor_type": "SiglipImageProcessor", "size": size(24, 24)},
     {"image_processor_type": "SiglipImageProcessor", "size": 19},
     {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 29}, "crop_size": size(24, 25), **image(IMAGENET)},
+    {"image_processor_type": "BitImageProcessor", "size": 25, "crop_size": 20},
     {"image_processor_type": "BeitImageProcessor", "size": size(25, 27), "do_reduce_labels": True},
     {"feature_extractor_type": "BeitFeatureExtractor", "size": 30, "do_center_crop": True, "crop_size": 25},
     {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": size(21, 26)},
-    {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": size(95, 45), "resample": 3},
+    {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": size(70, 18), "resample": 3},
     {"image_processor_type": "DINOv3ViTImageProcessor", "size": {"shortest_edge": 20}},
 ]
 TIMM = [  # pretrained_cfg
@@ -96,7 +98,7 @@ CROPPED = {
     ("beit2", 224): (int(224 / (224 / 256)), "bicubic", IMAGENET),
     ("eva02", 336): (int(336 / 1.0), "bicubic", CLIP),
 }
-TENSORFLOW = [("augreg", (27, 22)), ("augreg", (33, 120)), ("big_vision", (27, 22)), ("big_vision", (130, 31))]
+TENSORFLOW = [("augreg", (27, 22)), ("augreg", (19, 70)), ("big_vision", (27, 22)), ("big_vision", (75, 31))]
 
 
 def bare_package(name, folder, version=None):

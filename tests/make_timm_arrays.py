@@ -130,10 +130,28 @@ CASES = {
         "+ 0.5) / rows - 1, x likewise; angle 2 pi y / 100 ** (2 i / (head size / 2)) for i < head size / 4; y's angles, then "
         "x's; number j of the first half of a head turns with number j of the second: (a, b) -> (a cos - b sin, b cos + a "
         "sin). Periods are not stored (the original stores them, rounded to bfloat16; timm makes them anew in float32, here "
-        "in float64, and drops the original's). No bias of q, k, v: the originals of these have zeros, or timm has an "
-        "architecture *_qkvb with attn.q_bias, attn.v_bias. eps 1e-5. Layer scale gamma_1, gamma_2. global_pool 'avg': norm, "
+        "in float64, and drops the original's). No bias of q, k, v (the original's is dropped); the architectures *_qkvb have "
+        "attn.q_bias, attn.v_bias. eps 1e-5. Layer scale gamma_1, gamma_2. global_pool 'avg': norm, "
         "then the mean of the patches, where the original takes the class token. Published files have no head (num_classes "
         "0).",
+    ),
+    "timm_gap_alone": Case(
+        113, "vit_medium_patch16_gap_256.sw_in12k_ft_in1k", {}, "gelu",
+        "No class token: norm of all tokens, then the mean of all, which are patches.",
+    ),
+    "timm_dinov3_qkvb": Case(
+        114, "vit_small_patch16_dinov3_qkvb.lvd1689m", {}, "gelu",
+        "As timm_dinov3, with attn.q_bias and attn.v_bias.",
+    ),
+    "timm_eva02_small": Case(
+        115, "eva02_small_patch14_224.mim_in22k", {}, "silu",
+        "As timm_eva02, but q, k, v in attn.qkv.weight with q_bias and v_bias, gate and hidden numbers in mlp.fc1 (gate "
+        "first), and no norm in the MLP.",
+        {"rope_grid": [16, 16]}, mlp=2 * 28,
+    ),
+    "timm_eva_giant": Case(
+        116, "eva_giant_patch14_224.clip_ft_in1k", {}, "gelu",
+        "Learned positions of all tokens; q_bias and v_bias; no RoPE, no layer scale; fc_norm of the mean of the patches.",
     ),
 }  # fmt: skip
 

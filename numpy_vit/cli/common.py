@@ -44,6 +44,32 @@ def image_size(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
+def field_value(key: str, text: str) -> Any:
+    """The text after KEY= as the field of ViTConfig wants it; of an unknown field, the text. Raises InputError."""
+    import dataclasses
+
+    from ..config import ViTConfig
+
+    kind = {field.name: field.type for field in dataclasses.fields(ViTConfig)}.get(key, str)
+    if key in ("image", "rope_grid"):
+        try:
+            return image_size(text)
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"{key}={text}: {error}") from error
+    if key == "without_bias":
+        return tuple(text.split(","))
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"{key}={text}: give true or false")
+        return text.lower() == "true"
+    if kind not in (int, float):
+        return text
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise InputError(f"{key}={text}: a number is expected") from error
+
+
 def spare_threads(arguments: argparse.Namespace) -> None:
     """Before NumPy is imported: one BLAS thread where there is little or nothing to compute.
 

@@ -1,4 +1,4 @@
-"""numpy-vit convert: a foreign checkpoint -> one converted file."""
+"""numpy-vit convert: a foreign checkpoint -> one converted file, or one of ours -> a Hugging Face folder."""
 
 import argparse
 from pathlib import Path
@@ -11,30 +11,71 @@ from .common import note
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     command = commands.add_parser(
         "convert",
-        help="turn a Hugging Face checkpoint into one file",
-        description="Turn a Hugging Face ViT into one .safetensors file that says everything about the model.",
+        help="turn a foreign checkpoint into one file",
+        description="Turn a ViT of any known family into one .safetensors file that says everything about the model. What "
+        "neither its files nor its family's code say is asked for: heads=12, say.",
     )
-    command.add_argument("source", metavar="SOURCE", help="a Hugging Face folder, a .safetensors file, or a hub name")
+    command.add_argument(
+        "source", metavar="SOURCE", help="a .safetensors, .npz or PyTorch file, a Hugging Face folder, or a hub name"
+    )
+    command.add_argument(
+        "told", nargs="*", metavar="KEY=VALUE", help="what the files do not say: heads=12 eps=1e-6 activation=gelu image=224"
+    )
     command.add_argument("-o", "--output", required=True, metavar="FILE", help="the .safetensors file to write")
+    command.add_argument("--family", metavar="NAME", help="which family it is of, where its names do not tell")
+    command.add_argument("--map", metavar="FILE", help="a table of names for a home-made model (JSON; see docs/recipes.md)")
     command.add_argument("--config", metavar="FILE", help="a config.json, instead of the one beside the weights")
     command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, likewise")
+    command.add_argument("--to", choices=("numpy-vit", "hf"), default="numpy-vit", help="hf: a Hugging Face folder")
     return command
 
 
 def run(arguments: argparse.Namespace) -> int:
     from ..convert import convert, open_source
     from ..parameters import parameter_count
-    from ..weights import write_converted
+    from ..weights import FORMAT, read_converted, write_converted
 
     output = Path(arguments.output)
-    if output.suffix != ".safetensors":
+    if arguments.map is not None and arguments.family is not None:
+        raise InputError("--map and --family do not go together: a table of names is a family of its own")
+    if arguments.to != "hf" and output.suffix != ".safetensors":
         raise InputError(f"{output}: the name must end in .safetensors")
-    for file in open_source(arguments.source, arguments.config, arguments.preprocessor).files:
+    opened = open_source(arguments.source, arguments.config, arguments.preprocessor)
+    for file in opened.files:
         if output.exists() and output.samefile(file):
             raise InputError(f"{output}: is the source itself; choose another name")
-    checkpoint = convert(arguments.source, arguments.config, arguments.preprocessor)
+    if arguments.to == "hf" and opened.metadata.get("format") == FORMAT:
+        checkpoint = read_converted(opened.files[0])
+    else:
+        told = told_fields(arguments.told)
+        checkpoint = convert(arguments.source, arguments.config, arguments.preprocessor, arguments.family, told, arguments.map)
     for text in checkpoint.notes:
         note(text)
-    write_converted(output, checkpoint)
-    note(f"{output}: {checkpoint.source['family']}, {parameter_count(checkpoint.config):,} parameters")
+    if arguments.to == "hf":
+        from ..convert.to_hugging_face import write_hugging_face
+
+        for text in write_hugging_face(output, checkpoint):
+            note(text)
+    else:
+        write_converted(output, checkpoint)
+    family = checkpoint.source.get("family", "model")
+    note(f"{output}: {family}, {parameter_count(checkpoint.config):,} parameters")
     return 0
+
+
+def told_fields(texts: list[str]) -> dict[str, Any]:
+    """["heads=12", "eps=1e-6"] -> {"heads": 12, "eps": 1e-6}. Raises InputError for a field that ViTConfig does not have."""
+    import dataclasses
+
+    from ..config import ViTConfig
+    from ..errors import nearest
+    from .common import field_value
+
+    known = [field.name for field in dataclasses.fields(ViTConfig)]
+    told: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or key not in known:
+            raise InputError(f"'{text}': give KEY=VALUE, KEY being one of {', '.join(known)}{nearest(key, known)}")
+        told[key] = field_value(key, value)
+    return told

@@ -3,10 +3,13 @@
 import argparse
 import dataclasses
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from .common import printable
+
+if TYPE_CHECKING:
+    from ..convert.sources import Source
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -56,8 +59,15 @@ def describe(file: str) -> dict[str, Any]:
             facts |= {"format": "foreign", "family": family, "recognised by": why}
         except InputError as error:
             facts |= {"format": "foreign", "family": "unknown", "why": str(error)}
+    checkpoint = None
     if facts.get("family") != "unknown":
-        checkpoint = open_checkpoint(file)
+        try:
+            checkpoint = open_checkpoint(file)
+        except InputError as error:
+            if facts["format"] != "foreign":
+                raise
+            facts |= {"to convert it": str(error), "its tensors tell": seen(opened)}
+    if checkpoint is not None:
         facts |= {"parameters": parameter_count(checkpoint.config), "config": checkpoint.config.to_dict()}
         facts["preprocess"] = dataclasses.asdict(checkpoint.preprocess) if checkpoint.preprocess else None
         facts |= {"labels": checkpoint.labels, "source": checkpoint.source}
@@ -66,6 +76,13 @@ def describe(file: str) -> dict[str, Any]:
     facts["dtypes"] = sorted({tensor.dtype for tensor in opened.tensors.values()})
     facts["tensors"] = {name: [tensor.dtype, *tensor.shape] for name, tensor in opened.tensors.items()}
     return facts
+
+
+def seen(source: "Source") -> dict[str, Any]:
+    """What the tensors of a foreign file tell of its model."""
+    from ..convert import family_of
+
+    return {name: value for name, value in family_of(source).reading(source, []).seen.items() if value or value == 0}
 
 
 def _plain(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import DIGITS
 from ..errors import InputError, nearest
-from .common import image_size, note, terminal_width, wants_colour
+from .common import field_value, image_size, note, terminal_width, wants_colour
 
 if TYPE_CHECKING:
     from ..config import ViTConfig
@@ -127,7 +127,7 @@ def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
     if len(models) > 1:
         raise InputError(f"one model at a time: '{models[0]}' or '{models[1]}'? (--diff shows two)")
     config, notes = find_config(models[0] if models else "ViT-B/16")
-    return config.replace(**{key: value_of(key, text, config) for key, text in changes.items()}), notes
+    return config.replace(**{key: field_value(key, text) for key, text in changes.items()}), notes
 
 
 def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
@@ -166,28 +166,6 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
         if source.metadata.get("format") == FORMAT:
             return read_metadata(source.metadata, model)[0], notes
     return config_of(source, notes), notes
-
-
-def value_of(key: str, text: str, config: "ViTConfig") -> Any:
-    """The text after key= as the config wants it."""
-    import dataclasses
-
-    current = dataclasses.asdict(config).get(key)
-    if key == "image":
-        try:
-            return image_size(text)
-        except argparse.ArgumentTypeError as error:
-            raise InputError(f"image={text}: {error}") from error
-    if current is None or isinstance(current, str):
-        return text
-    if isinstance(current, bool):
-        if text.lower() not in ("true", "false"):
-            raise InputError(f"{key}={text}: give true or false")
-        return text.lower() == "true"
-    try:
-        return float(text) if isinstance(current, float) else int(text)
-    except ValueError as error:
-        raise InputError(f"{key}={text}: a number is expected") from error
 
 
 def traced_with_values(arguments: argparse.Namespace) -> "Trace":

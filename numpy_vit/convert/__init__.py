@@ -8,7 +8,11 @@ from typing import Any
 from ..config import ViTConfig
 from ..errors import InputError, about, nearest
 from ..weights import FORMAT, Checkpoint, validate
+from .beit import BEIT
+from .dinov3 import DINOV3, TIMM_DINOV3
+from .eva02 import EVA02
 from .family import Family
+from .google import AUGREG, BIG_VISION
 from .hf_beit import HF_BEIT
 from .hf_clip import HF_CLIP
 from .hf_deit import HF_DEIT
@@ -17,7 +21,11 @@ from .hf_dinov3 import HF_DINOV3
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
 from .mapped import read_map
+from .openai_clip import OPENAI_CLIP
 from .sources import Source, open_source, sha256
+from .table import compare, some
+from .timm import DEIT, DINO, DINOV2, MAE, TIMM
+from .torchvision import TORCHVISION
 
 # In the order in which they are looked for: one that has more tensors before one that has fewer.
 FAMILIES: dict[str, Family] = {
@@ -33,6 +41,19 @@ FAMILIES: dict[str, Family] = {
         HF_CLIP,
         HF_SIGLIP,
         HF_SIGLIP2,
+        OPENAI_CLIP,
+        TORCHVISION,
+        AUGREG,
+        BIG_VISION,
+        DINOV3,
+        TIMM_DINOV3,
+        EVA02,
+        BEIT,
+        MAE,
+        DINOV2,
+        DEIT,
+        TIMM,
+        DINO,
     )
 }
 
@@ -47,7 +68,22 @@ def recognise(source: Source) -> tuple[str, str]:
             return name, why
     model_type = (source.config or {}).get("model_type")
     said = f"config.json says model_type {model_type!r}" if model_type else f"first tensor '{min(source.tensors, default='')}'"
-    raise InputError(f"{source.name}: of no known family ({said}; known: {', '.join(FAMILIES)})")
+    raise InputError(
+        f"{source.name}: of no known family ({said}; known: {', '.join(FAMILIES)}){nearest_family(source)}: --map takes a table "
+        "of names for a home-made model"
+    )
+
+
+def nearest_family(source: Source) -> str:
+    """What the nearest family has and this file has not, and the other way round, side by side; or nothing."""
+    best: tuple[int, str, list[str], list[str]] = (0, "", [], [])
+    for family in FAMILIES.values():
+        known, unknown, missing = compare(family.table, family.without_prefix(source.tensors))
+        best = max(best, (len(known), family.name, unknown, missing), key=lambda found: found[0])
+    count, name, unknown, missing = best
+    if not count:
+        return ""
+    return f"; nearest is {name}: {count} names are its, not its: {some(unknown)}; missing: {some(missing)}"
 
 
 def family_of(source: Source, name: str | None = None) -> Family:

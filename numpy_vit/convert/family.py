@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..images import Preprocess
 from ..tensorfile import Tensor, tensor_of
 from ..weights import Checkpoint
-from .preprocessing import read_preprocessor
+from .preprocessing import policy, read_preprocessor
 from .sources import Source
 from .table import Table, Tensors, measure, positions_for
 
@@ -48,7 +48,9 @@ class Family:
     table      names and shapes
     marks      patterns of tensor names: a file that has all of them is of this family
     model_types    or whose config.json says one of these
+    shaped     and whose tensors' shapes are right, where names do not tell
     prefixes   that names may carry
+    towers     prefixes of the picture's tower, in files that hold a text tower too
     fixed      fields of ViTConfig that its code has for every model
     says       what its config files say of the others
     left_out   pattern of names -> why the model has no use for these tensors
@@ -63,8 +65,10 @@ class Family:
     upstream: str
     table: Table
     marks: tuple[str, ...]
+    shaped: Callable[[Tensors], bool] = lambda tensors: True
     model_types: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
+    towers: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     says: Callable[[Reading], dict[str, Any]] = nothing
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -82,15 +86,18 @@ class Family:
             return f"config.json says model_type '{model_type}'" if model_type in self.model_types else None
         names = self.without_prefix(source.tensors)
         matches = [next((n for n in names if re.fullmatch(mark, n)), None) for mark in self.marks]
-        if not names or not self.marks or None in matches:
+        if not names or not self.marks or None in matches or not self.shaped(names):
             return None
         return "its tensors are named so: " + ", ".join(str(name) for name in matches[:3])
 
     def without_prefix(self, tensors: Tensors) -> dict[str, Tensor]:
-        """The tensors without the family's prefixes. Raises InputError where two become one."""
+        """The tensors without the family's prefixes; of two towers, the picture's. Raises InputError where two become one."""
+        tower = next((tower for tower in self.towers if any(name.startswith(tower) for name in tensors)), "")
         bare: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            prefix = next((prefix for prefix in self.prefixes if name.startswith(prefix)), "")
+            if not name.startswith(tower):
+                continue
+            prefix = tower or next((prefix for prefix in self.prefixes if name.startswith(prefix)), "")
             if name.removeprefix(prefix) in bare:
                 raise InputError(f"some tensors are there twice, with and without the prefix '{prefix or self.prefixes[0]}'")
             bare[name.removeprefix(prefix)] = tensor
@@ -98,7 +105,10 @@ class Family:
 
     def reading(self, source: Source, notes: list[str]) -> Reading:
         """A checkpoint of this family, opened."""
-        tensors = dict(self.prepare(self.without_prefix(source.tensors))) if source.tensors else None
+        bare = self.without_prefix(source.tensors)
+        if len(bare) < len(source.tensors):
+            notes.append(f"{len(source.tensors) - len(bare)} tensors are left out: they are not of the picture's tower")
+        tensors = dict(self.prepare(bare)) if bare else None
         seen = measure(self.table, tensors) if tensors else {}
         return Reading(source, source.config or {}, tensors, seen, notes, dict(self.left_out))
 
@@ -115,7 +125,7 @@ class Family:
         if asked:
             examples = " ".join(f"{name}={EXAMPLES.get(name, '...')}" for name in asked)
             raise InputError(
-                f"{self.title}: the file cannot tell {', '.join(asked)}: say so on the command line ({examples}, for instance), "
+                f"{self.title}: the file cannot tell {', '.join(asked)}: say so on the command line (like {examples}) "
                 "or in a JSON file (--config)"
             )
         told_by_code = [f"{name} {self.fixed[name]}" for name in SAID if name in self.fixed and name not in {**said, **told}]
@@ -150,8 +160,6 @@ class Family:
         found = self.preprocess(reading, config)
         if found is None and self.policy is not None and config.channels == 3:
             notes.append(f"no file says how pictures are prepared: as in {self.upstream} ({self.policy})")
-            from .preprocessing import policy
-
             found = policy(self.policy, config.image, config.channels)
         if found is None:
             notes.append("no file says how pictures are prepared: --preprocessor names one that does")

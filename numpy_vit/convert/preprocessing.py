@@ -56,7 +56,7 @@ PROCESSORS = {
     "Siglip": processor(SQUARE, 3, HALF, default_to_square=False),
     # DINOv2's; its files say 256 and ImageNet's statistics
     "Bit": processor({"shortest_edge": 224}, 3, CLIP, do_center_crop=True, crop_size=SQUARE, default_to_square=False),
-    # transformers 4 had size 256 and a crop; the published files say all of it
+    # in transformers 4, before the "Fast" class: size 256 and a crop
     "Beit": processor(SQUARE, 3, HALF, crop_size=SQUARE),
     "DINOv3ViT": processor(SQUARE, 2, IMAGENET),
 }
@@ -338,7 +338,7 @@ def policy(name: str, image: tuple[int, int], channels: int) -> Preprocess:
             mean=for_channels(found.statistics.mean, channels),
             std=for_channels(found.statistics.std, channels),
             arithmetic=found.arithmetic,
-            crop_rounding="even",
+            crop_rounding="even" if crops else "down",
         )
 
 

@@ -17,6 +17,7 @@ from .npzfile import read_npz
 from .torchfile import read_torch
 
 TORCH = (".bin", ".pth", ".pt")
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 TORCH_WEIGHTS = "pytorch_model.bin"
 
 
@@ -76,7 +77,7 @@ def open_source(
         files,
         tensors,
         metadata,
-        read_json(Path(config)) if config else read_json_if_there(folder / hub.CONFIG),
+        read_json(Path(config)) if config else config_beside(folder, files[0].name),
         read_json(Path(preprocessor)) if preprocessor else read_json_if_there(folder / hub.PREPROCESSOR),
     )
 
@@ -134,6 +135,12 @@ def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is there twice")
     return content
+
+
+def config_beside(folder: Path, weights: str) -> dict[str, Any] | None:
+    """config.json, or open_clip's own where the weights are open_clip's or there is no other."""
+    names = [hub.CONFIG, OPEN_CLIP_CONFIG] if not weights.startswith("open_clip") else [OPEN_CLIP_CONFIG, hub.CONFIG]
+    return next((found for found in (read_json_if_there(folder / name) for name in names) if found is not None), None)
 
 
 def read_json_if_there(path: Path) -> dict[str, Any] | None:

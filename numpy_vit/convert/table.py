@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +64,16 @@ class Table:
         if self.layout != "flax":
             return f"{theirs}.{end}"
         return f"{theirs}/{end if end == 'bias' else 'scale' if 'norm' in ours else 'kernel'}"
+
+    def patterns(self) -> dict[str, list[str]]:
+        """Ours -> patterns of the names that the file may have for it."""
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            end = r"[./](weight|bias|kernel|scale)"
+            name = re.escape(row.theirs).replace(r"\{n\}", r"\d+")
+            name = name.replace(r"\{end\}", "(weight|bias)") if "{end}" in row.theirs else f"{name}({end})?"
+            found.setdefault(row.ours, []).append(name)
+        return found
 
     def find(self, ours: str, tensors: Tensors) -> tuple[Row, str] | None:
         """The row and the name of one of our tensors in a file, or None."""
@@ -141,18 +151,28 @@ def theirs_shape(layout: str, ours: str, shape: tuple[int, ...], ndim: int, conf
     return (1,) * (ndim - len(shape)) + shape
 
 
+def some(names: list[str]) -> str:
+    """The first of several names, and how many there are."""
+    return ", ".join(names[:SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
+
+
 def misfit(missing: list[str], unused: list[str], known: list[str], whose: str) -> str:
     """One line that sets the missing and the unused names side by side."""
-
-    def some(names: list[str]) -> str:
-        return ", ".join(names[:SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
-
     if not unused:
         return f"tensor '{missing[0]}' is missing{f' (and {some(missing[1:])})' if missing[1:] else ''}"
     if not missing:
         others = f" ({len(unused)} in all: {some(unused)})" if len(unused) > 1 else ""
         return f"tensor '{unused[0]}'{others} is not used by the model of {whose}{nearest(unused[0], known)}"
     return f"tensor '{missing[0]}' is missing{nearest(missing[0], unused)}; missing: {some(missing)}; not used: {some(unused)}"
+
+
+def compare(table: Table, names: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
+    """Names of a file against a table: (known, not known, what the table has and the file has not)."""
+    names, patterns = list(names), table.patterns()
+    known = [name for name in names if any(re.fullmatch(p, name) for ps in patterns.values() for p in ps)]
+    theirs = {row.ours: row.theirs for row in reversed(table.rows)}
+    missing = [theirs[ours] for ours, ps in patterns.items() if not any(re.fullmatch(p, name) for p in ps for name in names)]
+    return known, [name for name in names if name not in known], missing
 
 
 # What a file tells of its model

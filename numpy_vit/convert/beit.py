@@ -1,0 +1,44 @@
+"""BEiT as Microsoft and timm have it (microsoft/unilm, beit/modeling_finetune.py; timm/models/beit.py), and timm's EVA-1.
+
+Query and value have biases of their own names, the key none; a table of learned numbers for every distance in each block, or
+one for all; the last norm is of the mean of the patch tokens. EVA-1 has learned positions instead of the table.
+"""
+
+from typing import Any
+
+from .family import Family, Reading
+from .table import Row, Table
+from .timm import BLOCK, EMBEDDINGS, MASK_TOKEN, MODEL, TAIL, config_says, pooling, preprocess
+
+TABLE = Table(
+    (
+        *EMBEDDINGS,
+        *BLOCK,
+        Row("blocks.{n}.attention.query.bias", "blocks.{n}.attn.q_bias"),
+        Row("blocks.{n}.attention.value.bias", "blocks.{n}.attn.v_bias"),
+        Row("blocks.{n}.attention.relative_positions", "blocks.{n}.attn.relative_position_bias_table"),
+        Row("blocks.{n}.attention.relative_positions", "rel_pos_bias.relative_position_bias_table"),
+        *TAIL,
+    ),
+    "torch",
+)
+
+
+def says(reading: Reading) -> dict[str, Any]:
+    """What follows from the tensors."""
+    return {"pooling": pooling(reading), **config_says(reading)}
+
+
+BEIT = Family(
+    name="beit",
+    title="BEiT and EVA-1",
+    upstream="microsoft/unilm, beit/modeling_finetune.py; timm, beit.py",
+    table=TABLE,
+    marks=(r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.q_bias"),
+    preprocess=preprocess,
+    prefixes=MODEL,
+    fixed={"eps": 1e-6, "activation": "gelu", "position_rule": "bicubic"},
+    says=says,
+    left_out={**MASK_TOKEN, r".*relative_position_index": "it is computed"},
+    policy="beit",
+)
