@@ -6,7 +6,7 @@ from typing import Any
 
 from .config import DIGITS
 from .convert import convert_source
-from .convert.preprocessing import read_preprocessor
+from .convert.preprocessing import policy, read_preprocessor
 from .convert.sources import open_source
 from .model import ViT
 from .precision import precision
@@ -20,11 +20,13 @@ def load(
 ) -> ViT:
     """A model, ready to run.
 
-    source        a converted file; a Hugging Face folder or .safetensors file with its config.json beside it; a hub name
+    source        a converted file; a Hugging Face folder or .safetensors file with its config.json beside it; a file of any
+                  family that says all of itself (docs/families.md; `numpy-vit convert` takes what others leave out); a hub name
                   ("google/vit-base-patch16-224"), from the local cache or fetched; or "digits", the shipped model
                   (a folder of that name is "./digits")
     dtype         "float32" (fast), "float64" (accurate), or "portable" (float64, the same bits on every machine)
-    preprocessor  a preprocessor_config.json, for a source that has none, or to use another
+    preprocessor  a preprocessor_config.json, for a source that has none, or to use another; or the name of a published way
+                  (numpy_vit.convert.preprocessing.POLICIES)
 
     Raises InputError, one line. What a foreign source leaves unsaid comes as a warning.
     """
@@ -46,5 +48,7 @@ def open_checkpoint(
         checkpoint = read_converted(opened.files[0])
         if opened.preprocessor is not None and preprocessor is not None:
             checkpoint.preprocess = read_preprocessor(opened.preprocessor, checkpoint.config.channels, checkpoint.notes)
+        if opened.policy is not None:
+            checkpoint.preprocess = policy(opened.policy, checkpoint.config.image, checkpoint.config.channels)
         return checkpoint
     return convert_source(opened)

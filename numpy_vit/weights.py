@@ -122,7 +122,7 @@ def write_converted(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
         "format": FORMAT,
         "version": VERSION,
         "config": json.dumps(checkpoint.config.to_dict()),
-        "preprocess": json.dumps(None if preprocess is None else dataclasses.asdict(preprocess)),
+        "preprocess": json.dumps(None if preprocess is None else preprocess.to_dict()),
         "labels": json.dumps(checkpoint.labels, ensure_ascii=False),
         "source": json.dumps(checkpoint.source, ensure_ascii=False),
     }

@@ -5,8 +5,8 @@
 PATH is a checkout of google-research/vision_transformer and of google-research/big_vision, at COMMITS. Writes a folder
 tests/data/families/<case> for every case, or for those named: weights.npz, named and laid out as upstream's saver does or did;
 expected.npz, what upstream's model computes from it in float64; about.json, what the file does not say. The case
-big_vision_resize has a picture instead, and what big_vision's preprocessing makes of it. Needs jax, flax, optax, ml_collections,
-einops, scipy, pandas, tqdm and tensorflow-cpu. The same versions give the same bytes.
+big_vision_resize has a picture instead, and what big_vision's preprocessing makes of it. Needs jax, flax, optax, einops,
+ml_collections, scipy, pandas, tqdm and tensorflow-cpu. The same versions give the same bytes.
 """
 
 import argparse
@@ -17,11 +17,14 @@ import os
 import re
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
-os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"}  # before they are imported
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow's greetings
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_ENABLE_X64"] = "1"
 
 import flax.linen as nn
 import jax
@@ -38,10 +41,11 @@ COMMITS = {
     "big_vision": "0127fb6b337ee2a27bf4e54dea79cff176527356",
 }
 IMAGE = (12, 16)  # Y != X, so that the patches differ per axis
-PATCH, WIDTH, DEPTH, HEADS, MLP, CLASSES = 4, 24, 2, 3, 20, 5
-TEXT = {"width": 8, "depth": 1, "mlp_dim": 4, "num_heads": 2, "vocab_size": 7}
+PATCH, WIDTH, DEPTH, HEADS, MLP, CLASSES = 4, 24, 2, 3, 10, 5
+TEXT = {"width": 4, "depth": 1, "mlp_dim": 3, "num_heads": 2, "vocab_size": 5}
 WORDS = 3
-BIG_VISION_EVAL = "value_range(-1, 1)"
+PICTURE = (23, 31)
+RESIZED = {"down": (12, 16), "up": (40, 33)}
 
 
 class Case(NamedTuple):
@@ -150,13 +154,13 @@ def make(ups, case, **more):
 
 
 def shapes(model, case):
-    """The parameters that upstream would make, and their number types, as a tree."""
+    """The parameters that upstream makes, and their number types where JAX has no float64 as by default, as a tree."""
     inputs = [jnp.zeros((1, *IMAGE, 3), jnp.float32)]
     if case.model == "two_towers":
         inputs.append(jnp.zeros((1, WORDS), jnp.int32))
     more = {"train": False} if case.model == "vision_transformer" else {}
-    made = jax.eval_shape(functools.partial(model.init, **more), jax.random.key(0), *inputs)
-    return made["params"]
+    with jax.enable_x64(False):
+        return jax.eval_shape(functools.partial(model.init, **more), jax.random.key(0), *inputs)["params"]
 
 
 def crooked(tree, seed):
@@ -273,13 +277,14 @@ def as_type(tree, dtype):
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(dtype)), tree)
 
 
-def wide(case):
-    return {} if case.model == "vision_transformer" else {"dtype_mm": "float64"}
+def dtype(case, name):
+    """The option for it: vision_transformer's model has none."""
+    return {} if case.model == "vision_transformer" else {"dtype_mm": name}
 
 
 def expected(ups, case, params, pixels):
     """What upstream computes in float64 of the stored numbers."""
-    model, params = make(ups, case, **wide(case)), as_type(params, "float64")
+    model, params = make(ups, case, **dtype(case, "float64")), as_type(params, "float64")
     only_float64(jax.make_jaxpr(lambda *args: run(model, case, *args)[0])(params, pixels).jaxpr)
     arrays, eps = run(model, case, params, pixels)
     return {name: np.asarray(value) for name, value in arrays.items()}, eps
@@ -288,8 +293,9 @@ def expected(ups, case, params, pixels):
 def about(case, eps):
     approximate = inspect.signature(nn.gelu).parameters["approximate"].default
     repository = "vision_transformer" if case.model == "vision_transformer" else "big_vision"
+    assert len(eps) == 1, "one eps for all norms"
     return {
-        "upstream": versions(repository) + f", flax {nn.__package__ and version('flax')}, jax {jax.__version__}",
+        "upstream": f"{commit(repository)}; flax {version('flax')}, jax {version('jax')}",
         "seed": case.seed,
         "told": {"image": list(IMAGE)},
         "upstream_says": {
@@ -300,3 +306,98 @@ def about(case, eps):
         },
         "note": case.note,
     }
+
+
+def commit(repository):
+    return f"google-research/{repository} {COMMITS[repository]}"
+
+
+def write(folder, arrays, facts):
+    np.savez_compressed(folder / "expected.npz", **arrays)
+    (folder / "about.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(folder.name, sum(path.stat().st_size for path in folder.iterdir()), "bytes")
+
+
+def fresh(name):
+    folder = FAMILIES / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def picture():
+    """Slopes, an edge in each direction and noise: (Y, X, C) uint8."""
+    y, x = np.mgrid[: PICTURE[0], : PICTURE[1]]
+    slopes = np.stack([8 * x, 255 - 11 * y, 5 * (x + y)], axis=-1)
+    slopes[5:14, 9:20] = (250, 3, 128)
+    noise = np.random.default_rng(210).integers(-20, 21, size=slopes.shape)
+    return np.clip(slopes + noise, 0, 255).astype(np.uint8)
+
+
+def make_resize(ups):
+    """What big_vision's preprocessing makes of a picture, and tf.image.resize before anything is cut to 8 bits."""
+    image, arrays = picture(), {}
+    arrays["image"] = image
+    for name, size in RESIZED.items():
+        for suffix, steps in {"": f"resize({size})", "_range": f"resize({size})|value_range(-1, 1)"}.items():
+            arrays[name + suffix] = apply(ups, steps, image)
+        arrays[name + "_float32"] = tf.image.resize(image, size, method="bilinear", antialias=False).numpy()
+    arrays["small"] = apply(ups, "resize_small(14)", image)
+    arrays["small_crop"] = apply(ups, "resize_small(14)|central_crop(12)", image)
+    facts = {
+        "upstream": f"{commit('big_vision')}; tensorflow-cpu {version('tensorflow-cpu')}",
+        "seed": 210,
+        "steps": {
+            "down, up": "resize(size): bilinear, not antialiased, half-pixel centres, to (Y, X) whatever the proportions; cut "
+            "off (not rounded) to uint8. SigLIP and SigLIP 2",
+            "down_range, up_range": "|value_range(-1, 1): -1 + value / 255 * 2 in float32",
+            "down_float32, up_float32": "tf.image.resize(image, size) alone. vision_transformer's input_pipeline stops here, "
+            "without uint8, and then computes (value - 127.5) / 127.5",
+            "small, small_crop": "resize_small(14)|central_crop(12): the shorter side to 14, the longer in proportion, rounded "
+            "half to even; tf's 'area' (means of rectangles, not bilinear), cut off to uint8; then the middle, corner rounded "
+            "down. vit_i1k, vit_s16_i1k and vit_i21k say resize_small(256)|central_crop(224)",
+        },
+    }
+    write(fresh("big_vision_resize"), arrays, facts)
+
+
+def apply(ups, steps, image):
+    return ups.preprocess_fn(steps, log_data=False)({"image": tf.constant(image)})["image"].numpy()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vision-transformer", metavar="PATH", required=True)
+    parser.add_argument("--big-vision", metavar="PATH", required=True)
+    parser.add_argument("cases", metavar="CASE", nargs="*", help="default: all")
+    args = parser.parse_args()
+    ups = upstream(args.vision_transformer, args.big_vision)
+    names = args.cases or [*CASES, "big_vision_resize"]
+    if "big_vision_resize" in names:
+        names.remove("big_vision_resize")
+        make_resize(ups)
+    pixels, rough = {}, {}
+    for name in names:
+        case, file = CASES[name], fresh(name) / "weights.npz"
+        tree = shapes(make(ups, case), case)
+        params = crooked(tree, case.seed)
+        if name == "big_vision_scan":
+            mlp_to_bfloat16(params)
+        save(ups, params, case, file)
+        # in steps of 1/64, so that they pack well and are the same numbers in float32
+        pixels[name] = np.round(64 * np.random.default_rng(case.seed + 1000).normal(size=(2, 3, *IMAGE))) / 64
+        loaded = load(ups, case, file)
+        assert jax.tree.structure(loaded) == jax.tree.structure(tree), f"{name}: upstream reads other parameters"
+        model = make(ups, case, **dtype(case, "float32"))
+        rough[name], _ = run(model, case, as_type(loaded, "float32"), pixels[name].astype("float32"))
+    told_float64(ups)
+    for name in names:
+        case, folder = CASES[name], FAMILIES / name
+        arrays, eps = expected(ups, case, load(ups, case, folder / "weights.npz"), pixels[name])
+        for step, value in arrays.items():  # nothing was replaced but the number type
+            assert np.abs(rough[name][step] - value).max() < 1e-5 * np.abs(value).max(), (name, step)
+        write(folder, {"pixels": pixels[name], **arrays}, about(case, eps))
+
+
+if __name__ == "__main__":
+    main()

@@ -204,7 +204,9 @@ def test_preprocessor_files_of_every_age(folder):
     assert (checkpoint.preprocess.resample, checkpoint.preprocess.scale) == ("bilinear", 1 / 255)
     assert checkpoint.notes == ["preprocessor_config.json does not say resample: 2, transformers' default, is used"]
     (folder / "preprocessor_config.json").write_text(json.dumps({**old, "image_processor_type": "CLIPImageProcessor"}))
-    with pytest.raises(InputError, match="does not say resample, and of type 'CLIPImageProcessor' no default is known"):
+    assert convert(folder).preprocess.resample == "bicubic"  # its default is another
+    (folder / "preprocessor_config.json").write_text(json.dumps({**old, "image_processor_type": "ResNetImageProcessor"}))
+    with pytest.raises(InputError, match="preprocessor_config.json"):
         convert(folder)
 
 

@@ -120,6 +120,17 @@ def test_tensorflow_keeps_what_is_flat_and_what_has_the_size():
     assert resize_as_tensorflow(picture, (1, 1)).shape == (1, 1, 3)
 
 
+@pytest.mark.parametrize("way", ["down", "up"])
+def test_equals_big_visions_whole_preprocessing(way):
+    """Its own preprocess_fn, of tests/make_jax_arrays.py."""
+    stored = np.load(DATA / "families" / "big_vision_resize" / "expected.npz")
+    size = stored[way].shape[:2]
+    ours = policy("big_vision", size, 3)
+    assert np.array_equal(ours.resize_and_crop(stored["image"]), stored[way])
+    assert np.max(np.abs(ours(stored["image"])[0].transpose(1, 2, 0) - stored[f"{way}_range"])) <= 1e-6
+    assert np.array_equal(policy("augreg", size, 3).resize_and_crop(stored["image"]), stored[f"{way}_float32"])
+
+
 def test_torch_keeps_what_is_flat_and_what_has_the_size():
     for rule in ("bilinear", "bicubic"):
         flat = np.full((7, 11, 1), 100, np.uint8)

@@ -27,7 +27,7 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
         default=DIGITS,
         help="a converted file, a Hugging Face folder or a hub name (default: the shipped digits model)",
     )
-    command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, where the model has none")
+    command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, or a published way: clip, ...")
     command.add_argument("--dtype", choices=("float32", "float64", "portable"), default="float32")
     command.add_argument("--image", metavar="HxW", type=image_size, help="run at another image size (positions are resized)")
     command.add_argument("--strict", action="store_true", help="also check the invariants of every step")

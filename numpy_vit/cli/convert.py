@@ -25,7 +25,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--family", metavar="NAME", help="which family it is of, where its names do not tell")
     command.add_argument("--map", metavar="FILE", help="a table of names for a home-made model (JSON; see docs/recipes.md)")
     command.add_argument("--config", metavar="FILE", help="a config.json, instead of the one beside the weights")
-    command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, likewise")
+    command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, likewise; or clip, dinov2, ...")
     command.add_argument("--to", choices=("numpy-vit", "hf"), default="numpy-vit", help="hf: a Hugging Face folder")
     return command
 

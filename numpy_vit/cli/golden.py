@@ -1,7 +1,6 @@
 """numpy-vit golden: record every step of a run, check a port against it, diagnose what differs."""
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +52,7 @@ def add_record(actions: Any) -> None:
     )
     record.add_argument("--batch", type=int, metavar="B", help="how many seeded pictures, where neither is given (default: 1)")
     record.add_argument("--size", type=image_size, metavar="HxW", help="run at another image size: positions are resized")
-    record.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, where the model has none")
+    record.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, or a published way: clip, ...")
     record.add_argument(
         "--steps", action="append", metavar="PATTERN", help="keep only these, e.g. 'blocks.0.*'; may be repeated"
     )
@@ -189,7 +188,7 @@ def model_to_record(arguments: argparse.Namespace) -> "tuple[ViT, Any, dict[str,
 
         check_image(arguments.size, model.config.patch)
         preprocess = None if preprocess is None else preprocess.for_image(arguments.size)
-    plain = None if preprocess is None else dataclasses.asdict(preprocess)
+    plain = None if preprocess is None else preprocess.to_dict()
     return model, preprocess, {"model": source, "preprocess": plain}
 
 

@@ -1,7 +1,6 @@
 """numpy-vit inspect: what a weights file is."""
 
 import argparse
-import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,7 @@ def describe(file: str) -> dict[str, Any]:
             facts |= {"to convert it": str(error), "its tensors tell": seen(opened)}
     if checkpoint is not None:
         facts |= {"parameters": parameter_count(checkpoint.config), "config": checkpoint.config.to_dict()}
-        facts["preprocess"] = dataclasses.asdict(checkpoint.preprocess) if checkpoint.preprocess else None
+        facts["preprocess"] = checkpoint.preprocess.to_dict() if checkpoint.preprocess else None
         facts |= {"labels": checkpoint.labels, "source": checkpoint.source}
         if checkpoint.notes:
             facts["notes"] = checkpoint.notes
@@ -82,7 +81,7 @@ def seen(source: "Source") -> dict[str, Any]:
     """What the tensors of a foreign file tell of its model."""
     from ..convert import family_of
 
-    return {name: value for name, value in family_of(source).reading(source, []).seen.items() if value or value == 0}
+    return {name: value for name, value in family_of(source).reading(source, []).seen.items() if value}
 
 
 def _plain(value: Any) -> str:

@@ -49,7 +49,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--with-values", nargs=2, metavar=("WEIGHTS", "IMAGE"), help="run this model for real: min, max, mean, std, NaN, Inf"
     )
     command.add_argument("--strict", action="store_true", help="with --with-values: also check the invariants")
-    command.add_argument("--preprocessor", metavar="FILE", help="with --with-values: a preprocessor_config.json to use")
+    command.add_argument("--preprocessor", metavar="FILE", help="with --with-values: a preprocessor_config.json, or clip, ...")
     return command
 
 

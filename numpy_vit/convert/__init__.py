@@ -68,9 +68,10 @@ def recognise(source: Source) -> tuple[str, str]:
             return name, why
     model_type = (source.config or {}).get("model_type")
     said = f"config.json says model_type {model_type!r}" if model_type else f"first tensor '{min(source.tensors, default='')}'"
+    known = f"known: {', '.join(FAMILIES)}"
     raise InputError(
-        f"{source.name}: of no known family ({said}; known: {', '.join(FAMILIES)}){nearest_family(source)}: --map takes a table "
-        "of names for a home-made model"
+        f"{source.name}: of no known family ({said}; {known}){nearest_family(source)}; --map takes a table of names for a "
+        "home-made model"
     )
 
 
@@ -81,9 +82,9 @@ def nearest_family(source: Source) -> str:
         known, unknown, missing = compare(family.table, family.without_prefix(source.tensors))
         best = max(best, (len(known), family.name, unknown, missing), key=lambda found: found[0])
     count, name, unknown, missing = best
-    if not count:
+    if count * 5 < len(source.tensors):
         return ""
-    return f"; nearest is {name}: {count} names are its, not its: {some(unknown)}; missing: {some(missing)}"
+    return f"; nearest is {name}: {count} names are its; not its: {some(unknown)}; missing: {some(missing)}"
 
 
 def family_of(source: Source, name: str | None = None) -> Family:

@@ -65,7 +65,11 @@ DINOV3 = Family(
     title="Facebook's DINOv3",
     upstream="facebookresearch/dinov3, models/vision_transformer.py",
     marks=(r"patch_embed\.proj\.weight", r"rope_embed\.periods"),
-    left_out={**MASK_TOKEN, r"blocks\.\d+\.attn\.qkv\.bias_mask": "it sets the key's bias to zero, which has none here"},
+    left_out={
+        **MASK_TOKEN,
+        r"local_cls_norm\..*": "it serves training only",
+        r"blocks\.\d+\.attn\.qkv\.bias_mask": "it sets the key's bias to zero, which has none here",
+    },
     **COMMON,
 )
 TIMM_DINOV3 = Family(

@@ -155,6 +155,8 @@ class Family:
     def preprocessing(self, reading: Reading, config: ViTConfig) -> Preprocess | None:
         """How the model wants its pictures: as its files say, or as its family does."""
         source, notes = reading.source, reading.notes
+        if source.policy is not None:
+            return policy(source.policy, config.image, config.channels)
         if source.preprocessor is not None or self.hugging_face:
             return read_preprocessor(source.preprocessor, config.channels, notes)
         found = self.preprocess(reading, config)

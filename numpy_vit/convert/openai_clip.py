@@ -46,7 +46,11 @@ def says(reading: Reading) -> dict[str, Any]:
     if not isinstance(vision, dict):
         raise InputError("open_clip_config.json: model_cfg has no vision_cfg")
     width, head_width = vision.get("width", 768), vision.get("head_width", 64)
-    fields = {"heads": width // head_width, "activation": "quick_gelu" if model.get("quick_gelu") else "gelu"}
+    fields = {
+        "position_rule": "bicubic_antialias",
+        "heads": width // head_width,
+        "activation": "quick_gelu" if model.get("quick_gelu") else "gelu",
+    }
     size = vision.get("image_size")
     return {**fields, **({"image": tuple(size) if isinstance(size, list) else size} if size else {})}
 

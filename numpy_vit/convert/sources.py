@@ -14,6 +14,7 @@ from ..tensorfile import Tensor, read
 from ..weights import shipped
 from . import hub
 from .npzfile import read_npz
+from .preprocessing import POLICIES
 from .torchfile import read_torch
 
 TORCH = (".bin", ".pth", ".pt")
@@ -32,6 +33,7 @@ class Source:
     metadata: dict[str, str]  # of a single file
     config: dict[str, Any] | None  # config.json
     preprocessor: dict[str, Any] | None  # preprocessor_config.json
+    policy: str | None = None  # or how pictures are prepared, by name (numpy_vit.convert.preprocessing.POLICIES)
 
 
 def open_source(
@@ -44,7 +46,7 @@ def open_source(
     source         a .safetensors, PyTorch or .npz file, a folder with model.safetensors (or its index and shards) or
                    pytorch_model.bin, or a hub name
     config         a config.json, instead of the one beside the weights
-    preprocessor   a preprocessor_config.json, likewise
+    preprocessor   a preprocessor_config.json, likewise, or the name of a published way (POLICIES)
 
     Raises InputError where there is nothing, or nothing that can be read.
     """
@@ -63,6 +65,7 @@ def open_source(
         files, folder = [path], path.parent
     else:
         raise InputError(f"{name}: no such file or folder (and not a hub name like google/vit-base-patch16-224)")
+    named = preprocessor is not None and str(preprocessor) in POLICIES and not Path(preprocessor).exists()
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}
     for file in files:
@@ -78,7 +81,8 @@ def open_source(
         tensors,
         metadata,
         read_json(Path(config)) if config else config_beside(folder, files[0].name),
-        read_json(Path(preprocessor)) if preprocessor else read_json_if_there(folder / hub.PREPROCESSOR),
+        None if named else read_json(Path(preprocessor)) if preprocessor else read_json_if_there(folder / hub.PREPROCESSOR),
+        str(preprocessor) if named else None,
     )
 
 

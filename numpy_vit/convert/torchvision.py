@@ -4,7 +4,9 @@ Query, key and value lie in one matrix, as torch's nn.MultiheadAttention has the
 linear_1 and linear_2.
 """
 
-from .family import Family
+from typing import Any
+
+from .family import Family, Reading
 from .table import Row, Table
 
 LAYER = "encoder.layers.encoder_layer_{n}."
@@ -24,10 +26,18 @@ TABLE = Table(
         Row("blocks.{n}.mlp.hidden", LAYER + "mlp.linear_1"),
         Row("blocks.{n}.mlp.output", LAYER + "mlp.linear_2"),
         Row("norm", "encoder.ln"),
+        Row("pooler", "heads.pre_logits"),
         Row("head", "heads.head"),
     ),
     "torch",
 )
+
+
+def says(reading: Reading) -> dict[str, Any]:
+    """With a representation_size, the head sees one more layer and its tanh."""
+    return {"pre_logits": bool(reading.seen["pooler"])}
+
+
 TORCHVISION = Family(
     name="torchvision",
     title="torchvision ViT",
@@ -36,5 +46,6 @@ TORCHVISION = Family(
     marks=(r"conv_proj\.weight", r"encoder\.pos_embedding"),
     prefixes=("module.",),
     fixed={"eps": 1e-6, "activation": "gelu", "pooling": "class", "position_rule": "bicubic_corners"},
+    says=says,
     policy="torchvision",
 )
