@@ -25,6 +25,7 @@ TABLE = Table(
         Row("embed.class_token", "cls"),
         Row("embed.positions", "Transformer/posembed_input/pos_embedding"),
         Row("embed.positions", "pos_embedding"),  # big_vision
+        Row("embed.positions", "Transformer/pos_embedding"),  # big_vision's first files
         Row("blocks.{n}.norm1", BLOCK + "LayerNorm_0"),
         # numbered through, as in all files that Google published with vision_transformer
         Row("blocks.{n}.attention.query", BLOCK + "MultiHeadDotProductAttention_1/query"),
