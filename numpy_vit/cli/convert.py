@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("-o", "--output", required=True, metavar="FILE", help="the .safetensors file to write")
     command.add_argument("--family", metavar="NAME", help="which family it is of, where its names do not tell")
-    command.add_argument("--map", metavar="FILE", help="a table of names for a home-made model (JSON; see docs/recipes.md)")
+    command.add_argument("--map", metavar="FILE", help="a table of names for a home-made model (JSON; see docs/converting.md)")
     command.add_argument("--config", metavar="FILE", help="a config.json, instead of the one beside the weights")
     command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, likewise; or clip, dinov2, ...")
     command.add_argument("--to", choices=("numpy-vit", "hf"), default="numpy-vit", help="hf: a Hugging Face folder")
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..convert import convert, open_source
+    from ..convert import convert_opened, open_source
     from ..parameters import parameter_count
     from ..weights import FORMAT, read_converted, write_converted
 
@@ -47,8 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.to == "hf" and opened.metadata.get("format") == FORMAT:
         checkpoint = read_converted(opened.files[0])
     else:
-        told = told_fields(arguments.told)
-        checkpoint = convert(arguments.source, arguments.config, arguments.preprocessor, arguments.family, told, arguments.map)
+        checkpoint = convert_opened(opened, arguments.family, told_fields(arguments.told), arguments.map)
     for text in checkpoint.notes:
         note(text)
     if arguments.to == "hf":

@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "multiply-accumulates and bytes, from its config alone: no weights are needed and nothing is computed.",
         epilog="MODEL is a variant (ViT-B/16, vit-base-patch16-224), a config.json or its folder, a converted or foreign "
         "weights file (only its header is read), or a hub name in the local cache. key=value changes the config: image patch "
-        "channels width depth heads mlp classes pooler eps activation pooling qkv_bias. "
+        "channels width depth heads mlp classes pooler eps activation pooling qkv_bias, or an option (registers=4). "
         "Example: numpy-vit trace ViT-B/16 image=384 depth=4",
     )
     command.add_argument(

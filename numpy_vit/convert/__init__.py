@@ -138,7 +138,16 @@ def convert(
 
     What the source does not say is in `.notes`. Raises InputError where something is missing or contradicts.
     """
-    opened = open_source(source, config, preprocessor)
+    return convert_opened(open_source(source, config, preprocessor), family, told, rename)
+
+
+def convert_opened(
+    opened: Source,
+    family: str | None = None,
+    told: Mapping[str, Any] | None = None,
+    rename: str | os.PathLike[str] | None = None,
+) -> Checkpoint:
+    """As `convert`, of a source that is open already."""
     fields = [field.name for field in dataclasses.fields(ViTConfig)]
     if opened.config and all(key in fields for key in opened.config):  # a config of ours
         told, opened.config = {**opened.config, **(told or {})}, None

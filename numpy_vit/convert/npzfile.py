@@ -23,6 +23,7 @@ DTYPES = {
     "u1": "U8", "b1": "BOOL",
 }  # fmt: skip
 LARGEST_HEADER = 10_000
+PIECE = 1 << 20  # bytes
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
@@ -51,13 +52,19 @@ def read_npz(path: Path) -> dict[str, Tensor]:
         return tensors
 
 
+def unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    """The bytes of a compressed member, piece by piece into one array: reading it whole would hold it twice."""
+    data = np.empty(info.file_size, np.uint8)
+    with archive.open(info) as member:
+        for start in range(0, len(data), PIECE):
+            piece = np.frombuffer(member.read(PIECE), np.uint8)
+            data[start : start + len(piece)] = piece
+    return data
+
+
 def array_of(content: Array, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Tensor | None:
     """One member as a tensor: a view where it is stored, a copy where it is compressed; None where it holds no numbers."""
-    if info.compress_type == zipfile.ZIP_STORED:
-        data = stored(content, info)
-    else:
-        with archive.open(info) as member:
-            data = np.frombuffer(member.read(info.file_size), np.uint8)
+    data = stored(content, info) if info.compress_type == zipfile.ZIP_STORED else unpacked(archive, info)
     header = io.BytesIO(data[:LARGEST_HEADER].tobytes())
     version = npy.read_magic(header)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
