@@ -220,3 +220,28 @@ def test_a_folder_with_pytorch_model_bin(tmp_path, capsys):
     (folder / "pytorch_model.bin").write_bytes(b"PK" + bytes(100))
     assert main(["convert", str(folder), "-o", str(tmp_path / "d.safetensors")]) == 2
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "d.safetensors").exists()
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_archives(tmp_path):
+    """As OpenAI publishes CLIP: the parameters are read, the code beside them is not."""
+    import torch
+
+    class Visual(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = torch.nn.Conv2d(3, 8, 4, 4, bias=False)
+            self.proj = torch.nn.Parameter(torch.randn(8, 5))
+            self.blocks = torch.nn.Sequential(torch.nn.LayerNorm(8), torch.nn.Linear(8, 8))
+
+        def forward(self, x):
+            return self.blocks(self.conv1(x).flatten(2).mean(-1)) @ self.proj
+
+    model = Visual().half()
+    torch.jit.trace(model.float(), torch.randn(1, 3, 8, 8)).save(str(tmp_path / "m.pt"))
+    found = read_torch(tmp_path / "m.pt")
+    state = model.state_dict()
+    assert set(found) == set(state)
+    for name, tensor in state.items():
+        assert np.array_equal(found[name].data, tensor.numpy()), name

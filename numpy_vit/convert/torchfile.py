@@ -2,8 +2,9 @@
 
 Since torch 1.6 such a file is a zip archive: `<name>/data.pkl` is a pickle of the state dict in which every tensor is a call
 of torch._utils._rebuild_tensor_v2 on a persistent id of its storage, and `<name>/data/<key>` are the storages' bytes, not
-compressed. (torch/serialization.py, `_save`.) A pickle is a program: it may name any function and call it. The reader here
-knows the few names a state dict needs, gives its own harmless stand-ins for them, and refuses every other by name.
+compressed. (torch/serialization.py, `_save`.) A TorchScript archive has modules in place of the dict, and their code beside.
+A pickle is a program: it may name any function and call it. The reader here knows the few names a state dict needs, gives its
+own harmless stand-ins for them, and refuses every other by name.
 """
 
 import collections
@@ -74,6 +75,14 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
+class Scripted(dict[str, Any]):
+    """A module of a TorchScript archive (OpenAI's CLIP files are such): its parameters and submodules, without its code."""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, Mapping):
+            self.update(state)
+
+
 class StateDictUnpickler(pickle.Unpickler):
     """Builds nothing but tensors, dicts, lists, tuples, numbers and texts."""
 
@@ -82,6 +91,8 @@ class StateDictUnpickler(pickle.Unpickler):
         self.storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "__torch__":  # where TorchScript puts its classes; no module is called so
+            return Scripted
         if (module, name) not in ALLOWED:
             raise InputError(
                 f"its pickle wants {module}.{name}, which no state dict needs and which is not run: "

@@ -316,7 +316,7 @@ class MistakenStep(Step):
             return next(
                 array for step, array in reversed(self.seen.items()) if step in self.borders and stage_of(step) != stage
             )
-        full = f"{stage}.{name}" if stage.startswith("blocks.") else name
+        full = f"{stage}.{name}" if stage.startswith("blocks.") and not name.startswith("embed.") else name
         return self.seen[full] if full in self.seen else self.tensors[full]
 
 

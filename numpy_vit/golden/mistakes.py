@@ -15,6 +15,7 @@ from ..config import ViTConfig
 from ..model import encoder_block, mlp, multi_head_attention, norm
 from ..ops import merge_heads, softmax
 from ..positions import RULES
+from ..rotary import rotate
 
 Array = Any
 Get = Callable[[str], Array]  # a weight, or an earlier step of this run, by its name
@@ -173,7 +174,7 @@ def delayed(positions: Array) -> Array:
 
 # Weights
 
-NORMS = ("norm1", "norm2", "norm")
+NORMS = ("norm1", "norm2", "norm", "pooled_norm")
 QKV = ("query", "key", "value")
 
 
@@ -331,6 +332,7 @@ LINEARS = {
     "attention.key": "key",
     "attention.value": "value",
     "attention.output": "attention's output",
+    "mlp.gate": "the MLP's gate",
     "mlp.hidden": "the MLP's first layer",
     "mlp.output": "the MLP's second layer",
     "pooler": "the pooler",
@@ -351,6 +353,78 @@ ORDERS = (
     ("value", "query", "key"),
 )
 OTHER_EPS = (1e-5, 1e-6, 1e-12, 1e-8, 1e-4, 1e-3)
+
+
+# What only some families have
+
+
+def ones(*names: str) -> OnWeight:
+    return lambda name, get, config: np.ones_like(get(name)) if name.endswith(names) else None
+
+
+def exchanged(one: str, other: str) -> OnWeight:
+    """Two weights of every block, one for the other."""
+
+    def change(name: str, get: Get, config: ViTConfig) -> Array | None:
+        for a, b in ((one, other), (other, one)):
+            if name.endswith(a):
+                return get(name.removesuffix(a) + b)
+        return None
+
+    return change
+
+
+def paired_otherwise(part: str) -> OnStep:
+    """Rotary positions with neighbours paired instead of halves, or the reverse."""
+
+    def change(rotated: Array, get: Get, config: ViTConfig) -> Array:
+        pairs = config.rope == "index_pairs"
+        cos, sin = (get(f"embed.rope_{name}") for name in ("cos", "sin"))
+        once = [table[:, ::2] if pairs else table[:, : table.shape[1] // 2] for table in (cos, sin)]
+        cos, sin = (np.tile(t, 2) if pairs else np.repeat(t, 2, axis=-1) for t in once)
+        step = f"attention.{part}_norm" if config.qk_norm else f"attention.{part}"
+        return rotate(get(step), cos, sin, "centred_halves" if pairs else "index_pairs")
+
+    return change
+
+
+def missing_rotation(part: str) -> OnStep:
+    return lambda rotated, get, config: get(f"attention.{part}_norm" if config.qk_norm else f"attention.{part}")
+
+
+def bias_transposed(scores: Array, get: Get, config: ViTConfig) -> Array:
+    return get("attention.scores") + get("attention.relative_bias").swapaxes(-1, -2)
+
+
+def option_mistakes(c: ViTConfig) -> list[Mistake]:
+    """Mistakes about what this model has and the plain one has not."""
+    both_parts = ("query", "key")
+    rotated = [[step(f"attention.{p}_rotated", how(p)) for p in both_parts] for how in (missing_rotation, paired_otherwise)]
+    unnormed = [step(f"attention.{p}_norm", earlier(f"attention.{p}")) for p in both_parts]
+    other = "halves" if c.rope == "index_pairs" else "neighbours"
+    possible = (
+        (c.registers, "registers-zero", "the register tokens are zero", weight(zero("registers", "embed"))),
+        (c.pre_norm, "pre-norm-missing", "the norm before the first block is missing",
+         step("embed.norm", earlier("embed.positions"))),
+        (c.layer_scale, "layer-scale-missing", "layer scale is missing", weight(ones("layer_scale1", "layer_scale2"))),
+        (c.layer_scale, "layer-scales-swapped", "the layer scales of attention and MLP are swapped",
+         weight(exchanged("layer_scale1", "layer_scale2"))),
+        (c.qk_norm, "qk-norm-missing", "query and key are not normed", both(*unnormed)),
+        (c.rope != "none", "rope-missing", "query and key are not rotated", both(*rotated[0])),
+        (c.rope != "none", "rope-paired-otherwise", f"rotary positions pair {other}", both(*rotated[1])),
+        (c.relative_positions, "relative-positions-missing", "no relative positions are added to the scores",
+         step("attention.biased_scores", earlier("attention.scores"))),
+        (c.relative_positions, "relative-positions-transposed", "relative positions are from key to query, not query to key",
+         step("attention.biased_scores", bias_transposed)),
+        (c.gated_mlp, "gate-swapped", "the MLP's gate and hidden layer are swapped", weight(swapped("gate", "hidden"))),
+        (c.mlp_norm, "mlp-norm-missing", "the norm inside the MLP is missing",
+         step("mlp.norm", earlier("mlp.gated" if c.gated_mlp else "mlp.activation"))),
+        (c.final_norm == "pooled", "pooled-norm-missing", "the norm after pooling is missing",
+         step("pooled_norm", earlier("pool"))),
+        (c.distillation_head, "class-head-alone", "the logits are the class token's head's alone",
+         step("logits", earlier("class_logits"))),
+    )  # fmt: skip
+    return [Mistake(name, text, change) for there, name, text, change in possible if there]
 
 
 def mistakes(model: ViTConfig, preprocess: Mapping[str, Any] | None = None) -> list[Mistake]:
@@ -441,8 +515,10 @@ def mistakes(model: ViTConfig, preprocess: Mapping[str, Any] | None = None) -> l
     for name, text in ACTIVATIONS.items():
         if name != model.activation:
             say(f"activation-{name}", text, config(activation=name))
-    say("activation-missing", "there is no activation", step("mlp.activation", earlier("mlp.hidden")))
+    before = "mlp.gate" if model.gated_mlp else "mlp.hidden"
+    say("activation-missing", "there is no activation", step("mlp.activation", earlier(before)))
 
+    found += option_mistakes(model)
     say("final-norm-missing", "the last norm is missing", step("norm", earlier("input")))
     if model.pooling == "class":
         say("pooling-mean", "the mean of the patch tokens is taken instead of the class token", config(pooling="mean"))
@@ -453,10 +529,11 @@ def mistakes(model: ViTConfig, preprocess: Mapping[str, Any] | None = None) -> l
     if model.pooler:
         say("pooler-no-tanh", "the pooler has no tanh", step("pooler", pooler_without_tanh))
 
-    for layer, words in LINEARS.items():
+    layers = {layer: words for layer, words in LINEARS.items() if layer != "mlp.gate" or model.gated_mlp}
+    for layer, words in layers.items():
         say(f"no-bias-{layer}", f"{words} has no bias", weight(zero("bias", layer)))
     say("no-biases", "no linear layer has a bias", weight(zero("bias", *LINEARS)))
-    for layer, words in LINEARS.items():
+    for layer, words in layers.items():
         text = f"the weights of {words} are transposed: "
         say(f"transposed-{layer}", text + "(out, in) numbers are read as (in, out)", weight(transposed(layer)))
         say(f"transposed-back-{layer}", text + "(in, out) numbers are read as (out, in)", weight(transposed(layer, back=True)))

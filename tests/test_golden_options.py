@@ -1,0 +1,46 @@
+"""Goldens of models with the options of other families: correct runs pass, and each option's mistakes are named."""
+
+import json
+
+import numpy as np
+import pytest
+from options import OPTIONS, PLAIN
+
+import numpy_vit
+from numpy_vit.config import ViTConfig
+from numpy_vit.golden.checking import check, model_of
+from numpy_vit.golden.diagnosing import Bench, diagnose
+from numpy_vit.golden.folder import Golden
+from numpy_vit.golden.mistakes import Pass, mistakes, option_mistakes
+from numpy_vit.golden.recording import record
+from numpy_vit.seeded import uniform
+from numpy_vit.tensorfile import tensor_of
+
+from conftest import HERE
+
+
+def dumped(arrays):
+    return {name: tensor_of(np.asarray(array, np.float32)) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_right_runs_pass_and_mistakes_are_named(option):
+    config = ViTConfig(**PLAIN).replace(**{**OPTIONS[option], "depth": 1})
+    model = numpy_vit.random_model(config, 5, "portable")
+    pixels = uniform(5, "pixels", (2, 3, *config.image), "float64")
+    manifest, arrays = record(model, pixels, origin={"model": {"seed": 5}})
+    golden = Golden(HERE, json.loads(json.dumps(manifest)), arrays)
+    again = model_of(golden)
+    right = dumped(numpy_vit.random_model(config, 5)(pixels.astype(np.float32), record=True).steps)
+    checked = check(golden, right, model=again)
+    assert checked.passed and not diagnose(checked)
+
+    bench = Bench(checked)
+    bench.port = {}  # every step goes on from the one before
+    last = list(right)[-1]
+    for mistake in option_mistakes(config):
+        steps = {}
+        bench.replay(mistake.change(Pass(config)), None, last, lambda name, array, steps=steps: steps.update({name: array}))
+        found = diagnose(check(golden, dumped(steps), model=again))
+        assert mistake.name in {m.name for f in found if f.best for m in f.best.mistakes}, mistake.name
+    assert len({mistake.name for mistake in mistakes(config)}) == len(mistakes(config))
