@@ -69,7 +69,7 @@ def forward(pixels: Array, w: Weights, config: ViTConfig, step: Step) -> Outputs
     x = norm("norm", x, w.norm, config, step)
     pooled = norm("pooled_norm", pool(x, w.map, config, step), w.pooled_norm, config, step, "B D")
     pooler_output = tanh_pooler(pooled, w.pooler, step)
-    logits = classify(pooled, x, pooler_output, w, config, step)
+    logits = classify(pooler_output if config.pre_logits else pooled, x, w, step)
     return Outputs(x, pooled, pooler_output, logits, project(pooled, w.projection, step))
 
 
@@ -117,7 +117,8 @@ def multi_head_attention(x: Array, w: Attention, config: ViTConfig, step: Step) 
     query = step("query", split_heads(linear(x, *w.query), config.heads), "B H N K")
     key = step("key", split_heads(linear(x, *w.key), config.heads), "B H N K")
     value = step("value", split_heads(linear(x, *w.value), config.heads), "B H N K")
-    query, key = (prepared(name, q, w, config, step) for name, q in (("query", query), ("key", key)))
+    query = normed_and_rotated("query", query, w.query_norm, w.rotation, config, step)
+    key = normed_and_rotated("key", key, w.key_norm, w.rotation, config, step)
     scores = step("scores", query @ key.swapaxes(-1, -2) * config.head_dim**-0.5, "B H N N")
     scores = with_relative_positions(scores, w, config, step)
     probs = step("probs", softmax(scores), "B H N N")
@@ -129,9 +130,10 @@ def multi_head_attention(x: Array, w: Attention, config: ViTConfig, step: Step) 
 def mlp(x: Array, w: Mlp, config: ViTConfig, step: Step, tokens: str = "N") -> Array:
     """Each token for itself: widen to M, activate, back to D. (B, N, D) -> (B, N, D)."""
     hidden = step("hidden", linear(x, *w.hidden), f"B {tokens} M")
-    bent = hidden if w.gate is None else step("gate", linear(x, *w.gate), "B N M")
-    bent = step(activation_name(config), ACTIVATIONS[config.activation](bent), f"B {tokens} M")
-    hidden = bent if w.gate is None else step("gated", bent * hidden, "B N M")
+    if w.gate is None:
+        hidden = step(activation_name(config), ACTIVATIONS[config.activation](hidden), f"B {tokens} M")
+    else:
+        hidden = gated(hidden, x, w.gate, config, step)
     hidden = norm("norm", hidden, w.norm, config, step, "B N M")
     return step("output", linear(hidden, *w.output), f"B {tokens} D")
 
@@ -151,17 +153,17 @@ def tanh_pooler(pooled: Array, w: Linear | None, step: Step) -> Array | None:
     return None if w is None else step("pooler", np.tanh(linear(pooled, *w)), "B R")
 
 
-def classify(pooled: Array, x: Array, pooler_output: Array | None, w: Weights, config: ViTConfig, step: Step) -> Array | None:
+def classify(pooled: Array, x: Array, w: Weights, step: Step) -> Array | None:
     """The classification head: one score for each class. pooled (B, D) -> (B, O)."""
     if w.head is None:
         return None
-    logits = linear(pooler_output if config.pre_logits else pooled, *w.head)
+    logits = linear(pooled, *w.head)
     if w.distillation_head is not None:
         logits = distilled(logits, x, w.distillation_head, step)
     return step("logits", logits, "B O")
 
 
-# Which other families add (numpy_vit.config says who). Each hands on what it was given where the model has no such thing.
+# What other families add (numpy_vit.config says who). Each hands on what it was given where the model has no such thing.
 
 
 def for_image(image: tuple[int, int], w: Weights, config: ViTConfig, step: Step) -> tuple[Weights, ViTConfig]:
@@ -196,12 +198,12 @@ def layer_scale(name: str, x: Array, scale: Array | None, step: Step) -> Array:
     return x if scale is None else step(name, x * scale, "B N D")
 
 
-def prepared(name: str, x: Array, w: Attention, config: ViTConfig, step: Step) -> Array:
-    """A query or key as it goes into the scores: normed, and turned by its place. (B, H, N, K) -> (B, H, N, K)."""
-    x = norm(f"{name}_norm", x, w.query_norm if name == "query" else w.key_norm, config, step, "B H N K")
-    if w.rotation is None:
+def normed_and_rotated(name: str, x: Array, w: Norm | None, rotation: Rotation | None, config: ViTConfig, step: Step) -> Array:
+    """A query or key as it goes into the scores: normed (ViT-22B), and turned by its place (RoPE). -> (B, H, N, K)."""
+    x = norm(f"{name}_norm", x, w, config, step, "B H N K")
+    if rotation is None:
         return x
-    return step(f"{name}_rotated", rotate(x, *w.rotation, config.rope), "B H N K")
+    return step(f"{name}_rotated", rotate(x, *rotation, config.rope), "B H N K")
 
 
 def with_relative_positions(scores: Array, w: Attention, config: ViTConfig, step: Step) -> Array:
@@ -215,6 +217,13 @@ def with_relative_positions(scores: Array, w: Attention, config: ViTConfig, step
 def activation_name(config: ViTConfig) -> str:
     """The activation's step: "gelu" for all three dialects of GELU, else its own name."""
     return "gelu" if "gelu" in config.activation else config.activation
+
+
+def gated(hidden: Array, x: Array, w: Linear, config: ViTConfig, step: Step) -> Array:
+    """GLU (arXiv 2002.05202): an activated gate says how much of each hidden number goes on. (B, N, M) -> (B, N, M)."""
+    gate = step("gate", linear(x, *w), "B N M")
+    gate = step(activation_name(config), ACTIVATIONS[config.activation](gate), "B N M")
+    return step("gated", gate * hidden, "B N M")
 
 
 def attention_pool(x: Array, w: AttentionPool, config: ViTConfig, step: Step) -> Array:

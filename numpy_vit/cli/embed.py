@@ -9,7 +9,13 @@ from ..errors import InputError
 from .common import Runner, add_model_options, note, pictures
 
 SUFFIXES = (".npz", ".npy", ".safetensors")
-OUTPUTS = {"pooled": "pooled", "pooler": "pooler_output", "tokens": "last_hidden_state", "logits": "logits"}
+OUTPUTS = {
+    "pooled": "pooled",
+    "projected": "image_embedding",
+    "pooler": "pooler_output",
+    "tokens": "last_hidden_state",
+    "logits": "logits",
+}
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -25,7 +31,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--what",
         choices=tuple(OUTPUTS),
         default="pooled",
-        help="the picture's vector before the head (default), the tanh pooler's, all tokens, or the logits",
+        help="the picture's vector before the head (default), the same in the space shared with texts (CLIP), "
+        "the tanh pooler's, all tokens, or the logits",
     )
     add_model_options(command)
     return command

@@ -254,7 +254,7 @@ class Bench:
             x = norm("norm", x, weights.norm, config, step)
             pooled = norm("pooled_norm", pool(x, weights.map, config, step), weights.pooled_norm, config, step, "B D")
             pooler_output = tanh_pooler(pooled, weights.pooler, step)
-            classify(pooled, x, pooler_output, weights, config, step)
+            classify(pooler_output if config.pre_logits else pooled, x, weights, step)
             project(pooled, weights.projection, step)
 
     def weights(self, run: Pass, blocks: range, with_embedding: bool, with_tail: bool) -> Weights:
