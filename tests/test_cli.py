@@ -180,7 +180,7 @@ def test_eval(run, refused, folder, tmp_path):
 def test_convert_and_inspect(run, tmp_path):
     target = tmp_path / "out.safetensors"
     status, out, err = run("convert", CLASSIFIER, "-o", target)
-    assert (status, out) == (0, "") and "hf-vit, 13,150 parameters" in err
+    assert (status, out) == (0, "") and "hf-vit (config.json says model_type 'vit'), 13,150 parameters" in err
     first = target.read_bytes()
     assert run("convert", CLASSIFIER, "-o", target)[0] == 0  # again, over itself
     assert target.read_bytes() == first
@@ -415,3 +415,29 @@ def test_names_the_terminal_cannot_show():
     command = [sys.executable, "-m", "numpy_vit", "trace", "--explain", "--lang", "zh"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and "\\u" in done.stdout
+
+
+def test_converting_what_does_not_say_all(run, refused, tmp_path):
+    """A file without heads: asked for, not guessed; then told; then back as a Hugging Face folder."""
+    source, target = DATA / "families" / "torchvision" / "weights.pth", tmp_path / "out.safetensors"
+    refused("convert", source, "-o", target, message="torchvision ViT: the file cannot tell heads: say so on the command line")
+    refused("convert", source, "haeds=3", "-o", target, message="did you mean 'heads'?")
+    refused("convert", source, "heads=three", "-o", target, message="heads=three: a number is expected")
+    refused("convert", source, "heads=5", "-o", target, message="5 heads do not divide the width 24")
+    refused("convert", source, "--family", "tochvision", "-o", target, message="did you mean 'torchvision'?")
+    refused("convert", source, "--family", "timm", "heads=3", "-o", target, message="no pos_embed")
+    refused("convert", source, "--map", source, "--family", "timm", "-o", target, message="do not go together")
+    assert list(tmp_path.iterdir()) == []
+    status, out, err = run("convert", source, "heads=3", "-o", target)
+    assert (status, out) == (0, "") and "its tensors are named so: conv_proj.weight" in err and "eps 1e-06" in err
+    status, out, _ = run("inspect", source)
+    assert status == 0 and "torchvision" in out and "cannot tell heads" in out
+    (tmp_path / "told.json").write_text('{"heads": 3}')
+    assert run("convert", source, "--config", tmp_path / "told.json", "-o", tmp_path / "again.safetensors")[0] == 0
+    assert (tmp_path / "again.safetensors").read_bytes() == target.read_bytes()
+    status, _, err = run("convert", target, "--to", "hf", "-o", tmp_path / "hf")
+    assert status == 0 and sorted(p.name for p in (tmp_path / "hf").iterdir())[0] == "config.json"
+    refused("convert", target, "--to", "hf", "-o", tmp_path / "hf", message="is there already and not empty")
+    a, b = (numpy_vit.load(path, dtype="float64") for path in (target, tmp_path / "hf"))
+    pixels = np.random.default_rng(0).normal(size=(1, 3, 12, 12))
+    assert np.array_equal(a(pixels).logits, b(pixels).logits)

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif hasattr(getattr(sys, name), "reconfigure"):  # what the terminal cannot show is spelled out
             getattr(sys, name).reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
-    arguments = parser().parse_args(argv)
+    arguments = parsed(argv)
     try:
         spare_threads(arguments)
         status = arguments.run(arguments)
@@ -43,6 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         _quietly_drop_stdout()
         complain(explain(error))
         return BAD_INPUT
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. argparse takes positional ones in one place alone; KEY=VALUE may come after options too."""
+    top = parser()
+    arguments, others = top.parse_known_args(argv)
+    name = getattr(arguments, "key_values", None)
+    unknown = [text for text in others if name is None or text.startswith("-") or "=" not in text]
+    if unknown:
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if others:
+        setattr(arguments, str(name), [*getattr(arguments, str(name)), *others])
+    return arguments
 
 
 def explain(error: BaseException) -> str:

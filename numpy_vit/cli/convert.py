@@ -27,11 +27,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--config", metavar="FILE", help="a config.json, instead of the one beside the weights")
     command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, likewise; or clip, dinov2, ...")
     command.add_argument("--to", choices=("numpy-vit", "hf"), default="numpy-vit", help="hf: a Hugging Face folder")
+    command.set_defaults(key_values="told")
     return command
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..convert import convert_opened, open_source
+    from ..convert import convert_opened, open_source, recognise
     from ..parameters import parameter_count
     from ..weights import FORMAT, read_converted, write_converted
 
@@ -57,8 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
             note(text)
     else:
         write_converted(output, checkpoint)
-    family = checkpoint.source.get("family", "model")
-    note(f"{output}: {family}, {parameter_count(checkpoint.config):,} parameters")
+    known = opened.metadata.get("format") == FORMAT or arguments.family is not None or arguments.map is not None
+    why = "" if known else f" ({recognise(opened)[1]})"
+    note(f"{output}: {checkpoint.source.get('family', 'model')}{why}, {parameter_count(checkpoint.config):,} parameters")
     return 0
 
 

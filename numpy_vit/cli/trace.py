@@ -50,6 +50,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("--strict", action="store_true", help="with --with-values: also check the invariants")
     command.add_argument("--preprocessor", metavar="FILE", help="with --with-values: a preprocessor_config.json, or clip, ...")
+    command.set_defaults(key_values="model")
     return command
 
 
