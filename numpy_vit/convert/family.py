@@ -120,6 +120,14 @@ class Family:
             fields["positions"] = said.get("positions", self.fixed.get("positions", "all"))
         elif reading.tensors and "positions" not in {**said, **told}:
             fields["positions"] = positions_for(self.table, reading.tensors, fields) or fields.get("positions")
+        self.ask_for_what_is_missing(fields)
+        told_by_code = [f"{name} {self.fixed[name]}" for name in SAID if name in self.fixed and name not in {**said, **told}]
+        if told_by_code and not self.hugging_face:
+            reading.notes.append(f"{', '.join(told_by_code)}: not in the file, but in {self.upstream}")
+        return ViTConfig(**{name: value for name, value in fields.items() if value is not None})
+
+    def ask_for_what_is_missing(self, fields: Mapping[str, Any]) -> None:
+        """Raise InputError where a field that has no default is not known."""
         required = [f.name for f in dataclasses.fields(ViTConfig) if f.default is dataclasses.MISSING]
         asked = [name for name in required if fields.get(name) is None]
         if asked:
@@ -128,24 +136,13 @@ class Family:
                 f"{self.title}: the file cannot tell {', '.join(asked)}: say so on the command line (like {examples}) "
                 "or in a JSON file (--config)"
             )
-        told_by_code = [f"{name} {self.fixed[name]}" for name in SAID if name in self.fixed and name not in {**said, **told}]
-        if told_by_code and not self.hugging_face:
-            reading.notes.append(f"{', '.join(told_by_code)}: not in the file, but in {self.upstream}")
-        return ViTConfig(**{name: value for name, value in fields.items() if value is not None})
 
     def convert(self, source: Source, told: Mapping[str, Any]) -> Checkpoint:
         """The source as a checkpoint of ours. Nothing is copied: the tensors are views of the file's memory map."""
         reading = self.reading(source, [])
         assert reading.tensors is not None
         config = self.config(reading, told)
-        left_out = set()
-        for pattern, why in reading.left_out.items():
-            names = [name for name in reading.tensors if re.fullmatch(pattern, name)]
-            left_out |= set(names)
-            if names:
-                others = f" and {len(names) - 1} more like it are" if len(names) > 1 else " is"
-                reading.notes.append(f"{names[0]}{others} left out: {why}")
-        tensors = {name: tensor for name, tensor in reading.tensors.items() if name not in left_out}
+        tensors = used(reading)
         made = {ours: tensor_of(array) for ours, array in self.made(config, reading).items()}
         whose = "config.json" if self.hugging_face else "the config"
         converted = self.table.convert(tensors, config, whose, made)
@@ -166,6 +163,19 @@ class Family:
         if found is None:
             notes.append("no file says how pictures are prepared: --preprocessor names one that does")
         return found
+
+
+def used(reading: Reading) -> dict[str, Tensor]:
+    """The tensors without those that the model has no use for; which these are is noted."""
+    tensors = dict(reading.tensors or {})
+    for pattern, why in reading.left_out.items():
+        names = [name for name in tensors if re.fullmatch(pattern, name)]
+        for name in names:
+            del tensors[name]
+        if names:
+            others = f" and {len(names) - 1} more like it are" if len(names) > 1 else " is"
+            reading.notes.append(f"{names[0]}{others} left out: {why}")
+    return tensors
 
 
 SAID = ("eps", "activation", "pooling", "position_rule", "rope_grid")  # what a user may doubt
