@@ -52,7 +52,8 @@ CHOICES = {
 class ViTConfig:
     """The shape of a model and the choices its family made.
 
-    image           (Y, X) pixels the position embeddings are for; one number means a square
+    image           (Y, X) pixels the position embeddings are for; one number means a square. What P does not divide is not
+                    used, at the right and bottom edge
     patch           P, pixels per patch side
     channels        C
     width           D, the length of a token
@@ -134,7 +135,7 @@ class ViTConfig:
             whole_number(f"config: {name}", value, 0 if name in MAY_BE_0 else 1, LARGEST_SIZE)
             object.__setattr__(self, name, int(value))  # of NumPy's integers, Python's
         whole_number("config: depth", self.depth, 1, LARGEST_DEPTH)
-        object.__setattr__(self, "image", check_image(self.image, self.patch))
+        object.__setattr__(self, "image", check_image(self.image, self.patch, whole=False))
         if self.inner == self.width:
             object.__setattr__(self, "inner", 0)
         if self.inner_width % self.heads:
@@ -193,7 +194,7 @@ class ViTConfig:
 
     @property
     def head_dim(self) -> int:
-        """K = D / H."""
+        """K: the inner width, which is mostly D, divided by H."""
         return self.inner_width // self.heads
 
     @property
@@ -213,7 +214,7 @@ class ViTConfig:
 
     @property
     def tokens(self) -> int:
-        """N: the class token and the patches."""
+        """N: the patches, the class token, and what other special tokens there are."""
         return self.special_tokens + self.patches
 
     @property
@@ -288,14 +289,19 @@ def whole_number(what: str, value: Any, least: int, largest: int) -> None:
         raise InputError(f"{what} is {value!r}: it must be a whole number, {least} to {largest:,}")
 
 
-def check_image(image: Any, patch: int) -> tuple[int, int]:
-    """An image size (Y, X), or one number for a square, that a patch size fits. Raises InputError for another."""
+def check_image(image: Any, patch: int, whole: bool = True) -> tuple[int, int]:
+    """An image size (Y, X), or one number for a square, of `whole` patches. Raises InputError for another.
+
+    Not whole: a rest at the right and bottom edge is not used, as in SigLIP's 384 pixels in patches of 14.
+    """
     image = (image, image) if isinstance(image, Integral) else image
     if not isinstance(image, list | tuple) or len(image) != 2:
         raise InputError(f"config: image is {image!r}: give one number or (height, width)")
     for name, value in zip(("height", "width"), image, strict=True):
         whole_number(f"config: image {name}", value, 1, LARGEST_SIZE)
-        if value % patch:
+        if value < patch:
+            raise InputError(f"config: image {name} {value} is less than a patch of {patch}")
+        if whole and value % patch:
             raise InputError(f"config: image {name} {value} is not a multiple of the patch size {patch}")
     if (image[0] // patch) * (image[1] // patch) > LARGEST_TOKENS:
         raise InputError(
@@ -351,9 +357,8 @@ def variant(name: str) -> ViTConfig:
         raise InputError(f"'{name}' is not a published variant{nearest(name, known)} (known: {', '.join(variants())})")
     width, depth, heads, mlp = SIZES[size]  # type: ignore[index]
     backbone_only = bool(match[4])
-    image = int(match[3] or 224)
     return ViTConfig(
-        image=(image, image),
+        image=check_image(int(match[3] or 224), patch),  # type: ignore[arg-type]
         patch=patch,  # type: ignore[arg-type]
         channels=3,
         width=width,

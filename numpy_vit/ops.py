@@ -24,13 +24,14 @@ def patchify(pixels: Array, patch: int) -> Array:
     """Cut pictures into patches, row by row, each flattened channel first (c, py, px).
 
     pixels (B, C, Y, X) -> (B, Y/P * X/P, C*P*P). Paper, section 3.1: x_p. A convolution with stride P does the same cut;
-    its kernel (D, C, P, P), flattened likewise, is the projection matrix.
+    its kernel (D, C, P, P), flattened likewise, is the projection matrix. What is left at the right and bottom edge, where
+    P does not divide X or Y, is not used, as by a convolution.
     """
     B, C, Y, X = pixels.shape
-    P = patch
-    grid = pixels.reshape(B, C, Y // P, P, X // P, P)  # (B, C, row, py, column, px)
+    P, rows, columns = patch, Y // patch, X // patch
+    grid = pixels[:, :, : rows * P, : columns * P].reshape(B, C, rows, P, columns, P)  # (B, C, row, py, column, px)
     grid = grid.transpose(0, 2, 4, 1, 3, 5)  # (B, row, column, C, py, px)
-    return grid.reshape(B, (Y // P) * (X // P), C * P * P)
+    return grid.reshape(B, rows * columns, C * P * P)
 
 
 def unpatchify(patches: Array, patch: int, image: tuple[int, int]) -> Array:
@@ -184,4 +185,5 @@ def mean_0_variance_1(standard: Array, x: Array, eps: float) -> bool:
 
 def undone_by_unpatchify(patches: Array, pixels: Array, patch: int) -> bool:
     """patches put together again are the picture"""
-    return np.array_equal(unpatchify(patches, patch, pixels.shape[2:]), pixels, equal_nan=True)
+    Y, X = (side // patch * patch for side in pixels.shape[2:])
+    return np.array_equal(unpatchify(patches, patch, (Y, X)), pixels[:, :, :Y, :X], equal_nan=True)

@@ -154,6 +154,8 @@ def trace(
     config = getattr(model, "config", model)  # a model with weights will do as well
     config = config if isinstance(config, ViTConfig) else variant(config)
     config = config.replace(**overrides) if overrides else config
+    if {"image", "patch"} & overrides.keys():
+        check_image(config.image, config.patch)
     whole_number("batch", batch, 1, LARGEST_SIZE)
     Y, X = config.image if size is None else check_image(size, config.patch)
     dtype, _ = precision(dtype)

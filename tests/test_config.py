@@ -56,8 +56,8 @@ def test_unknown_variants_get_the_nearest_name(name, hint):
     ("changes", "message"),
     [
         ({"heads": 4}, "4 heads do not divide the width 15"),
-        ({"image": 13}, "image height 13 is not a multiple of the patch size 4"),
-        ({"image": (12, 22)}, "image width 22 is not a multiple"),
+        ({"image": 3}, "image height 3 is less than a patch of 4"),
+        ({"image": (12, 2)}, "image width 2 is less than a patch"),
         ({"image": "12"}, "image is '12'"),
         ({"width": 0}, "width is 0: it must be a whole number"),
         ({"depth": -1}, "depth is -1"),

@@ -148,3 +148,17 @@ def test_rotation_makes_scores_depend_on_distance_alone():
             same = scores[1:, 1:][numbers[1:, 1:] == number]
             assert np.ptp(same) < 1e-12
         assert np.unique(np.round(scores[1, 1:], 9)).size == 12  # and on nothing less
+
+
+def test_what_no_patch_covers_is_not_used():
+    """SigLIP so400m has 384 pixels in patches of 14: 27 x 27 of them, and 6 pixels over, as torch's convolution has it."""
+    config = ViTConfig(**PLAIN).replace(image=(14, 21), depth=1)
+    assert (config.grid, config.patches, config.tokens) == ((3, 5), 15, 16)
+    model = numpy_vit.random_model(config, dtype="float64")
+    pixels = pixels_of(config)
+    whole = model(pixels, record=True, strict=True)
+    smaller = numpy_vit.ViT(config.replace(image=(12, 20)), model.tensors)(pixels[:, :, :12, :20])
+    assert np.array_equal(whole.logits, smaller.logits)
+    assert numpy_vit.trace(config)[0].shape == (1, 15, 48)
+    with pytest.raises(InputError, match="not a multiple of the patch size"):
+        numpy_vit.trace(config, image=(14, 21))

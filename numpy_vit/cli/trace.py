@@ -119,6 +119,8 @@ def traced_as_asked(words: Sequence[str], arguments: argparse.Namespace) -> "Tra
 
 def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
     """["ViT-B/16", "image=384"] -> the config, and what the source left unsaid."""
+    from ..config import check_image
+
     models = [word for word in words if "=" not in word or Path(word).exists()]
     pairs = [word.split("=", 1) for word in words if word not in models]
     changes = dict(pairs)
@@ -128,7 +130,10 @@ def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
     if len(models) > 1:
         raise InputError(f"one model at a time: '{models[0]}' or '{models[1]}'? (--diff shows two)")
     config, notes = find_config(models[0] if models else "ViT-B/16")
-    return config.replace(**{key: field_value(key, text) for key, text in changes.items()}), notes
+    config = config.replace(**{key: field_value(key, text) for key, text in changes.items()})
+    if {"image", "patch"} & changes.keys():
+        check_image(config.image, config.patch)
+    return config, notes
 
 
 def find_config(model: str) -> "tuple[ViTConfig, list[str]]":

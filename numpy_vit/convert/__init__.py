@@ -24,7 +24,7 @@ from .mapped import read_map
 from .openai_clip import OPENAI_CLIP
 from .sources import Source, open_source, sha256
 from .table import compare, some
-from .timm import DEIT, DINO, DINOV2, MAE, TIMM
+from .timm import DEIT, DEIT3, DINO, DINOV2, MAE, TIMM
 from .torchvision import TORCHVISION
 
 # In the order in which they are looked for: one that has more tensors before one that has fewer.
@@ -51,6 +51,7 @@ FAMILIES: dict[str, Family] = {
         BEIT,
         MAE,
         DINOV2,
+        DEIT3,
         DEIT,
         TIMM,
         DINO,

@@ -76,7 +76,8 @@ TIMM_DINOV3 = Family(
     name="timm-dinov3",
     title="timm's DINOv3",
     upstream="timm, eva.py",
-    marks=(r"patch_embed\.proj\.weight", r"reg_token", r"blocks\.0\.gamma_1"),
+    marks=(),  # other models of timm's have the same names
+    architectures=r"vit_.*_dinov3.*",
     preprocess=preprocess,
     **COMMON,
 )

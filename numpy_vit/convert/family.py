@@ -48,6 +48,7 @@ class Family:
     table      names and shapes
     marks      patterns of tensor names: a file that has all of them is of this family
     model_types    or whose config.json says one of these
+    architectures  or whose config.json, timm's, names an architecture of this pattern
     shaped     and whose tensors' shapes are right, where names do not tell
     prefixes   that names may carry
     towers     prefixes of the picture's tower, in files that hold a text tower too
@@ -58,6 +59,8 @@ class Family:
     made       tensors of ours that no file holds but that follow from the config
     policy     how its pictures are prepared (numpy_vit.convert.preprocessing.POLICIES), where no file says it
     preprocess    reads it from the family's own files; gives None where they do not say
+    labels     class names, likewise
+    hugging_face   its config.json says all that tensors do not
     """
 
     name: str
@@ -67,6 +70,7 @@ class Family:
     marks: tuple[str, ...]
     shaped: Callable[[Tensors], bool] = lambda tensors: True
     model_types: tuple[str, ...] = ()
+    architectures: str = ""
     prefixes: tuple[str, ...] = ()
     towers: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -84,11 +88,18 @@ class Family:
         model_type = (source.config or {}).get("model_type")
         if isinstance(model_type, str) and self.model_types:
             return f"config.json says model_type '{model_type}'" if model_type in self.model_types else None
-        names = self.without_prefix(source.tensors)
-        matches = [next((n for n in names if re.fullmatch(mark, n)), None) for mark in self.marks]
-        if not names or not self.marks or None in matches or not self.shaped(names):
+        architecture = (source.config or {}).get("architecture")
+        if self.architectures and isinstance(architecture, str) and re.fullmatch(self.architectures, architecture):
+            return f"config.json says architecture '{architecture}'"
+        names = self.marked(self.without_prefix(source.tensors))
+        return None if names is None else "its tensors are named so: " + ", ".join(names[:3])
+
+    def marked(self, tensors: Tensors) -> list[str] | None:
+        """The names that mark this family, or None where they are not all there."""
+        matches = [next((name for name in tensors if re.fullmatch(mark, name)), None) for mark in self.marks]
+        if not tensors or not matches or None in matches or not self.shaped(tensors):
             return None
-        return "its tensors are named so: " + ", ".join(str(name) for name in matches[:3])
+        return [str(name) for name in matches]
 
     def without_prefix(self, tensors: Tensors) -> dict[str, Tensor]:
         """The tensors without the family's prefixes; of two towers, the picture's. Raises InputError where two become one."""
@@ -97,33 +108,45 @@ class Family:
         for name, tensor in tensors.items():
             if not name.startswith(tower):
                 continue
-            prefix = tower or next((prefix for prefix in self.prefixes if name.startswith(prefix)), "")
-            if name.removeprefix(prefix) in bare:
-                raise InputError(f"some tensors are there twice, with and without the prefix '{prefix or self.prefixes[0]}'")
-            bare[name.removeprefix(prefix)] = tensor
+            short = name.removeprefix(tower)
+            while not tower and (prefix := next((p for p in self.prefixes if short.startswith(p)), "")):
+                short = short.removeprefix(prefix)
+            if short in bare:
+                raise InputError(f"some tensors are there twice, with and without a prefix: '{short}' and '{name}'")
+            bare[short] = tensor
         return bare
 
     def reading(self, source: Source, notes: list[str]) -> Reading:
         """A checkpoint of this family, opened."""
         bare = self.without_prefix(source.tensors)
         if len(bare) < len(source.tensors):
-            notes.append(f"{len(source.tensors) - len(bare)} tensors are left out: they are not of the picture's tower")
+            tower = next(tower for tower in self.towers if any(name.startswith(tower) for name in source.tensors))
+            notes.append(f"{len(source.tensors) - len(bare)} tensors are left out: the model is what lies under '{tower}'")
         tensors = dict(self.prepare(bare)) if bare else None
         seen = measure(self.table, tensors) if tensors else {}
         return Reading(source, source.config or {}, tensors, seen, notes, dict(self.left_out))
 
     def config(self, reading: Reading, told: Mapping[str, Any]) -> ViTConfig:
         """The model's config. `told`: fields of it that a user says. Raises InputError for what nobody says."""
-        said = self.says(reading)
+        try:
+            said = self.says(reading)
+        except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"its config file makes no sense ({type(error).__name__}: {error})") from error
+        for name in SEEN_SURELY:
+            if name in told and name in reading.seen and told[name] != reading.seen[name]:
+                raise InputError(f"{name}={told[name]} is told, the tensors say {reading.seen[name]}")
         fields = {**self.fixed, **reading.seen, **said, **told}
         if self.hugging_face:  # config.json has the image size; and positions are of all tokens, unless it says otherwise
             fields["positions"] = said.get("positions", self.fixed.get("positions", "all"))
         elif reading.tensors and "positions" not in {**said, **told}:
             fields["positions"] = positions_for(self.table, reading.tensors, fields) or fields.get("positions")
         self.ask_for_what_is_missing(fields)
-        told_by_code = [f"{name} {self.fixed[name]}" for name in SAID if name in self.fixed and name not in {**said, **told}]
-        if told_by_code and not self.hugging_face:
-            reading.notes.append(f"{', '.join(told_by_code)}: not in the file, but in {self.upstream}")
+        taken = [f"{name} {fields[name]}" for name in SAID if name not in told and fields.get(name) is not None]
+        taken = [text for text in taken if text.split()[0] not in reading.seen]
+        if taken and not self.hugging_face and self.name != "mapped":
+            reading.notes.append(f"{', '.join(taken)}: the tensors do not tell; as in {self.upstream}")
         return ViTConfig(**{name: value for name, value in fields.items() if value is not None})
 
     def ask_for_what_is_missing(self, fields: Mapping[str, Any]) -> None:
@@ -141,6 +164,10 @@ class Family:
         """The source as a checkpoint of ours. Nothing is copied: the tensors are views of the file's memory map."""
         reading = self.reading(source, [])
         assert reading.tensors is not None
+        if (
+            "rope" in self.fixed and self.marks and self.marked(self.without_prefix(source.tensors)) is None
+        ):  # it would be given rotary positions
+            raise InputError(f"its tensors are not {self.title}'s, whose names have {', '.join(self.marks)}")
         config = self.config(reading, told)
         tensors = used(reading)
         made = {ours: tensor_of(array) for ours, array in self.made(config, reading).items()}
@@ -178,7 +205,8 @@ def used(reading: Reading) -> dict[str, Tensor]:
     return tensors
 
 
-SAID = ("eps", "activation", "pooling", "position_rule", "rope_grid")  # what a user may doubt
+SAID = ("heads", "eps", "activation", "pooling", "position_rule", "rope_grid")  # what a user may doubt
+SEEN_SURELY = ("heads", "patch", "channels", "width", "depth", "mlp", "classes", "registers")
 EXAMPLES = {
     "heads": "12", "eps": "1e-6", "activation": "gelu", "image": "224", "pooling": "class", "position_rule": "bicubic",
     "patch": "16", "channels": "3",

@@ -43,8 +43,11 @@ def says(reading: Reading) -> dict[str, Any]:
     scale = config.get("layer_scale_init_value", 0.1)
     mean = flag(config, "use_mean_pooling", True)
     seen = reading.seen.get("final_norm", "pooled" if mean else "tokens")
+    if positions and (own or shared):
+        reading.notes.append("at another image size both kinds of positions are resized bilinear; transformers has two rules")
     return {
         **fields,
+        **({"position_rule": "bicubic"} if positions and not (own or shared) else {}),
         "classes": classes(reading),
         "pooler": 0,
         "positions": "all" if positions else "none",

@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ViTConfig
+from ..config import ViTConfig, whole_number
 from ..errors import InputError, about, nearest
 from ..tensorfile import Tensor
 from .family import Family
@@ -82,6 +82,9 @@ def read_map(path: str | os.PathLike[str], told: Mapping[str, Any]) -> tuple[Fam
             if name not in known:
                 raise InputError(f"config: unknown field '{name}'{nearest(name, known)}")
         told = {**fields, **told}
+        for name in ("heads", "depth", "patch", "channels"):
+            if name in told:
+                whole_number(f"config: {name}", told[name], 1, MOST)
     rows = tuple(Row(e.ours, e.ours) for e in entries)
     family = Family(
         name="mapped",

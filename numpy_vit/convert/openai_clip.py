@@ -31,26 +31,44 @@ TABLE = Table(
         Row("blocks.{n}.mlp.output", BLOCK + "mlp.c_proj"),
         Row("blocks.{n}.layer_scale2", BLOCK + "ls_2.gamma"),
         Row("pooled_norm", "ln_post"),
+        Row("norm", "ln_post"),  # of a model that takes the mean of normed tokens
         Row("projection.weight", "proj", layout="plain"),
     ),
     "torch",
 )
 
 
+# What may be in vision_cfg: what the tensors tell as well, what is read below, and what concerns training alone.
+VISION_CFG = {
+    "layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "ls_init_value", "patch_dropout", "no_ln_pre",
+    "pool_type", "final_ln_after_pool", "norm_kwargs", "act_kwargs", "pos_embed_type", "output_tokens",
+}  # fmt: skip
+
+
 def says(reading: Reading) -> dict[str, Any]:
     """What open_clip_config.json says, where it is there."""
     model = reading.config.get("model_cfg")
-    if model is None:
-        return {}
+    if model is None:  # CLIPA's files have no ln_pre, and take the mean
+        return {"final_norm": "pooled"} if reading.seen.get("pre_norm") else {"final_norm": "pooled", "pooling": None}
     vision = model.get("vision_cfg") if isinstance(model, dict) else None
     if not isinstance(vision, dict):
         raise InputError("open_clip_config.json: model_cfg has no vision_cfg")
-    width, head_width = vision.get("width", 768), vision.get("head_width", 64)
+    for key, value in vision.items():
+        if key not in VISION_CFG and value not in (None, False, 0):
+            raise InputError(f"open_clip_config.json: vision_cfg: {key} {value!r} is not supported")
+    pool, width, head_width = vision.get("pool_type", "tok"), vision.get("width", 768), vision.get("head_width", 64)
+    if pool not in ("tok", "avg"):
+        raise InputError(f"open_clip_config.json: pool_type {pool!r} is not supported, only tok and avg")
     fields = {
+        "pooling": "class" if pool == "tok" else "mean",
+        "final_norm": "pooled" if pool == "tok" or vision.get("final_ln_after_pool") else "tokens",
+        "eps": (vision.get("norm_kwargs") or {}).get("eps", 1e-5),
         "position_rule": "bicubic_antialias",
         "heads": width // head_width,
         "activation": "quick_gelu" if model.get("quick_gelu") else "gelu",
     }
+    if (vision.get("act_kwargs") or {}).get("approximate") == "tanh" and not model.get("quick_gelu"):
+        fields["activation"] = "gelu_tanh"
     size = vision.get("image_size")
     return {**fields, **({"image": tuple(size) if isinstance(size, list) else size} if size else {})}
 

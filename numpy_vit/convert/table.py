@@ -286,8 +286,10 @@ def positions_for(table: Table, tensors: Tensors, fields: Mapping[str, Any]) -> 
     found, patch = table.find("embed.positions", tensors), fields.get("patch")
     if found is None or fields.get("image") is None or not isinstance(patch, int) or patch < 1:
         return None if found else "none"
-    Y, X = check_image(fields["image"], patch)
+    Y, X = check_image(fields["image"], patch, whole=False)
     patches = (Y // patch) * (X // patch)
     rows = math.prod(tensors[found[1]].shape[:-1])
     special = fields["class_token"] + fields["distillation_token"]
+    if fields["registers"] and rows == patches + special + fields["registers"]:
+        raise InputError("its registers have positions of their own, which is not supported")
     return {patches + special: "all", patches: "patches"}.get(rows)

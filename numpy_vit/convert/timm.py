@@ -79,10 +79,10 @@ HEADS = (
     (r"vit_base_patch16_gap_224", 16),
     (r"vit_huge_plus_patch16_dinov3.*", 20),
     (r"vit_giant_patch14_(reg4_)?dinov2", 24),
-    (r"(vit|deit3?|beit|beitv2|eva|eva02)_(large|huge|giant|gigantic|giantopt|so400m)_.*", 16),
-    (r"(vit|deit3?|beit|beitv2|eva02)_base_.*", 12),
-    (r"vit_medium_.*", 8),
-    (r"(vit|deit3?|eva02)_small_.*", 6),
+    (r"(vit|deit3?|beit|beitv2|eva|eva02)_(large|huge|giant|gigantic|giantopt|so400m)_(?!plus).*", 16),
+    (r"(vit|deit3?|beit|beitv2|eva02)_base_(?!plus).*", 12),
+    (r"vit_medium_(?!plus).*", 8),
+    (r"vit_small_plus_patch16_dinov3.*|(vit|deit3?|eva02)_small_(?!plus).*", 6),
     (r"(vit|deit|eva02)_tiny_.*", 3),
 )
 # Published under the same names, and another model: rotary positions, norms elsewhere, blocks side by side.
@@ -90,7 +90,21 @@ OTHERS = re.compile(
     r".*(_rope|_rpn|_xp|_pe_|dwee|dlittle|dpwee|_18x2|aimv2|beit3|enormous|sapiens|lingbot|radio|tips).*|eva02_.*_clip_.*"
 )
 # GELU of timm's SigLIPs: the tanh approximation in these, exact in the others.
-TANH = re.compile(r"vit_(base_patch32|large_patch16|so400m_patch16|giantopt)_siglip.*")
+TANH = re.compile(r"vit_(base_patch32|large_patch16|so400m_patch16|giantopt_patch16)_siglip.*")
+EXACT = re.compile(r"vit_large_patch16_siglip(_gap)?_(256|384).*")
+ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
+# What may be in model_args: what the tensors tell as well, what is read below, and what concerns training alone.
+MODEL_ARGS = {
+    "num_heads", "img_size", "global_pool", "act_layer", "patch_size", "embed_dim", "depth", "mlp_ratio", "num_classes",
+    "in_chans", "qkv_bias", "class_token", "no_embed_class", "reg_tokens", "num_reg_tokens", "pre_norm", "fc_norm",
+    "use_fc_norm", "final_norm", "init_values", "qk_norm", "pos_embed", "dynamic_img_size", "dynamic_img_pad",
+    "strict_img_size", "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate",
+    "weight_init", "fix_init", "head_init_scale", "ref_feat_shape", "swiglu_mlp", "scale_mlp", "use_abs_pos_emb",
+    "use_rel_pos_bias", "use_shared_rel_pos_bias",
+}  # fmt: skip
+
+
+POOLINGS = {"token": "class", "avg": "mean", "map": "map"}
 
 
 def architecture(reading: Reading) -> str | None:
@@ -113,11 +127,22 @@ def config_says(reading: Reading) -> dict[str, Any]:
     heads = next((heads for pattern, heads in HEADS if name and re.fullmatch(pattern, name)), None)
     if changed.get("num_heads", heads) is not None:
         fields["heads"] = changed.get("num_heads", heads)
+    for key, value in changed.items():
+        if key not in MODEL_ARGS and value not in (None, False):
+            raise InputError(f"config.json: model_args: {key} {value!r} is not supported")
     image = changed.get("img_size") or (published.get("input_size") or [])[1:]
     if image:
         fields["image"] = tuple(image) if isinstance(image, list) else image
-    pooling = {"token": "class", "avg": "mean", "map": "map"}.get(config.get("global_pool", ""))
-    return {**fields, **({"pooling": pooling} if pooling else {})}
+    if changed.get("act_layer") is not None:
+        fields["activation"] = changed["act_layer"]
+        if changed["act_layer"] not in ACTIVATIONS:
+            raise InputError(f"config.json: act_layer {changed['act_layer']!r} is not one of {', '.join(ACTIVATIONS)}")
+    elif name and "siglip" in name:
+        fields["activation"] = "gelu_tanh" if TANH.fullmatch(name) and not EXACT.fullmatch(name) else "gelu"
+    pool = config.get("global_pool", changed.get("global_pool"))
+    if pool is not None and pool not in POOLINGS:
+        raise InputError(f"config.json: global_pool {pool!r} is not supported, only {', '.join(POOLINGS)}")
+    return {**fields, **({"pooling": POOLINGS[pool]} if pool is not None else {})}
 
 
 def pooling(reading: Reading) -> str:
@@ -136,15 +161,16 @@ def gated(reading: Reading) -> dict[str, Any]:
 def says(reading: Reading) -> dict[str, Any]:
     """What timm's config.json says; eps and activation of CLIP and SigLIP follow from the architecture's name."""
     if "pos_embed" not in (reading.tensors or {}):
-        raise InputError("timm names, but no pos_embed: a model with rotary or no positions, which tensors do not tell")
+        raise InputError(
+            "timm's names, but no pos_embed: a model with rotary positions? Tensors do not tell which (--family timm-dinov3?)"
+        )
     name = architecture(reading) or ""
     fields = {"pooling": pooling(reading), **gated(reading), **config_says(reading)}
     if reading.seen.get("pre_norm"):
         quick = {"activation": "quick_gelu" if "quickgelu" in name else "gelu"} if name else {"activation": None}
         return {**fields, **quick, "eps": 1e-5 if name else None}
-    if fields["pooling"] == "map":
-        tanh = TANH.fullmatch(name) and not re.search("large_patch16_siglip_(256|384)", name)
-        return {**fields, "activation": ("gelu_tanh" if tanh else "gelu") if name else None}
+    if fields["pooling"] == "map" and not name:  # SigLIP's: of both kinds
+        fields = {"activation": None, **fields}
     return fields
 
 
@@ -161,7 +187,8 @@ def facebook_says(reading: Reading) -> dict[str, Any]:
 
 FIXED = {"eps": 1e-6, "activation": "gelu"}
 MASK_TOKEN = {r"mask_token": "the mask token serves masked-image training only"}
-MODEL = ("model.", "module.", "backbone.")
+MODEL = ("state_dict.", "model.", "module.", "backbone.")
+TEACHER = ("teacher.backbone.", "teacher.module.backbone.")  # in checkpoints of training; upstream evaluates the teacher
 TIMM = Family(
     name="timm",
     title="timm ViT",
@@ -175,12 +202,23 @@ TIMM = Family(
     left_out=MASK_TOKEN,
     preprocess=preprocess,
 )
+DEIT3 = Family(
+    name="deit3",
+    title="Facebook's DeiT-3",
+    upstream="facebookresearch/deit, models_v2.py",
+    table=TABLE,
+    marks=(r"patch_embed\.proj\.weight", r"blocks\.0\.gamma_1", r"pos_embed", r"norm\.weight"),
+    prefixes=MODEL,
+    fixed={**FIXED, "position_rule": "bicubic"},
+    says=facebook_says,
+    policy="deit3",
+)
 DEIT = Family(
     name="deit",
-    title="Facebook's DeiT and DeiT-3",
-    upstream="facebookresearch/deit, models.py and models_v2.py",
+    title="Facebook's DeiT",
+    upstream="facebookresearch/deit, models.py",
     table=TABLE,
-    marks=(r"patch_embed\.proj\.weight", r"dist_token|blocks\.0\.gamma_1", r"pos_embed", r"norm\.weight"),
+    marks=(r"patch_embed\.proj\.weight", r"dist_token", r"pos_embed", r"norm\.weight"),
     prefixes=MODEL,
     fixed={**FIXED, "position_rule": "bicubic"},
     says=facebook_says,
@@ -193,6 +231,7 @@ DINO = Family(
     table=TABLE,
     marks=(),
     prefixes=MODEL,
+    towers=TEACHER,
     fixed={**FIXED, "position_rule": "bicubic_dino"},
     says=facebook_says,
     policy="dino",
@@ -216,6 +255,7 @@ DINOV2 = Family(
     table=TABLE,
     marks=(r"patch_embed\.proj\.weight", r"blocks\.0\.ls1\.gamma", r"mask_token"),
     prefixes=MODEL,
+    towers=TEACHER,
     fixed=FIXED,
     says=lambda reading: {
         **facebook_says(reading),
