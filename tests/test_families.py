@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 
+from numpy_vit import InputError
 from numpy_vit.convert import FAMILIES, convert
 
 from conftest import DATA, relative_error
@@ -88,3 +89,84 @@ def test_the_page_of_families_is_what_the_code_says():
 def test_config_files_of_timm_say_all_that_is_needed(case):
     asked = {key: value for key, value in told(case).items() if key == "rope_grid"}
     assert convert(weights_of(case), told=asked).config == convert(weights_of(case), told=told(case)).config
+
+
+@pytest.mark.parametrize(
+    ("case", "options", "message"),
+    [
+        ("augreg", {"told": {"heads": 6}}, "heads=6 is told, the tensors say 3"),
+        ("augreg", {"told": {"depth": 1}}, "depth=1 is told, the tensors say 2"),
+        ("dino", {"family": "eva02", "told": {"heads": 3}}, "its tensors are not EVA-02's"),
+        ("timm_dinov3", {"family": "timm", "told": {"heads": 3}}, "no pos_embed: a model with rotary positions"),
+        ("dino", {"family": "dyno"}, "'dyno' is no known family; did you mean 'dino'"),
+        ("timm_clip", {"family": "torchvision", "told": {"heads": 3}}, "the file cannot tell"),
+    ],
+)
+def test_what_is_told_must_not_contradict_the_file(case, options, message):
+    with pytest.raises(InputError, match=message):
+        convert(weights_of(case), **options)
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "message"),
+    [
+        ("timm_vit", {"global_pool": "max"}, "global_pool 'max' is not supported"),
+        ("timm_vit", {"global_pool": ["avg"]}, "makes no sense|not supported"),
+        ("timm_vit", {"architecture": "vit_base_patch16_rope_224"}, "a model of another kind"),
+        ("timm_vit", {"architecture": "vit_base_patch16_rpn_224"}, "a model of another kind"),
+        ("timm_vit", {"model_args": {"act_layer": "mish", "num_heads": 3}}, "act_layer 'mish' is not one of"),
+        ("timm_vit", {"model_args": {"pool_include_prefix": True}}, "pool_include_prefix True is not supported"),
+        ("timm_vit", {"model_args": 3}, "must be tables"),
+        ("timm_vit", {"pretrained_cfg": {"input_size": 3}, "model_args": {}}, "makes no sense"),
+    ],
+)
+def test_config_files_of_timm_that_ask_for_more(case, changes, message, tmp_path):
+    for file in (FOLDER / case).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(InputError, match=message) as error:
+        convert(tmp_path / "model.safetensors")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attentional_pool": True}, "attentional_pool True is not supported"),
+        ({"pool_type": "none"}, "pool_type 'none' is not supported"),
+        ({"width": "24"}, "makes no sense"),
+        ({"head_width": 0}, "makes no sense"),
+    ],
+)
+def test_config_files_of_open_clip_that_ask_for_more(changes, message, tmp_path):
+    config = json.loads((FOLDER / "open_clip" / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"] |= changes
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=message):
+        convert(weights_of("open_clip"), config=tmp_path / "open_clip_config.json")
+
+
+def test_a_clip_that_takes_the_mean_is_read_so(tmp_path):
+    """OpenCLIP's CLIPA: the mean of the patches, normed after, is not the class token's vector."""
+    config = json.loads((FOLDER / "open_clip" / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"] |= {"pool_type": "avg", "final_ln_after_pool": True, "norm_kwargs": {"eps": 1e-3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    found = convert(weights_of("open_clip"), config=tmp_path / "open_clip_config.json").config
+    assert (found.pooling, found.final_norm, found.eps) == ("mean", "pooled", 1e-3)
+
+
+def test_training_checkpoints_hold_several_models(tmp_path):
+    """DINO's hold a student and a teacher, whom its own evaluation takes; others put prefixes before all names."""
+    from numpy_vit.convert.sources import read_weights
+    from numpy_vit.tensorfile import write
+
+    tensors, _ = read_weights(weights_of("dino"))
+    nested = {f"{who}.backbone.{name}": tensor for who in ("student", "teacher") for name, tensor in tensors.items()}
+    write(tmp_path / "both.safetensors", nested, {})
+    write(tmp_path / "deep.safetensors", {f"state_dict.module.backbone.{n}": t for n, t in tensors.items()}, {})
+    expected = convert(weights_of("dino"), family="dino", told={"heads": 3}).tensors
+    for file in ("both", "deep"):
+        found = convert(tmp_path / f"{file}.safetensors", family="dino", told={"heads": 3})
+        assert all(np.array_equal(found.tensors[name].data, tensor.data) for name, tensor in expected.items())
+    assert "teacher.backbone." in " ".join(convert(tmp_path / "both.safetensors", family="dino", told={"heads": 3}).notes)

@@ -106,6 +106,8 @@ def test_what_does_not_fit_is_said_side_by_side(home_made):
         ({"tensor": {}}, "unknown key 'tensor'; did you mean 'tensors'"),
         ({"tensors": {}}, "'tensors' must be a table"),
         ({"config": {"head": 3}}, "config: unknown field 'head'; did you mean 'heads'"),
+        ({"config": {"heads": 10**9}}, "heads is 1000000000: it must be a whole number, 1 to 10,000"),
+        ({"config": {"depth": "4"}}, "depth is '4'"),
         ({"layout": "sideways"}, "layout is one of"),
         ({"left_out": "step"}, "'left_out' must be a list"),
         ({"tensors": {"norm": 3}}, "'norm': give a name"),

@@ -120,6 +120,8 @@ def architecture(reading: Reading) -> str | None:
 def config_says(reading: Reading) -> dict[str, Any]:
     """What timm's config.json says of any model: heads (by the architecture's name), image and pooling."""
     name, config = architecture(reading), reading.config
+    if name is None:
+        reading.notes.append("taken as blocks that norm first, one after the other; timm has others with the same names")
     changed, published = (config.get(key) or {} for key in ("model_args", "pretrained_cfg"))
     if not isinstance(changed, dict) or not isinstance(published, dict):
         raise InputError("config.json: model_args and pretrained_cfg must be tables")

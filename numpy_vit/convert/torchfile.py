@@ -96,7 +96,7 @@ class StateDictUnpickler(pickle.Unpickler):
         if (module, name) not in ALLOWED:
             raise InputError(
                 f"its pickle wants {module}.{name}, which no state dict needs and which is not run: "
-                "save the state dict alone, as safetensors"
+                "save the state dict alone (checkpoint['model'], say), best as safetensors"
             )
         return ALLOWED[module, name]
 
