@@ -4,11 +4,9 @@ Query and value have biases of their own names, the key none; a table of learned
 one for all; the last norm is of the mean of the patch tokens. EVA-1 has learned positions instead of the table.
 """
 
-from typing import Any
-
-from .family import Family, Reading
+from .family import Family
 from .table import Row, Table
-from .timm import BLOCK, EMBEDDINGS, MASK_TOKEN, MODEL, TAIL, config_says, pooling, preprocess
+from .timm import BLOCK, EMBEDDINGS, MASK_TOKEN, MODEL, TAIL, preprocess, tensors_say
 
 TABLE = Table(
     (
@@ -24,11 +22,6 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
-    """What follows from the tensors."""
-    return {"pooling": pooling(reading), **config_says(reading)}
-
-
 BEIT = Family(
     name="beit",
     title="BEiT and EVA-1",
@@ -39,7 +32,7 @@ BEIT = Family(
     preprocess=preprocess,
     prefixes=MODEL,
     fixed={"eps": 1e-6, "activation": "gelu", "position_rule": "bicubic"},
-    says=says,
+    says=tensors_say,
     left_out={**MASK_TOKEN, r".*relative_position_index": "it is computed"},
     policy="beit",
 )

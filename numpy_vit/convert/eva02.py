@@ -11,7 +11,7 @@ import numpy as np
 from ..config import ViTConfig
 from .family import Family, Reading
 from .table import Row, Table, Tensors
-from .timm import BLOCK, EMBEDDINGS, MASK_TOKEN, MODEL, TAIL, config_says, pooling, preprocess, unpacked
+from .timm import BLOCK, EMBEDDINGS, MASK_TOKEN, MODEL, TAIL, preprocess, tensors_say, unpacked
 
 TABLE = Table(
     (
@@ -33,11 +33,6 @@ TABLE = Table(
     ),
     "torch",
 )
-
-
-def says(reading: Reading) -> dict[str, Any]:
-    """What follows from the tensors."""
-    return {"pooling": pooling(reading), **config_says(reading)}
 
 
 def gated(tensors: Tensors) -> bool:
@@ -72,7 +67,7 @@ EVA02 = Family(
         "rope": "index_pairs",
         "rope_grid": (16, 16),
     },
-    says=says,
+    says=tensors_say,
     made=made,
     left_out={**MASK_TOKEN, r".*rope\.freqs_(cos|sin)": "they are computed"},
     policy="eva02",

@@ -182,8 +182,8 @@ def preprocess(reading: Reading, config: ViTConfig) -> Preprocess | None:
     return None if values is None else from_timm(values, config.channels, reading.notes)
 
 
-def facebook_says(reading: Reading) -> dict[str, Any]:
-    """Facebook's files are tensors alone; timm's copies of them have its config.json."""
+def tensors_say(reading: Reading) -> dict[str, Any]:
+    """Of files that are tensors alone, as Facebook's; timm's copies of them have its config.json."""
     return {"pooling": pooling(reading), **gated(reading), **config_says(reading)}
 
 
@@ -212,7 +212,7 @@ DEIT3 = Family(
     marks=(r"patch_embed\.proj\.weight", r"blocks\.0\.gamma_1", r"pos_embed", r"norm\.weight"),
     prefixes=MODEL,
     fixed={**FIXED, "position_rule": "bicubic"},
-    says=facebook_says,
+    says=tensors_say,
     policy="deit3",
 )
 DEIT = Family(
@@ -223,7 +223,7 @@ DEIT = Family(
     marks=(r"patch_embed\.proj\.weight", r"dist_token", r"pos_embed", r"norm\.weight"),
     prefixes=MODEL,
     fixed={**FIXED, "position_rule": "bicubic"},
-    says=facebook_says,
+    says=tensors_say,
     policy="deit",
 )
 DINO = Family(
@@ -235,7 +235,7 @@ DINO = Family(
     prefixes=MODEL,
     towers=TEACHER,
     fixed={**FIXED, "position_rule": "bicubic_dino"},
-    says=facebook_says,
+    says=tensors_say,
     policy="dino",
 )
 MAE = Family(
@@ -246,7 +246,7 @@ MAE = Family(
     marks=(r"patch_embed\.proj\.weight", r"decoder_embed\.weight"),
     prefixes=MODEL,
     fixed={**FIXED, "position_rule": "bicubic"},
-    says=facebook_says,
+    says=tensors_say,
     left_out={**MASK_TOKEN, r"decoder_.*": "the decoder serves masked-image training only"},
     policy="mae",
 )
@@ -260,7 +260,7 @@ DINOV2 = Family(
     towers=TEACHER,
     fixed=FIXED,
     says=lambda reading: {
-        **facebook_says(reading),
+        **tensors_say(reading),
         "position_rule": "bicubic_antialias" if reading.seen["registers"] else "bicubic_dino",
     },
     left_out=MASK_TOKEN,

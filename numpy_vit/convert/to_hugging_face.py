@@ -203,7 +203,7 @@ def write_hugging_face(folder: str | os.PathLike[str], checkpoint: Checkpoint) -
         notes.append(
             f"at another image size transformers resizes positions by '{rule}', not '{checkpoint.config.position_rule}'"
         )
-    tensors = theirs(family.table, checkpoint) | extras(family, checkpoint, notes)
+    tensors = theirs(family.table, checkpoint) | extras(family, content, checkpoint, notes)
     preprocess = preprocessor(checkpoint.preprocess)
     if checkpoint.preprocess is None or preprocess is None:
         notes.append(
@@ -227,14 +227,14 @@ def write_hugging_face(folder: str | os.PathLike[str], checkpoint: Checkpoint) -
     return notes
 
 
-def extras(family: Family, checkpoint: Checkpoint, notes: list[str]) -> dict[str, Tensor]:
-    """Tensors that transformers' class has and that no forward pass needs."""
+def extras(family: Family, content: dict[str, Any], checkpoint: Checkpoint, notes: list[str]) -> dict[str, Tensor]:
+    """Tensors that transformers' class has and that no forward pass needs. `content` is its config.json."""
     config, zero = checkpoint.config, np.zeros
     if family is hf_dinov2.HF_DINOV2_REGISTERS:
         return {"embeddings.mask_token": tensor_of(zero((1, config.width), np.float32))}
     if family is not hf_dinov3.HF_DINOV3:
         return {}
-    source = Source(CONFIG, False, [], {}, {}, fitting(checkpoint)[1], None)
+    source = Source(CONFIG, False, [], {}, {}, content, None)
     computed = hf_dinov3.made(config, family.reading(source, []))["rope.frequencies"]
     stored = checkpoint.tensors["rope.frequencies"].to_float(np.float64)
     off = float(abs(stored / computed - 1).max())
