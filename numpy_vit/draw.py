@@ -1,0 +1,196 @@
+"""Pictures of what a Vision Transformer does, drawn with Pillow: patch grids, attention maps, head galleries, similarities.
+
+Every function returns a PIL image. Colours run from dark blue over grey to yellow: lightness rises all the way, so that they
+can be told apart by the colour-blind and in print. What a picture shows is computed by functions of its own (`token_map`,
+`rollout`, `similarity`), which return arrays.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .config import ViTConfig
+from .errors import InputError
+
+Array = Any
+RAMP = ((0, 32, 77), (66, 78, 108), (124, 123, 120), (188, 175, 102), (255, 234, 70))  # dark blue, grey, yellow
+INK, PAPER, LINE = (20, 20, 20), (255, 255, 255), (255, 255, 255)
+LARGEST_SIDE = 4096  # pixels of a drawing
+
+
+# What is drawn
+
+
+def token_map(weights: Array, config: ViTConfig) -> Array:
+    """One number for every token, or patch -> the patches' numbers in their grid. (N,) or (G,) -> (rows, columns)."""
+    rows, columns = config.grid
+    weights = np.asarray(weights, np.float64)
+    if weights.ndim != 1 or weights.size not in (config.tokens, config.patches):
+        raise InputError(f"draw: {weights.shape} are not the numbers of {config.tokens} tokens or {config.patches} patches")
+    return weights[weights.size - config.patches :].reshape(rows, columns)
+
+
+def rollout(attentions: Sequence[Array]) -> Array:
+    """How much of every input token is in every output token, through all blocks: (N, N), rows sum to 1.
+
+    attentions: L arrays (H, N, N), first block first. In a block half of a token is what it was, the residual, and half what
+    attention brings, the heads' mean; blocks follow one another, so their matrices are multiplied, later ones from the left.
+    (Abnar and Zuidema, "Quantifying Attention Flow in Transformers", arXiv 2005.00928.)
+    """
+    if not len(attentions):
+        raise InputError("draw: no attention maps")
+    tokens = np.shape(attentions[0])[-1]
+    flow = np.eye(tokens)
+    for attention in attentions:
+        heads = np.asarray(attention, np.float64)
+        if heads.ndim != 3 or heads.shape[1:] != (tokens, tokens):
+            raise InputError(f"draw: attention maps must be (H, N, N) = (H, {tokens}, {tokens}), not {heads.shape}")
+        mixed = (heads.mean(axis=0) + np.eye(tokens)) / 2
+        flow = mixed @ flow
+    return flow
+
+
+def similarity(vectors: Array) -> Array:
+    """The cosine of the angle between every two of n vectors: (n, D) -> (n, n), 1 on the diagonal."""
+    vectors = np.asarray(vectors, np.float64)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    directions = vectors / np.where(lengths == 0, 1, lengths)
+    return directions @ directions.T
+
+
+# Colours and letters
+
+
+def coloured(values: Array, low: float | None = None, high: float | None = None) -> Array:
+    """Numbers -> colours, (...) -> (..., 3) uint8: `low` is dark blue, `high` yellow; else the least and the largest."""
+    values = np.asarray(values, np.float64)
+    low = float(values.min()) if low is None else low
+    high = float(values.max()) if high is None else high
+    share = np.clip((values - low) / (high - low), 0, 1) if high > low else np.full(values.shape, 0.5)
+    places = np.linspace(0, 1, len(RAMP))
+    channels = [np.interp(share, places, [colour[c] for colour in RAMP]) for c in range(3)]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def font(size: int) -> Any:
+    """Pillow's own font; its one small size where Pillow was built without FreeType."""
+    try:
+        return ImageFont.load_default(size)
+    except (ImportError, TypeError):
+        return ImageFont.load_default()
+
+
+def labelled(image: Image.Image, text: str) -> Image.Image:
+    """The same picture with a line of text above it."""
+    size = max(12, min(20, image.width // 12))
+    letters = font(size)
+    height = size + 8
+    sheet = Image.new("RGB", (max(image.width, int(letters.getlength(text)) + 8), image.height + height), PAPER)
+    ImageDraw.Draw(sheet).text((4, 2), text, fill=INK, font=letters)
+    sheet.paste(image, (0, height))
+    return sheet
+
+
+def in_rows(images: Sequence[Image.Image], columns: int, gap: int = 6) -> Image.Image:
+    """Pictures of one size in rows, on paper."""
+    width, height = max(image.width for image in images), max(image.height for image in images)
+    rows = math.ceil(len(images) / columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), PAPER)
+    for n, image in enumerate(images):
+        sheet.paste(image, (gap + n % columns * (width + gap), gap + n // columns * (height + gap)))
+    return sheet
+
+
+def enlarged(image: Image.Image, grid: tuple[int, int], least: int = 224) -> tuple[Image.Image, int]:
+    """The picture at a size that its grid of patches divides, at least `least` wide or high, and a patch's side in pixels."""
+    rows, columns = grid
+    side = max(1, math.ceil(max(least, image.width, image.height) / max(rows, columns)))
+    side = max(1, min(side, LARGEST_SIDE // max(rows, columns)))
+    return image.convert("RGB").resize((columns * side, rows * side), Image.Resampling.BICUBIC), side
+
+
+# The pictures
+
+
+def patch_grid(image: Image.Image, config: ViTConfig, gap: int = 3) -> Image.Image:
+    """The picture cut into the model's patches, numbered row by row where there is room."""
+    rows, columns = config.grid
+    whole, side = enlarged(image, config.grid)
+    sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + gap) + gap), PAPER)
+    draw, letters = ImageDraw.Draw(sheet), font(max(9, side // 4))
+    for n in range(rows * columns):
+        y, x = divmod(n, columns)
+        place = gap + x * (side + gap), gap + y * (side + gap)
+        sheet.paste(whole.crop((x * side, y * side, (x + 1) * side, (y + 1) * side)), place)
+        if side >= 24:
+            draw.text((place[0] + 2, place[1] + 1), str(n), fill=LINE, font=letters, stroke_width=1, stroke_fill=INK)
+    return labelled(sheet, f"{rows} x {columns} patches of {config.patch} x {config.patch} pixels")
+
+
+def attention_overlay(
+    image: Image.Image,
+    weights: Array,
+    config: ViTConfig,
+    label: str = "",
+    strength: float = 0.65,
+    query: tuple[int, int] | None = None,
+    high: float | None = None,
+) -> Image.Image:
+    """The picture with one number for every patch laid over it as a colour, from 0 (dark) to the largest (yellow).
+
+    weights    (N,) for all tokens, of which the patches' are shown, or (G,)
+    strength   of the colours, 0 to 1
+    query      (row, column) of a patch to be framed: the one that asks
+    high       what is yellow, to compare pictures; without it the largest weight
+    """
+    values = token_map(weights, config)
+    whole, side = enlarged(image, config.grid)
+    colours = Image.fromarray(coloured(values, 0.0, high)).resize(whole.size, Image.Resampling.NEAREST)
+    sheet = Image.blend(whole.convert("L").convert("RGB"), colours, strength)
+    if query is not None:
+        row, column = query
+        if not (0 <= row < config.grid[0] and 0 <= column < config.grid[1]):
+            raise InputError(f"draw: there is no patch ({row}, {column}) in a grid of {config.grid[0]} x {config.grid[1]}")
+        box = column * side, row * side, (column + 1) * side - 1, (row + 1) * side - 1
+        ImageDraw.Draw(sheet).rectangle(box, outline=LINE, width=max(2, side // 8))
+    return labelled(sheet, label) if label else sheet
+
+
+def head_gallery(image: Image.Image, probs: Array, config: ViTConfig, query: int = 0, columns: int = 4) -> Image.Image:
+    """What every head of one block attends to from one token (0, the class token). probs (H, N, N)."""
+    probs = np.asarray(probs)
+    if probs.ndim != 3 or probs.shape[1:] != (config.tokens, config.tokens):
+        raise InputError(f"draw: attention maps must be (H, {config.tokens}, {config.tokens}), not {probs.shape}")
+    if not 0 <= query < config.tokens:
+        raise InputError(f"draw: there is no token {query}, only 0 to {config.tokens - 1}")
+    first = config.special_tokens
+    asked = divmod(query - first, config.grid[1]) if query >= first else None
+    images = [
+        attention_overlay(image, head[query], config, f"head {n}: at most {head[query, first:].max():.2f}", query=asked)
+        for n, head in enumerate(probs)
+    ]
+    return in_rows(images, min(columns, len(images)))
+
+
+def similarity_matrix(values: Array, label: str = "", cell: int | None = None) -> Image.Image:
+    """A matrix of -1 to 1 as colours: dark blue -1, grey 0, yellow 1. values (n, m)."""
+    values = np.asarray(values)
+    if values.ndim != 2 or 0 in values.shape:
+        raise InputError(f"draw: a matrix is wanted, not {values.shape}")
+    cell = cell or max(1, 400 // max(values.shape))
+    picture = Image.fromarray(coloured(values, -1.0, 1.0))
+    picture = picture.resize((values.shape[1] * cell, values.shape[0] * cell), Image.Resampling.NEAREST)
+    return labelled(picture, label) if label else picture
+
+
+def position_similarity(positions: Array, config: ViTConfig) -> Image.Image:
+    """For every patch a little map: how alike its position embedding is to every other's. positions (N, D) or (G, D)."""
+    rows, columns = config.grid
+    vectors = np.asarray(positions)[len(positions) - config.patches :]
+    maps = similarity(vectors).reshape(rows * columns, rows, columns)
+    cell = max(1, 640 // (rows * columns))
+    images = [similarity_matrix(m, cell=cell) for m in maps]
+    return labelled(in_rows(images, columns, gap=3), "how alike each patch's position is to the others'")
