@@ -104,6 +104,16 @@ def in_rows(images: Sequence[Image.Image], columns: int, gap: int = 6) -> Image.
     return sheet
 
 
+def beside(images: Sequence[Image.Image], gap: int = 12) -> Image.Image:
+    """Pictures side by side on paper, their tops level."""
+    sheet = Image.new("RGB", (sum(i.width + gap for i in images) + gap, max(i.height for i in images) + 2 * gap), PAPER)
+    x = gap
+    for image in images:
+        sheet.paste(image, (x, gap))
+        x += image.width + gap
+    return sheet
+
+
 def enlarged(image: Image.Image, grid: tuple[int, int], least: int = 224) -> tuple[Image.Image, int]:
     """The picture at a size that its grid of patches divides, at least `least` wide or high, and a patch's side in pixels."""
     rows, columns = grid

@@ -6,6 +6,7 @@ from PIL import Image
 
 import numpy_vit
 from numpy_vit import InputError, draw
+from numpy_vit.cli import main
 
 from conftest import REPOSITORY, crooked_config
 
@@ -113,3 +114,80 @@ def test_a_model_without_a_class_token():
 
 def test_a_huge_picture_makes_no_huge_drawing():
     assert max(draw.patch_grid(Image.new("RGB", (9000, 100)), CONFIG).size) < 5000
+
+
+# numpy-vit attend
+
+
+def test_attend(tmp_path, capsys):
+    target = tmp_path / "out.png"
+    sizes = {}
+    for options in (
+        [],
+        ["--rollout"],
+        ["--layer", "0"],
+        ["--layer", "-1", "--head", "2"],
+        ["--query", "3,5"],
+        ["--image", "64x96"],
+    ):
+        assert main(["attend", str(SAMPLE), "-o", str(target), *options]) == 0
+        with Image.open(target) as picture:
+            sizes[" ".join(options)] = picture.size
+    assert sizes[""][0] > sizes["--layer 0"][0] > sizes["--rollout"][0] >= 224
+    assert sizes["--layer -1 --head 2"] == sizes["--rollout"]
+    assert "out.png" in capsys.readouterr().err
+
+
+def test_attend_draws_the_rollout_of_the_run(tmp_path):
+    target = tmp_path / "out.png"
+    assert main(["attend", str(SAMPLE), "-o", str(target), "--rollout"]) == 0
+    model = numpy_vit.load()
+    out = model(model.preprocess(SAMPLE))
+    expected = independent_rollout(np.stack([a[0] for a in out.attentions]))[0]
+    image = Image.fromarray(model.preprocess_policy.resize_and_crop(SAMPLE))
+    drawn = draw.attention_overlay(image, expected, model.config, f"rollout, {model.config.depth} blocks")
+    with Image.open(target) as picture:
+        assert np.abs(np.asarray(picture).astype(int) - np.asarray(drawn)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "x.jpg"], "the name must end in .png"),
+        (["--layer", "9"], "--layer 9: there are"),
+        (["--head", "6"], "--head 6: there are 6, from 0 to 5"),
+        (["--query", "8,0"], "the patches are 8 x 8, counted from 0"),
+        (["--query", "first"], "give row and column of a patch"),
+        (["--rollout", "--layer", "1"], "leave --layer and --head out"),
+        (["-o", "absent/x.png"], "there is no folder"),
+    ],
+)
+def test_attend_refuses(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["attend", str(SAMPLE), *([] if "-o" in options else ["-o", "x.png"]), *options]
+    try:
+        status = main(command)
+    except SystemExit as ended:
+        status = ended.code
+    error = capsys.readouterr().err
+    assert status == 2 and message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_attend_finds_the_digit():
+    """The rollout of the class token, inside the digit's box against outside, over the shipped samples."""
+    model = numpy_vit.load()
+    ratios = []
+    for file in sorted((REPOSITORY / "weights" / "samples").glob("*/*.png")):
+        seen = model.preprocess_policy.resize_and_crop(file).astype(float)
+        paper = np.median(seen.reshape(-1, 3), axis=0)
+        ink = np.linalg.norm(seen - paper, axis=2) > 60
+        patches = ink.reshape(8, 8, 8, 8).any(axis=(1, 3))
+        rows, columns = (np.flatnonzero(patches.any(axis=axis)) for axis in (1, 0))
+        box = np.zeros((8, 8), bool)
+        box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+        flow = draw.rollout([a[0] for a in model(model.preprocess(file)).attentions])[0]
+        values = draw.token_map(flow, model.config)
+        if not box.all():
+            ratios.append(values[box].mean() / values[~box].mean())
+    assert len(ratios) >= 10 and np.median(ratios) > 2 and np.mean(np.array(ratios) > 1.2) > 0.9, ratios
