@@ -191,3 +191,12 @@ def test_attend_finds_the_digit():
         if not box.all():
             ratios.append(values[box].mean() / values[~box].mean())
     assert len(ratios) >= 10 and np.median(ratios) > 2 and np.mean(np.array(ratios) > 1.2) > 0.9, ratios
+
+
+@pytest.mark.parametrize("way", ["dinov3", "augreg", "big_vision"])
+def test_attend_where_pictures_are_not_resized_by_pillow(way, tmp_path):
+    """Such pictures are floats before they are normalised, and are drawn all the same."""
+    target = tmp_path / "out.png"
+    assert main(["attend", str(SAMPLE), "-o", str(target), "--preprocessor", way]) == 0
+    with Image.open(target) as picture:
+        assert picture.width > 224

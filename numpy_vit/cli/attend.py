@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def drawn(runner: Runner, arguments: argparse.Namespace) -> "Image":
     """The picture that the options ask for."""
+    import numpy as np
     from PIL import Image
 
     from .. import draw
@@ -65,12 +66,12 @@ def drawn(runner: Runner, arguments: argparse.Namespace) -> "Image":
 
     policy = runner.model.preprocess_policy
     assert isinstance(policy, Preprocess)
-    seen = policy.resize_and_crop(arguments.picture)
+    seen = np.rint(np.clip(policy.resize_and_crop(arguments.picture), 0, 255)).astype(np.uint8)  # it may be floats
     image = Image.fromarray(seen[..., 0] if seen.shape[2] == 1 else seen)
     pixels = runner.model.preprocess(arguments.picture)
     config = runner.model.config.for_image(pixels.shape[2:])
     query = token_asking(arguments.query, config)
-    attentions = [attention[0] for attention in runner(pixels).attentions]
+    attentions = [attention[0] for attention in runner(pixels, "blocks.*.attention.probs").attentions]
     layer = whole(arguments.layer, -1, config.depth, "--layer")
     if arguments.head is not None:
         head = whole(arguments.head, 0, config.heads, "--head")

@@ -125,12 +125,12 @@ class Runner:
         self.resize = arguments.image is not None
         self.strict = arguments.strict
 
-    def __call__(self, pixels: Any) -> Any:
-        """The model's outputs. Raises InputError where they are no numbers."""
+    def __call__(self, pixels: Any, record: Any = None) -> Any:
+        """The model's outputs, with the steps to `record`. Raises InputError where they are no numbers."""
         import numpy as np
 
         with np.errstate(all="ignore"):
-            out = self.model(pixels, strict=self.strict, resize_positions=self.resize)
+            out = self.model(pixels, record, strict=self.strict, resize_positions=self.resize)
         if not np.isfinite(out.last_hidden_state if out.logits is None else out.logits).all():
             raise InputError(f"{self.name}: gives NaN or infinite numbers: its weights or its preprocessing are damaged")
         return out
