@@ -69,8 +69,8 @@ class ViTConfig:
     position_rule   how position embeddings are resized for another image size (numpy_vit.positions)
     qkv_bias        whether query, key and value have a bias
 
-    The rest is what later families add; the paper's model has none of it, and so has the default. A checkpoint cannot be
-    read with a wrong one unnoticed: each comes with tensors of its own, or without some.
+    The rest is what later families add; the paper's model has none of it, and so has the default. Each comes with tensors of
+    its own, or without some, so that a checkpoint is not read without it unnoticed (rope is the converters' to say).
 
     class_token          whether there is one
     distillation_token   DeiT: a second one, with a position of its own
@@ -253,8 +253,7 @@ class ViTConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, without the options that the paper's model does not have: `from_dict` gives the same config."""
-        values = dataclasses.asdict(self)
-        return {f.name: values[f.name] for f in dataclasses.fields(self) if values[f.name] != f.default}
+        return to_plain(self)
 
     def replace(self, **changes: Any) -> "ViTConfig":
         """The same config with some fields changed. Raises InputError for an unknown field."""
@@ -281,6 +280,12 @@ def from_plain(kind: type[Kind], values: Any, what: str) -> Kind:
     if missing:
         raise InputError(f"{what}: missing {', '.join(missing)}")
     return kind(**values)
+
+
+def to_plain(value: Any) -> dict[str, Any]:
+    """A dataclass as plain data, without the fields that have their default: the inverse of from_plain."""
+    values = dataclasses.asdict(value)
+    return {f.name: values[f.name] for f in dataclasses.fields(value) if values[f.name] != f.default}
 
 
 def whole_number(what: str, value: Any, least: int, largest: int) -> None:

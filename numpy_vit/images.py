@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from .config import from_plain
+from .config import from_plain, to_plain
 from .errors import InputError
 from .positions import RULES
 
@@ -120,8 +120,7 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, without the fields that have their default: `from_dict` gives the same, older versions too."""
-        values = dataclasses.asdict(self)
-        return {f.name: values[f.name] for f in dataclasses.fields(self) if values[f.name] != f.default}
+        return to_plain(self)
 
     def for_image(self, size: tuple[int, int]) -> "Preprocess":
         """The same policy for pictures of another size (Y, X): the crop, or the squash, becomes that size."""

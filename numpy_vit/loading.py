@@ -7,7 +7,7 @@ from typing import Any
 from .config import DIGITS
 from .convert import convert_source
 from .convert.preprocessing import policy, read_preprocessor
-from .convert.sources import open_source
+from .convert.sources import Source, open_source
 from .model import ViT
 from .precision import precision
 from .weights import FORMAT, Checkpoint, read_converted
@@ -43,10 +43,14 @@ def open_checkpoint(
     preprocessor: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """As `load`, without making the model: config, tensors, labels and the rest as data."""
-    opened = open_source(source, config, preprocessor)
+    return checkpoint_of(open_source(source, config, preprocessor), preprocessor is not None)
+
+
+def checkpoint_of(opened: Source, preprocessor_given: bool = False) -> Checkpoint:
+    """The same of a source that is open already. A converted file says itself how pictures are prepared, unless it is given."""
     if opened.metadata.get("format") == FORMAT:
         checkpoint = read_converted(opened.files[0])
-        if opened.preprocessor is not None and preprocessor is not None:
+        if opened.preprocessor is not None and preprocessor_given:
             checkpoint.preprocess = read_preprocessor(opened.preprocessor, checkpoint.config.channels, checkpoint.notes)
         if opened.policy is not None:
             checkpoint.preprocess = policy(opened.policy, checkpoint.config.image, checkpoint.config.channels)

@@ -66,6 +66,11 @@ def forward(pixels: Array, w: Weights, config: ViTConfig, step: Step) -> Outputs
     w, config = for_image(pixels.shape[2:], w, config, step.under("embed"))
     x = embed(pixels, w.embed, config, step.under("embed"))
     x = encode(x, w.blocks, config, step)
+    return conclude(x, w, config, step)
+
+
+def conclude(x: Array, w: Weights, config: ViTConfig, step: Step) -> Outputs:
+    """What comes after the blocks: the last norm, one vector for the picture (eq. 4), and what is said of it."""
     x = norm("norm", x, w.norm, config, step)
     pooled = norm("pooled_norm", pool(x, w.map, config, step), w.pooled_norm, config, step, "B D")
     pooler_output = tanh_pooler(pooled, w.pooler, step)

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 def describe(file: str) -> dict[str, Any]:
     """Everything `inspect` prints, as data."""
     from ..convert import open_source, recognise
-    from ..loading import open_checkpoint
+    from ..loading import checkpoint_of
     from ..parameters import parameter_count
     from ..weights import FORMAT
 
@@ -61,7 +61,7 @@ def describe(file: str) -> dict[str, Any]:
     checkpoint = None
     if facts.get("family") != "unknown":
         try:
-            checkpoint = open_checkpoint(file)
+            checkpoint = checkpoint_of(opened)
         except InputError as error:
             if facts["format"] != "foreign":
                 raise

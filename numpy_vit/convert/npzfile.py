@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from ..errors import InputError, about
+from ..errors import InputError
 from ..tensorfile import Tensor
-from .zipped import check_growth, check_names, mapped, stored
+from .zipped import check_growth, check_names, mapped, opened, stored
 
 Array = Any
 DTYPES = {
@@ -31,21 +31,12 @@ def read_npz(path: Path) -> dict[str, Tensor]:
 
     Raises InputError for a file that is damaged, holds objects, or claims absurd sizes.
     """
-    with about(path):
-        try:
-            with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-                check_names(archive)
-                check_growth(archive, path.stat().st_size)
-                content = mapped(file)
-                members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-                found = {info.filename.removesuffix(".npy"): array_of(content, archive, info) for info in members}
-        except InputError:
-            raise
-        except FileNotFoundError as error:
-            raise InputError("no such file") from error
-        except Exception as error:  # zipfile and the header's parser raise a dozen kinds for damaged files
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"cannot be read ({reason}): copy or download it again") from error
+    with opened(path) as file, zipfile.ZipFile(file) as archive:
+        check_names(archive)
+        check_growth(archive, path.stat().st_size)
+        content = mapped(file)
+        members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+        found = {info.filename.removesuffix(".npy"): array_of(content, archive, info) for info in members}
         tensors = {name: tensor for name, tensor in found.items() if tensor is not None}
         if not tensors:
             raise InputError("has no arrays of numbers")

@@ -107,8 +107,8 @@ WRITERS: tuple[tuple[Family, Callable[[ViTConfig], tuple[str, dict[str, Any]]]],
 )
 
 
-def fitting(checkpoint: Checkpoint) -> tuple[Family, dict[str, Any]]:
-    """The family that can hold a model, and its config.json. Raises InputError where none can."""
+def fitting(checkpoint: Checkpoint) -> tuple[Family, dict[str, Any], str]:
+    """The family that can hold a model, its config.json, and its position rule. Raises InputError where none can."""
     config, labels = checkpoint.config, checkpoint.labels
     names = labels or [f"LABEL_{n}" for n in range(config.classes)]
     for family, writer in WRITERS:
@@ -126,7 +126,8 @@ def fitting(checkpoint: Checkpoint) -> tuple[Family, dict[str, Any]]:
             continue
         same_but = {"position_rule": config.position_rule, **({} if config.classes else {"pooler": config.pooler})}
         if family.recognise(source) and back.replace(**same_but) == config:
-            return family, content | ({"rope_theta": theta(checkpoint)} if family is hf_dinov3.HF_DINOV3 else {})
+            content |= {"rope_theta": theta(checkpoint)} if family is hf_dinov3.HF_DINOV3 else {}
+            return family, content, back.position_rule
     raise InputError(
         "no model of transformers holds this one: its options, " + ", ".join(sorted(options(config))) + ", are of no one family"
     )
@@ -153,17 +154,15 @@ def theirs(table: Table, checkpoint: Checkpoint) -> dict[str, Tensor]:
     for ours, tensor in checkpoint.tensors.items():
         if ours == "rope.frequencies":
             continue
-        gated = checkpoint.config.gated_mlp
-        candidates = [(row, name) for row, name in table.candidates(ours) if fits(ours, name, gated, checkpoint.config)]
-        row, name = candidates[0]
+        row, name = next((row, name) for row, name in table.candidates(ours) if fits(ours, name, checkpoint.config))
         parts.setdefault(name, {})[row.part[0]] = (row, back(row, ours, tensor, checkpoint.config))
     return {name: joined([found[i] for i in sorted(found)]) for name, found in parts.items()}
 
 
-def fits(ours: str, name: str, gated: bool, config: ViTConfig) -> bool:
+def fits(ours: str, name: str, config: ViTConfig) -> bool:
     """Which of several names is the right one for this model: some rows are of gated MLPs, or of heads of their kind, alone."""
     if ".mlp." in ours and re.search(r"mlp\.(fc[12]|weights_(in|out))\.", name):
-        return ("weights_" in name) == gated or "head.mlp" in name or "encoder.layers" in name
+        return ("weights_" in name) == config.gated_mlp or "head.mlp" in name or "encoder.layers" in name
     if ours.startswith("head."):
         return name.startswith("cls_classifier") == config.distillation_head
     return True
@@ -194,11 +193,10 @@ def write_hugging_face(folder: str | os.PathLike[str], checkpoint: Checkpoint) -
     validate(checkpoint)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is there already and not empty: choose another name")
-    family, content = fitting(checkpoint)
+    family, content, rule = fitting(checkpoint)
     notes = []
     if family in (hf_vit.HF_VIT, hf_deit.HF_DEIT) and not checkpoint.config.classes and not checkpoint.config.pooler:
         notes.append("this model has no pooler: load it with add_pooling_layer=False")
-    rule = {**family.fixed}.get("position_rule")
     if rule != checkpoint.config.position_rule:
         notes.append(
             f"at another image size transformers resizes positions by '{rule}', not '{checkpoint.config.position_rule}'"

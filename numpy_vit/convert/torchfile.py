@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError, about
+from ..errors import InputError
 from ..tensorfile import STORED_AS, Tensor
-from .zipped import check_names, mapped, stored
+from .zipped import check_names, mapped, opened, stored
 
 Array = Any
 LARGEST_PICKLE = 64 << 20  # bytes; a state dict of a thousand tensors has some hundred thousand
@@ -113,17 +113,8 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     What is no tensor (an epoch, a learning rate) is left out. Raises InputError for a file that is damaged, older than
     torch 1.6, or wants to run code.
     """
-    with about(path):
-        try:
-            with open(path, "rb") as file:
-                found = dict(flattened(state_dict(file)))
-        except InputError:
-            raise
-        except FileNotFoundError as error:
-            raise InputError("no such file") from error
-        except Exception as error:  # pickle and zipfile raise a dozen kinds for damaged files
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"cannot be read ({reason}): copy or download it again") from error
+    with opened(path) as file:
+        found = dict(flattened(state_dict(file)))
         if not found:
             raise InputError("has no tensors")
         return found

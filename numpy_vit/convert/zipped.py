@@ -1,17 +1,36 @@
 """The members of zip archives (.pth, .npz), where they lie in the file."""
 
+import contextlib
 import mmap
 import struct
 import zipfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, about
 
 Array = Any
 LARGEST_GROWTH = 50  # weights hardly compress: an archive that grows by more than this is a bomb, not a model
 HARMLESS = 64 << 20  # bytes; and anything up to this may grow as it likes
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """An archive, opened. Whatever its reading raises becomes an InputError that names the file."""
+    with about(path):
+        try:
+            with open(path, "rb") as file:
+                yield file
+        except InputError:
+            raise
+        except FileNotFoundError as error:
+            raise InputError("no such file") from error
+        except Exception as error:  # pickle, zipfile and the parser of .npy headers raise a dozen kinds for damaged files
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"cannot be read ({reason}): copy or download it again") from error
 
 
 def mapped(file: BinaryIO) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..config import ViTConfig
 from ..errors import InputError
-from ..model import activation_name, classify, embed, embedding_output, for_image, norm, pool, project, tanh_pooler
+from ..model import activation_name, conclude, embed, embedding_output, for_image, norm
 from ..parameters import Weights, assemble
 from ..steps import Step
 from .checking import WRONG, Check, Error, error, noise_of
@@ -251,11 +251,7 @@ class Bench:
         for n in used:
             x = run.block(x, weights.blocks[n], config, step.under(f"blocks.{n}"))
         if last == "tail":
-            x = norm("norm", x, weights.norm, config, step)
-            pooled = norm("pooled_norm", pool(x, weights.map, config, step), weights.pooled_norm, config, step, "B D")
-            pooler_output = tanh_pooler(pooled, weights.pooler, step)
-            classify(pooler_output if config.pre_logits else pooled, x, weights, step)
-            project(pooled, weights.projection, step)
+            conclude(x, weights, config, step)
 
     def weights(self, run: Pass, blocks: range, with_embedding: bool, with_tail: bool) -> Weights:
         """The weights as the port has them, where they will be used."""
