@@ -15,9 +15,9 @@ def dispatched(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(function)
-    def call(x: Any, *rest: Any) -> Any:
+    def call(x: Any, *rest: Any, **memory: Any) -> Any:
         if type(x) is np.ndarray or not hasattr(x, "__array_function__"):
-            return function(x, *rest)
+            return function(x, *rest, **memory)
         return x.__array_function__(call, (type(x),), (x, *rest), {})
 
     return call

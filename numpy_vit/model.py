@@ -46,9 +46,11 @@ from .parameters import (
 )
 from .positions import relative_bias, resize_distances, resize_positions, with_rows_of_zeros
 from .rotary import rotate, rotation_tables
+from .spread import in_chunks, over_heads
 from .steps import Listener, Step
 
 Array = Any
+CHUNK = 800  # tokens that go through the blocks together: enough rows for a fast matrix product, few for memory
 
 
 class Outputs(NamedTuple):
@@ -110,33 +112,51 @@ def norm(name: str, x: Array, w: Norm | None, config: ViTConfig, step: Step, dim
         return x
     standard = standardize(x, config.eps)
     step.invariant(name, mean_0_variance_1, standard, x, config.eps)
-    return step(name, scale_and_shift(standard, *w), dims)
+    return step(name, scale_and_shift(standard, *w, out=standard), dims)
 
 
 def multi_head_attention(x: Array, w: Attention, config: ViTConfig, step: Step) -> Array:
     """Appendix A, eq. 5 to 8: every token asks (query) every token (key) how much of its value to take.
 
-    (B, N, D) -> (B, N, D). Scores are divided by sqrt(K), so that their spread does not grow with K and softmax does not
-    saturate.
+    (B, N, D) -> (B, N, D).
     """
     query = step("query", split_heads(linear(x, *w.query), config.heads), "B H N K")
     key = step("key", split_heads(linear(x, *w.key), config.heads), "B H N K")
     value = step("value", split_heads(linear(x, *w.value), config.heads), "B H N K")
     query = normed_and_rotated("query", query, w.query_norm, w.rotation, config, step)
     key = normed_and_rotated("key", key, w.key_norm, w.rotation, config, step)
-    scores = step("scores", query @ key.swapaxes(-1, -2) * config.head_dim**-0.5, "B H N N")
-    scores = with_relative_positions(scores, w, config, step)
-    probs = step("probs", softmax(scores), "B H N N")
-    step.invariant("probs", rows_sum_to_1, probs)
-    context = step("context", probs @ value, "B H N K")
+    context = step("context", in_parts(query, key, value, relative_positions(w, config, step), step), "B H N K")
     return step("output", linear(merge_heads(context), *w.output), "B N D")
+
+
+def attend(query: Array, key: Array, value: Array, bias: Array | None, step: Step) -> Array:
+    """Eq. 6 and 7: values, mixed by how well their keys answer the query. (B, H, N, K) -> (B, H, N, K).
+
+    Scores are divided by sqrt(K), so that their spread does not grow with K and softmax does not saturate.
+    """
+    scores = query @ key.swapaxes(-1, -2)
+    scores *= query.shape[-1] ** -0.5  # in place
+    scores = step("scores", scores, "B H N N")
+    if bias is not None:  # BEiT
+        scores = step("biased_scores", scores + bias, "B H N N")
+    probs = step("probs", softmax(scores, out=step.spare("scores", scores)), "B H N N")
+    step.invariant("probs", rows_sum_to_1, probs)
+    return probs @ value
+
+
+def in_parts(query: Array, key: Array, value: Array, bias: Array | None, step: Step) -> Array:
+    """`attend`, without all scores in memory at once, unless somebody listens to them. (B, H, N, K) -> (B, H, N, K)."""
+    if type(query) is not np.ndarray or any(map(step.wants, ("scores", "biased_scores", "probs"))):
+        return attend(query, key, value, bias, step)
+    return over_heads(attend, query, key, value, bias, step)
 
 
 def mlp(x: Array, w: Mlp, config: ViTConfig, step: Step, tokens: str = "N") -> Array:
     """Each token for itself: widen to M, activate, back to D. (B, N, D) -> (B, N, D)."""
     hidden = step("hidden", linear(x, *w.hidden), f"B {tokens} M")
     if w.gate is None:
-        hidden = step(activation_name(config), ACTIVATIONS[config.activation](hidden), f"B {tokens} M")
+        activation, spare = ACTIVATIONS[config.activation], step.spare("hidden", hidden)
+        hidden = step(activation_name(config), activation(hidden, out=spare), f"B {tokens} M")
     else:
         hidden = gated(hidden, x, w.gate, config, step)
     hidden = norm("norm", hidden, w.norm, config, step, "B N M")
@@ -211,12 +231,11 @@ def normed_and_rotated(name: str, x: Array, w: Norm | None, rotation: Rotation |
     return step(f"{name}_rotated", rotate(x, *rotation, config.rope), "B H N K")
 
 
-def with_relative_positions(scores: Array, w: Attention, config: ViTConfig, step: Step) -> Array:
-    """BEiT (arXiv 2106.08254): a learned number for every head and distance is added. (B, H, N, N) -> (B, H, N, N)."""
+def relative_positions(w: Attention, config: ViTConfig, step: Step) -> Array | None:
+    """BEiT (arXiv 2106.08254): a learned number for every head and distance, to be added to the scores. -> (H, N, N)."""
     if w.relative_positions is None:
-        return scores
-    bias = step("relative_bias", relative_bias(w.relative_positions, config.grid), "H N N")
-    return step("biased_scores", scores + bias, "B H N N")
+        return None
+    return step("relative_bias", relative_bias(w.relative_positions, config.grid), "H N N")
 
 
 def activation_name(config: ViTConfig) -> str:
@@ -349,10 +368,19 @@ class ViT:
         pixels = self._checked(pixels, resize_positions)
         steps: dict[str, Array] = {}
         listen = listener(record, steps)
-        sizes = self.config.sizes_of_run(len(pixels), pixels.shape[2:])
-        step = Step(sizes, self.dtype, listen, strict)
-        results = forward(pixels, self.weights, self.config, step)
-        outputs = Outputs(*(x if x is None else np.asarray(x) for x in results))
+
+        size = pixels.shape[2:]
+
+        def run(some: Array, w: Weights, config: ViTConfig) -> Outputs:
+            step = Step(config.sizes_of_run(len(some), size), self.dtype, listen, strict)
+            return Outputs(*(x if x is None else np.asarray(x) for x in forward(some, w, config, step)))
+
+        if listen is not None or self.array_type is not np.ndarray:
+            outputs = run(pixels, self.weights, self.config)
+        else:
+            unheard = Step(self.config.sizes_of_run(len(pixels), size), self.dtype)
+            w, config = for_image(size, self.weights, self.config, unheard)
+            outputs = in_chunks(lambda some: run(some, w, config), pixels, max(1, CHUNK // config.tokens))
         if isinstance(record, str | Iterable):
             unmatched = [p for p in patterns_of(record) if not fnmatch.filter(steps, p)]
             if unmatched:

@@ -13,6 +13,7 @@ import numpy as np
 from .dispatch import dispatched
 from .special import erf as erf
 from .special import gelu
+from .spread import by_columns, by_rows, elementwise
 
 Array = Any
 
@@ -47,9 +48,10 @@ def unpatchify(patches: Array, patch: int, image: tuple[int, int]) -> Array:
 # Tokens
 
 
-def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+@by_columns
+def linear(x: Array, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
     """y = x W + b. x (..., in), weight (in, out), bias (out,) or None -> (..., out)."""
-    y = x @ weight
+    y = np.matmul(x, weight, out=out)
     if bias is not None:
         y += bias  # in place: a fresh array of this size costs more than the addition
     return y
@@ -64,6 +66,7 @@ def prepend(special: Sequence[Array], tokens: Array) -> Array:
     return np.concatenate([*(np.broadcast_to(token, (B, len(token), D)) for token in special), tokens], axis=1)
 
 
+@by_rows
 def standardize(x: Array, eps: float) -> Array:
     """Shift and scale each token to mean 0 and variance 1 (of the population, as every framework does).
 
@@ -75,6 +78,7 @@ def standardize(x: Array, eps: float) -> Array:
     return centred
 
 
+@by_rows
 def scale_and_shift(x: Array, weight: Array, bias: Array) -> Array:
     """Give each of the D numbers a learned scale and place again. x (..., D), weight (D,), bias (D,) -> (..., D)."""
     y = x * weight
@@ -105,6 +109,7 @@ def merge_heads(x: Array) -> Array:
     return x.swapaxes(1, 2).reshape(B, N, H * K)
 
 
+@by_rows
 def softmax(x: Array) -> Array:
     """exp(x) / sum(exp(x)) over the last axis. x (..., N) -> (..., N); every row sums to 1.
 
@@ -126,6 +131,7 @@ def sigmoid(x: Array) -> Array:
 
 
 @dispatched
+@elementwise
 def gelu_tanh(x: Array) -> Array:
     """0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3): the approximation JAX and GPT-2 use for GELU.
 
@@ -137,23 +143,26 @@ def gelu_tanh(x: Array) -> Array:
 
 
 @dispatched
+@elementwise
 def quick_gelu(x: Array) -> Array:
     """x sigmoid(1.702 x): the approximation OpenAI's CLIP was trained with."""
     return x * sigmoid(1.702 * x)
 
 
 @dispatched
+@elementwise
 def silu(x: Array) -> Array:
     """x sigmoid(x), also called swish."""
     return x * sigmoid(x)
 
 
+@elementwise
 def relu(x: Array) -> Array:
     """max(x, 0)."""
     return np.maximum(x, 0)
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+ACTIVATIONS: dict[str, Callable[..., Array]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,

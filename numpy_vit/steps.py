@@ -39,6 +39,8 @@ class Step:
             right shape)
     """
 
+    whole = False  # a subclass that does something to steps itself says True: then each is one array, as for a listener
+
     def __init__(
         self,
         sizes: Mapping[str, int],
@@ -51,6 +53,7 @@ class Step:
         self.listen = listen
         self.strict = strict
         self.path = ""
+        self.part: tuple[int, ...] = ()
 
     def under(self, name: str) -> "Step":
         """The same contract one level down: `step.under("attention")("query", ...)` is "attention.query"."""
@@ -58,12 +61,26 @@ class Step:
         deeper.path = f"{self.path}{name}."
         return deeper
 
+    def of_part(self, shape: tuple[int, ...]) -> "Step":
+        """The same contract for a part of the arrays, whose first axes have these sizes; nobody hears of it."""
+        smaller = copy.copy(self)
+        smaller.part, smaller.listen = tuple(shape), None
+        return smaller
+
+    def wants(self, name: str) -> bool:
+        """Whether somebody listens to this step. A listener may say what it wants by a function `wants(full_name)`."""
+        return self.whole or (self.listen is not None and getattr(self.listen, "wants", lambda _: True)(self.path + name))
+
+    def spare(self, name: str, array: Any) -> Any:
+        """The array of a step, for the next to be written over it; None where somebody has seen it and may keep it."""
+        return None if self.wants(name) else array
+
     def __call__(self, name: str, array: Any, dims: str) -> Any:
         """Hold `array` to `dims` and to the dtype, announce it, and return it unchanged.
 
         Raises ShapeError with the step's full name, the dimensions with their sizes, and what came.
         """
-        if not fits(array.shape, dims, self.sizes):
+        if not fits(array.shape, dims, self.sizes, self.part):
             expected = " ".join(spell(d, self.sizes) for d in dims.split())
             raise ShapeError(f"step {self.path}{name}: expected ({expected}), got {tuple(array.shape)}")
         if array.dtype != self.dtype:
@@ -78,12 +95,12 @@ class Step:
             raise InvariantError(f"step {self.path}{name}: {(holds.__doc__ or holds.__name__).strip()}: not so")
 
 
-def fits(shape: tuple[int, ...], dims: str, sizes: Mapping[str, int]) -> bool:
-    """Whether `shape` is `dims`; binds in `sizes` the lone letters that are new."""
+def fits(shape: tuple[int, ...], dims: str, sizes: Mapping[str, int], part: tuple[int, ...] = ()) -> bool:
+    """Whether `shape` is `dims`, but for the first axes the sizes of a part; binds in `sizes` the lone letters that are new."""
     expected = parse(dims)
-    if len(shape) != len(expected):
+    if len(shape) != len(expected) or shape[: len(part)] != part:
         return False
-    for size, (dim, letters) in zip(shape, expected, strict=True):
+    for size, (dim, letters) in list(zip(shape, expected, strict=True))[len(part) :]:
         if dim == letters and dim not in sizes:
             sizes[dim] = size  # type: ignore[index]
         if size != evaluate(dim, sizes):

@@ -5,7 +5,8 @@ arithmetic, and no second description of the model that could drift from the cod
 
 Conventions. MACs: multiply-accumulates of the matrix products; elementwise work is not counted; one MAC is two FLOPs.
 Bytes: what a step reads (its inputs and its weights) and writes (its result), each once. Peak memory: the most bytes of
-activations alive at once, with the same Python code holding on to them; weights not counted.
+activations alive at once where every step is heard, with the same Python code holding on to them; weights not counted.
+A run that nobody listens to needs less: it holds scores in parts only, and reuses memory.
 (The module is not called `trace`, because `numpy_vit.trace` is the function.)
 """
 

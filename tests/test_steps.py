@@ -51,7 +51,7 @@ PLANTED = {
     "heads not split": ("split_heads", lambda x, heads: x, "blocks.0.attention.query"),
     "heads as (K, H)": ("split_heads", lambda x, heads: x.reshape(*x.shape[:2], -1, heads).swapaxes(1, 2), "attention.query"),
     "no class token": ("prepend", lambda token, x: x, "embed.tokens"),
-    "float64 creeps in": ("softmax", lambda x: ops.softmax(x) * np.ones(1), "blocks.0.attention.probs"),
+    "float64 creeps in": ("softmax", lambda x, out=None: ops.softmax(x) * np.ones(1), "blocks.0.attention.probs"),
     "tokens averaged away": ("standardize", lambda x, eps: ops.standardize(x, eps).mean(axis=1), "blocks.0.norm1"),
 }
 
@@ -66,7 +66,11 @@ def test_planted_shape_mistakes_are_named(mistake, monkeypatch):
 
 
 SQUARE_MISTAKES = {
-    "softmax over the wrong axis": ("softmax", lambda x: ops.softmax(x.swapaxes(-1, -2)).swapaxes(-1, -2), "attention.probs"),
+    "softmax over the wrong axis": (
+        "softmax",
+        lambda x, out=None: ops.softmax(x.swapaxes(-1, -2)).swapaxes(-1, -2),
+        "attention.probs",
+    ),
     "softmax without the sum": ("softmax", np.exp, "attention.probs"),
     "unbiased variance": (
         "standardize",

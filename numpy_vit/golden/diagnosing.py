@@ -272,6 +272,8 @@ class Bench:
 class MistakenStep(Step):
     """Makes a step wrong as a Pass says, lets it be heard, and hands on what the port has in its place."""
 
+    whole = True
+
     def __init__(
         self,
         sizes: Mapping[str, int],

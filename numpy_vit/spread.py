@@ -1,0 +1,218 @@
+"""How work is spread over threads and cut into pieces that fit the processor's cache. No arithmetic of its own.
+
+NumPy lets go of Python's lock while it computes, so Python threads compute at the same time. A BLAS has threads too, and
+two sets of threads get in each other's way. So:
+
+- Where NUMPY_VIT_THREADS says how many threads to use (the command line sets it), BLAS is held to one thread, and all work
+  is spread here: the pictures of a batch, else heads, columns of a matrix product, rows.
+- Elsewhere matrix products are left to BLAS and its threads, and only what works number by number is spread.
+"""
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+Array = Any
+BLOCK = 65_536  # numbers: a few arrays of them fit the cache, and the cost of a NumPy call fades
+LEAST = 16_384  # numbers: fewer are done sooner than handed to another thread
+QUERIES = 512  # of long sequences, at a time
+
+
+class Threads:
+    """How many threads work, and the pool of those beside the caller's own."""
+
+    def __init__(self) -> None:
+        self.count = available()
+        self.own_products = "NUMPY_VIT_THREADS" in os.environ and os.environ.get("OPENBLAS_NUM_THREADS") == "1"
+        self.inside = threading.local()  # a thread that works already spreads no further
+        self.forget()
+
+    def forget(self) -> None:
+        """Start without a pool: after a fork its threads are gone."""
+        self.lock = threading.Lock()
+        self.pool: ThreadPoolExecutor | None = None
+
+    def free(self, products: bool) -> int:
+        """How many threads may take part in what is to be done now."""
+        busy = getattr(self.inside, "working", False)
+        return 1 if busy or (products and not self.own_products) else self.count
+
+    def submit(self, work: Callable[[], None]) -> Any:
+        with self.lock:
+            if self.pool is None:
+                self.pool = ThreadPoolExecutor(self.count - 1, "numpy_vit")
+            return self.pool.submit(self._work, work)
+
+    def _work(self, work: Callable[[], None]) -> None:
+        self.inside.working = True
+        work()
+
+
+def available() -> int:
+    """The threads one has asked for, or the processors this process may use."""
+    for name in ("NUMPY_VIT_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        text = os.environ.get(name, "")
+        if text.isdigit() and int(text):
+            return int(text)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+THREADS = Threads()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=THREADS.forget)
+
+
+def each(work: Callable[[Any], None], items: Iterable[Any], products: bool = True) -> None:
+    """work(item) for every item, in as many threads as are free; each takes the next item when it is done with one.
+
+    products   whether the work is matrix products, which a BLAS with threads of its own spreads itself
+    Raises what `work` raises.
+    """
+    items = list(items)
+    helpers = min(THREADS.free(products), len(items)) - 1
+    if helpers < 1:
+        for item in items:
+            work(item)
+        return
+    queue = iter(items)
+    lock = threading.Lock()
+
+    def take() -> None:
+        while True:
+            with lock:
+                item = next(queue, queue)
+            if item is queue:
+                return
+            work(item)
+
+    futures = [THREADS.submit(take) for _ in range(helpers)]
+    THREADS.inside.working = True
+    try:
+        take()
+    finally:
+        THREADS.inside.working = False
+        for _ in queue:  # where this thread failed the others are to stop
+            pass
+        failures = [future.exception() for future in futures]
+    for failure in failures:
+        if failure is not None:
+            raise failure
+
+
+def parts(count: int, size: int, pieces: int) -> list[slice]:
+    """range(count) in slices of about `size`, all alike, as many as `pieces` can share fairly."""
+    number = -(-count // size)
+    number = min(count, number + -number % pieces)
+    return [slice(count * n // number, count * (n + 1) // number) for n in range(number)]
+
+
+# Decorators for the functions of numpy_vit.ops. Arrays that bring their own arithmetic (numpy_vit.standin,
+# numpy_vit.portable) and tiny ones go through the function as it is written.
+
+
+def by_rows(function: Callable[..., Array]) -> Callable[..., Array]:
+    """For a function that takes each row (last axis) for itself, as softmax does: a block of rows at a time.
+
+    The result has the argument's shape and dtype; `out` may be the argument itself, whose numbers are then gone.
+    """
+    return _blockwise(function, lambda x: x.shape[-1])
+
+
+def elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
+    """For a function that takes each number for itself, as GELU does: a block of numbers at a time. `out` as above."""
+    return _blockwise(function, lambda x: 1)
+
+
+def _blockwise(function: Callable[..., Array], unit_of: Callable[[Array], int]) -> Callable[..., Array]:
+    @functools.wraps(function)
+    def call(x: Array, *rest: Any, out: Array | None = None) -> Array:
+        if type(x) is not np.ndarray or x.size == 0:
+            return function(x, *rest)
+        unit = unit_of(x)
+        shape = (-1,) if unit == 1 else (-1, unit)
+        units = np.ascontiguousarray(x).reshape(shape)
+        out = np.empty(x.shape, x.dtype) if out is None else out
+        results = out.reshape(shape)
+
+        def work(part: slice) -> None:
+            results[part] = function(units[part], *rest)
+
+        pieces = 1 if x.size < LEAST else THREADS.free(products=False)
+        each(work, parts(len(units), max(1, BLOCK // unit), pieces), products=False)
+        return out
+
+    return call
+
+
+def by_columns(linear: Callable[..., Array]) -> Callable[..., Array]:
+    """For x W + b: every thread its own columns of W."""
+
+    @functools.wraps(linear)
+    def call(x: Array, weight: Array, bias: Array | None = None) -> Array:
+        if type(x) is not np.ndarray:
+            return linear(x, weight, bias)
+        rows, columns = x.reshape(-1, x.shape[-1]), weight.shape[-1]
+        y = np.empty((len(rows), columns), x.dtype)
+
+        def work(part: slice) -> None:
+            linear(rows, weight[:, part], None if bias is None else bias[part], y[:, part])
+
+        pieces = 1 if y.size < LEAST else THREADS.free(products=True)
+        each(work, parts(columns, columns, pieces))
+        return y.reshape(*x.shape[:-1], columns)
+
+    return call
+
+
+def over_heads(attend: Callable[..., Array], query: Array, key: Array, value: Array, bias: Array | None, step: Any) -> Array:
+    """attend(query, key, value, bias, step), a few heads at a time, and of long sequences a few hundred queries.
+
+    So the N x N scores of all heads never stand in memory at once, and what there is of them stays in the cache.
+    query, key, value (B, H, N, K), bias (H, N, N) or None -> (B, H, N, K)
+    """
+    B, H, N, K = query.shape
+    # The numbers of a token lie together, so that merging the heads is no work.
+    context = np.empty((B, N, H, K), query.dtype).swapaxes(1, 2)
+    rows = parts(N, QUERIES, 1) if N * N > BLOCK * 4 else [slice(0, N)]
+    heads = parts(H, max(1, BLOCK * 4 // (N * N)), THREADS.free(products=True) if B == 1 else 1)
+
+    def work(part: tuple[slice, slice, slice]) -> None:
+        b, h, n = part
+        asked = query[b, h, n]
+        few = step.of_part(asked.shape[:3])
+        context[b, h, n] = attend(asked, key[b, h], value[b, h], None if bias is None else bias[h, n], few)
+
+    each(work, [(slice(b, b + 1), h, n) for b in range(B) for h in heads for n in rows])
+    return context
+
+
+def in_chunks(run: Callable[[Array], Any], pixels: Array, size: int) -> Any:
+    """run(pixels), about `size` pictures at a time, every thread its own; what is left over is shared by all threads.
+
+    run gives a named tuple of arrays (B, ...) or None, and so does this.
+    """
+    B, threads = len(pixels), THREADS.free(products=True)
+    shared = B % threads
+    whole: list[Any] = []
+    lock = threading.Lock()
+
+    def work(part: slice) -> None:
+        results = run(pixels[part])
+        with lock:
+            if not whole:
+                empty = (x if x is None else np.empty((B, *x.shape[1:]), x.dtype) for x in results)
+                whole.append(type(results)(*empty))
+        for array, result in zip(whole[0], results, strict=True):
+            if result is not None:
+                array[part] = result
+
+    if shared < B:
+        each(work, parts(B - shared, size, threads))
+    if shared:
+        work(slice(B - shared, B))
+    return whole[0]
