@@ -18,7 +18,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent.parent)]
 
 from contenders import CONTENDERS  # noqa: E402
 from materials import prepare  # noqa: E402
-from measuring import US, by_tokens, cold_starts, forward_times, pass_memories, per_image  # noqa: E402
+from measuring import COLD, US, by_tokens, cold_starts, forward_times, pass_memories, per_image  # noqa: E402
 from workers import Field  # noqa: E402
 
 from numpy_vit import InputError  # noqa: E402
@@ -106,7 +106,7 @@ def memory(arguments: Any, words: list[str], entry: dict[str, Any], progress: An
 
 def cold(arguments: Any, words: list[str], entry: dict[str, Any], progress: Any) -> None:
     folder, pythons = prepare(arguments.work, words), dict(text.split("=", 1) for text in arguments.python)
-    chosen = names(arguments, [US, "onnx", "sdpa"])
+    chosen = names(arguments, list(COLD))
     entry["rows"] += cold_starts(folder, chosen, arguments.rounds, arguments.threads, pythons, progress)
 
 
@@ -117,7 +117,8 @@ def images(arguments: Any, words: list[str], entry: dict[str, Any], progress: An
 
 def tokens(arguments: Any, words: list[str], entry: dict[str, Any], progress: Any) -> None:
     with contextlib.ExitStack() as stack:
-        folders = [prepare(arguments.work, [*words, f"image={size}"]) for size in arguments.sizes]
+        others = [word for word in words if not word.startswith("image=")]
+        folders = [prepare(arguments.work, [*others, f"image={size}"]) for size in arguments.sizes]
         name = names(arguments, [US])[:1]
         fields = [stack.enter_context(field(arguments, folder, name, progress)) for folder in folders]
         entry["rows"] += by_tokens(fields, arguments.rounds)

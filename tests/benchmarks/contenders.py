@@ -104,12 +104,12 @@ def onnx(folder: Path, threads: int) -> Loaded:
     return Loaded(lambda pixels: {"pixels": pixels}, run, lambda out: out[0], lambda: None, version)
 
 
-def onnx_file(folder: Path) -> Path:
+def onnx_file(folder: Path, python: str = sys.executable) -> Path:
     """The exported graph; exporting needs torch, which this process shall not load, so another one does it."""
     file = folder / "model.onnx"
     if not file.exists():
         # Without the parent's pipes: the exporter prints.
-        subprocess.run([sys.executable, __file__, folder], check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        subprocess.run([python, __file__, folder], check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     return file
 
 

@@ -98,6 +98,7 @@ def pass_memories(fields: Callable[[str], Field], names: Sequence[str], batches:
 
 # From the shell to the first prediction
 
+COLD = (US, "onnx", "sdpa")
 TRANSFORMERS = """
 import sys, torch
 from PIL import Image
@@ -122,23 +123,24 @@ print(int(session.run(["logits"], {"pixels": pixels})[0].argmax()))
 """
 
 
-def cold_commands(folder: Path, threads: int, pythons: dict[str, str]) -> dict[str, list[str]]:
-    """What one types for the first prediction, for each contender: prints the class's number."""
-    picture, (height, width) = str(folder / "picture.png"), config_in(folder).image
-    ours = [pythons.get(US, sys.executable), "-m", "numpy_vit", "predict", picture, "--top", "1", "--weights"]
-    onnx = [str(onnx_file(folder)), picture, str(height), str(width), str(threads)]
-    return {
-        US: [*ours, str(folder / "model.safetensors")],
-        "onnx": [pythons.get("onnx", sys.executable), "-W", "ignore", "-c", ONNX, *onnx],
-        "sdpa": [pythons.get("sdpa", sys.executable), "-W", "ignore", "-c", TRANSFORMERS, str(folder / "hf"), picture],
-    }
+def cold_command(name: str, folder: Path, threads: int, python: str) -> list[str]:
+    """What one types for the first prediction; it prints the class's number."""
+    picture = str(folder / "picture.png")
+    if name == "onnx":
+        size = map(str, config_in(folder).image)
+        return [python, "-W", "ignore", "-c", ONNX, str(onnx_file(folder, python)), picture, *size, str(threads)]
+    if name == "sdpa":
+        return [python, "-W", "ignore", "-c", TRANSFORMERS, str(folder / "hf"), picture]
+    weights = str(folder / "model.safetensors")
+    return [python, "-m", "numpy_vit", "predict", picture, "--top", "1", "--weights", weights]
 
 
 def cold_starts(
     folder: Path, names: Sequence[str], rounds: int, threads: int, pythons: dict[str, str], progress: Any
 ) -> Iterator[dict[str, Any]]:
     """From the start of the process to its end with the class printed; the files are in the page cache."""
-    commands = {name: command for name, command in cold_commands(folder, threads, pythons).items() if name in names}
+    chosen = [name for name in names if name in COLD]
+    commands = {name: cold_command(name, folder, threads, pythons.get(name, sys.executable)) for name in chosen}
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     answers: dict[str, str] = {}
     try:
