@@ -77,12 +77,21 @@ class Row:
 class Trace(Sequence[Row]):
     """The rows of a traced run, and their totals."""
 
-    def __init__(self, rows: Sequence[Row], config: ViTConfig, sizes: dict[str, int], dtype: str, peak: int) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        config: ViTConfig,
+        sizes: dict[str, int],
+        dtype: str,
+        peak: int,
+        products: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = (),
+    ) -> None:
         self.rows = tuple(rows)
         self.config = config
         self.sizes = sizes  # letter -> size
         self.dtype = dtype
         self.peak_memory = peak  # bytes of activations
+        self.products = tuple(products)  # the shapes of both operands of every matrix product, in order; of a whole run only
 
     def __getitem__(self, index: Any) -> Any:
         return self.rows[index]
@@ -174,7 +183,7 @@ def trace(
     except (ValueError, IndexError) as error:  # NumPy's own: shapes that do not fit, before the step that would say so
         last = recorder.rows[-1].name if recorder.rows else "the pixels"
         raise ShapeError(f"in the step after {last}: {error}") from error
-    return Trace(recorder.rows, config, sizes, str(dtype), ledger.peak)
+    return Trace(recorder.rows, config, sizes, str(dtype), ledger.peak, recorder.products)
 
 
 class _Recorder:
@@ -185,6 +194,7 @@ class _Recorder:
         self.sizes = sizes
         self.ledger = ledger
         self.rows: list[Row] = []
+        self.products: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         self._seen: set[str] = set()
         self._shapes: dict[str, tuple[int, ...]] = {}
         self.filled = functools.cache(lambda text: fill_in(text, sizes))  # every block says the same
@@ -198,6 +208,7 @@ class _Recorder:
         if array.name is not None:  # a view of an earlier step: nothing was computed
             used.setdefault(array.name, array if array.owner is None else array.owner)
         macs = sum(operation.macs for operation in self.ledger.operations)
+        self.products += [(o.inputs[0].shape, o.inputs[1].shape) for o in self.ledger.operations if o.macs]
         self.ledger.operations.clear()
         array.name = name
         self._shapes[name] = array.shape

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import InputError, InvariantError, ShapeError
-from . import attend, convert, embed, evaluate, golden, inspect, predict, trace
+from . import attend, bench, convert, embed, evaluate, golden, inspect, predict, trace
 from .common import complain, spare_threads
 
 BAD_INPUT = 2
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"numpy-vit {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (predict, embed, attend, evaluate, convert, inspect, trace, golden):
+    for module in (predict, embed, attend, evaluate, convert, inspect, trace, golden, bench):
         command = module.add_parser(commands)
         if module is not golden:  # whose actions have it
             command.add_argument("--debug", action="store_true", help="show the traceback of an error")

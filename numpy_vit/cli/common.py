@@ -78,6 +78,9 @@ def spare_threads(arguments: argparse.Namespace) -> None:
     """
     if getattr(arguments, "action", None) is not None:  # a golden's model may be of any size
         return
+    if hasattr(arguments, "threads"):  # bench
+        set_blas_threads(arguments.threads)
+        return
     values = getattr(arguments, "with_values", None)
     weights = values[0] if values else getattr(arguments, "weights", None)
     if weights is None or weights == DIGITS:
@@ -88,6 +91,14 @@ def spare_threads(arguments: argparse.Namespace) -> None:
         small = Path(weights).is_file() and Path(weights).stat().st_size < SMALL_MODEL
     if small:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def set_blas_threads(threads: int | None) -> None:
+    """Before NumPy is imported: as many BLAS threads as `bench` is asked for; None: as the BLAS itself decides."""
+    if threads is not None:
+        for name in ("OPENBLAS", "OMP", "MKL", "BLIS"):
+            os.environ[f"{name}_NUM_THREADS"] = str(threads)
+        os.environ["VECLIB_MAXIMUM_THREADS"] = str(threads)
 
 
 def complain(text: str) -> None:
