@@ -248,16 +248,21 @@ def with_values(traced: Trace, model: Any, pixels: Any, resize_positions: bool =
     found: dict[str, dict[str, float]] = {}
 
     def keep(name: str, array: Any, dims: str) -> None:
-        finite = array[np.isfinite(array)].astype(np.float64)
-        found[name] = {
-            "min": float(finite.min()) if finite.size else math.nan,
-            "max": float(finite.max()) if finite.size else math.nan,
-            "mean": float(finite.mean()) if finite.size else math.nan,
-            "std": float(finite.std()) if finite.size else math.nan,
-            "nan": int(np.isnan(array).sum()),
-            "inf": int(np.isinf(array).sum()),
-        }
+        found[name] = statistics(array)
 
     model(pixels, record=keep, resize_positions=resize_positions, strict=strict)
     rows = [dataclasses.replace(row, values=found[row.name]) for row in traced]
     return Trace(rows, traced.config, traced.sizes, traced.dtype, traced.peak_memory)
+
+
+def statistics(array: Any) -> dict[str, float]:
+    """What an array's numbers are like: min, max, mean and std of the finite ones, and how many are NaN and Inf."""
+    finite = array[np.isfinite(array)].astype(np.float64)
+    return {
+        "min": float(finite.min()) if finite.size else math.nan,
+        "max": float(finite.max()) if finite.size else math.nan,
+        "mean": float(finite.mean()) if finite.size else math.nan,
+        "std": float(finite.std()) if finite.size else math.nan,
+        "nan": int(np.isnan(array).sum()),
+        "inf": int(np.isinf(array).sum()),
+    }

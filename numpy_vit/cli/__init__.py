@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import InputError, InvariantError, ShapeError
-from . import attend, bench, convert, embed, evaluate, golden, inspect, predict, trace
+from . import attend, bench, convert, embed, evaluate, explain, golden, inspect, predict, trace
 from .common import complain, spare_threads
 
 BAD_INPUT = 2
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             traceback.print_exception(error)
         _quietly_drop_stdout()
-        complain(explain(error))
+        complain(reason(error))
         return BAD_INPUT
 
 
@@ -58,7 +58,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def explain(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """What went wrong, in one sentence for the user."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; no file was left half-written"
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"numpy-vit {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (predict, embed, attend, evaluate, convert, inspect, trace, golden, bench):
+    for module in (predict, embed, attend, explain, evaluate, convert, inspect, trace, golden, bench):
         command = module.add_parser(commands)
         if module is not golden:  # whose actions have it
             command.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -58,17 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def drawn(runner: Runner, arguments: argparse.Namespace) -> "Image":
     """The picture that the options ask for."""
-    import numpy as np
-    from PIL import Image
-
     from .. import draw
-    from ..images import Preprocess
 
-    policy = runner.model.preprocess_policy
-    assert isinstance(policy, Preprocess)
-    seen = np.rint(np.clip(policy.resize_and_crop(arguments.picture), 0, 255)).astype(np.uint8)  # it may be floats
-    image = Image.fromarray(seen[..., 0] if seen.shape[2] == 1 else seen)
-    pixels = runner.model.preprocess(arguments.picture)
+    image, pixels = runner.look(arguments.picture)
     config = runner.model.config.for_image(pixels.shape[2:])
     query = token_asking(arguments.query, config)
     attentions = [attention[0] for attention in runner(pixels, "blocks.*.attention.probs").attentions]

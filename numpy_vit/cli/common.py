@@ -13,6 +13,8 @@ from ..config import DIGITS
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..model import ViT
 
 BATCH = 16
@@ -145,6 +147,20 @@ class Runner:
         if not np.isfinite(out.last_hidden_state if out.logits is None else out.logits).all():
             raise InputError(f"{self.name}: gives NaN or infinite numbers: its weights or its preprocessing are damaged")
         return out
+
+    def look(self, picture: str) -> "tuple[Image, Any]":
+        """A picture file as the model sees it, before its numbers are normalised, and its pixels (1, C, Y, X)."""
+        import numpy as np
+        from PIL import Image
+
+        from ..images import Preprocess
+
+        policy = self.model.preprocess_policy
+        assert isinstance(policy, Preprocess)
+        values = policy.resize_and_crop(picture)
+        shown = np.rint(np.clip(values, 0, 255)).astype(np.uint8)  # it may be floats
+        image = Image.fromarray(shown[..., 0] if shown.shape[2] == 1 else shown)
+        return image, policy.normalize(values)[None].astype(self.model.dtype)
 
     def batches(self, paths: Sequence[Path], failed: dict[Path, str]) -> Iterator[tuple[list[Path], Any]]:
         """Yields (paths, pixels) for the pictures that can be read; the others go to stderr and into `failed`."""

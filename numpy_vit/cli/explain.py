@@ -1,0 +1,71 @@
+"""numpy-vit explain: one page that walks a picture through a model."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .common import Progress, Runner, add_model_options, note, printable
+from .embed import with_target_writable
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        "explain",
+        help="a page that walks a picture through a model",
+        description="Write one HTML page, which needs no network, that walks a picture through a model: its patches and tokens, "
+        "every step with shape, formula and real numbers, the attention of every head of every block for any patch, and the "
+        "answer. In English and Chinese.",
+    )
+    command.add_argument("picture", metavar="IMAGE", help="a picture file")
+    command.add_argument("-o", "--output", required=True, metavar="HTML", help="the page to write")
+    command.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to show (default: 5)")
+    command.add_argument("--lang", choices=("en", "zh"), default="en", help="the language it opens in (default: en)")
+    add_model_options(command)
+    return command
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..images import upright
+    from ..tensorfile import replacing
+
+    if not arguments.output.lower().endswith((".html", ".htm")):
+        raise InputError(f"{arguments.output}: the name must end in .html")
+    if arguments.top < 1:
+        raise InputError(f"--top: {arguments.top} is not a number of classes")
+    with_target_writable(arguments.output)
+    original = upright(arguments.picture)  # whether it can be read is known before a large model is
+    text, left_out = written(Runner(arguments), original, arguments)
+    with replacing(arguments.output) as file:
+        file.write(text.encode("utf-8"))
+    note(f"{arguments.output}: {len(text) / 1e6:.1f} MB{left_out}")
+    return 0
+
+
+def written(runner: Runner, original: Any, arguments: argparse.Namespace) -> tuple[str, str]:
+    """The page, and what it had to leave out."""
+    from ..page import Recording, page, what_fits
+    from .predict import top
+
+    seen, pixels = runner.look(arguments.picture)
+    kept = what_fits(runner.model.config.for_image(pixels.shape[2:]))
+    progress = Progress(1)
+    progress.say("running the model")
+    recording = Recording(kept)
+    out = runner(pixels, recording)
+    progress.say("writing the page")
+    text = page(
+        runner.model,
+        pixels,
+        out,
+        recording,
+        original=original,
+        seen=seen,
+        name=printable(Path(arguments.picture).name),
+        source=printable(Path(runner.name).name if Path(runner.name).exists() else runner.name),
+        best=[] if out.logits is None else top(out.logits[0], arguments.top, runner.model.labels),
+        language=arguments.lang,
+    )
+    progress.clear()
+    rounded = "" if kept.bytes == 2 else "; attention in 8 bits, to 1/510 of a row's largest"
+    return text, rounded if kept.heads else f"; of attention the heads' mean alone: every head would be too much{rounded}"

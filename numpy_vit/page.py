@@ -1,0 +1,365 @@
+"""The page of `numpy-vit explain`: one HTML file that walks a picture through a model, with the numbers of a real run.
+
+The page is page.html, beside this file, with three things filled in: what is known of the run (JSON), every block's
+attention (one text each, decoded when first looked at), and the language it opens in. It asks for nothing from outside.
+
+Attention is kept in whole numbers: each row of N weights has a scale, float32, and is codes * scale, the codes uint16, or
+uint8 where that would be too much for a page. So a weight is true to half a scale: to 1/131,070, or 1/510, of the largest
+of its row. A text is base64 of the scales of all rows, then of their codes, both little-endian, head after head, query
+after query. Sentences are pairs: English, Chinese.
+"""
+
+import base64
+import html
+import io
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from .config import ViTConfig
+from .draw import RAMP, rollout
+from .errors import InputError
+from .images import Preprocess
+from .parameters import parameter_count
+from .tracing import Row, statistics, trace
+
+Array = Any
+Said = tuple[str, str]  # in English, in Chinese
+LANGUAGES = ("en", "zh")
+LARGEST = 24_000_000  # characters of attention in a page
+LARGEST_PICTURE = 720  # pixels of a side of the picture as it was given
+OPERATIONS = {
+    "patchify": "切块",
+    "linear": "线性",
+    "prepend": "前置",
+    "resize": "缩放",
+    "add": "相加",
+    "layer norm": "层归一化",
+    "matmul": "矩阵乘",
+    "softmax": "softmax",
+    "take token 0": "取第 0 个词元",
+    "mean": "平均",
+    "linear, tanh": "线性,tanh",
+    "cosine": "余弦",
+    "sine": "正弦",
+    "rotate": "旋转",
+    "look up": "查表",
+    "multiply": "相乘",
+    "take token 0, mean": "取第 0 个词元,平均",
+}
+
+
+class Kept(NamedTuple):
+    """How much of the attention a page keeps."""
+
+    heads: bool  # every head, or the heads' mean alone
+    bytes: int  # of a weight: 2 or 1
+
+    @property
+    def levels(self) -> int:
+        """The largest code."""
+        return 256**self.bytes - 1
+
+
+def what_fits(config: ViTConfig) -> Kept:
+    """The most that a page can keep of this model's attention. Raises InputError where it is too much whatever is left out."""
+    for kept in (Kept(True, 2), Kept(True, 1), Kept(False, 2), Kept(False, 1)):
+        maps = config.depth * (config.heads if kept.heads else 1) + 1  # and the rollout
+        if maps * config.tokens * (config.tokens * kept.bytes + 4) * 4 / 3 <= LARGEST:
+            return kept
+    raise InputError(
+        f"{config.depth} blocks of {config.tokens:,} x {config.tokens:,} weights are too many for a page: "
+        "give a smaller --image, or use `numpy-vit attend`"
+    )
+
+
+def packed(rows: Array, kept: Kept) -> str:
+    """Weights (..., N), none below 0 -> the text that the page decodes."""
+    rows = np.asarray(rows, np.float64)
+    scales = (rows.max(axis=-1) / kept.levels).astype("<f4")
+    scales[scales == 0] = 1
+    codes = np.minimum(np.rint(rows / scales[..., None]), kept.levels).astype(f"<u{kept.bytes}")
+    return base64.b64encode(scales.tobytes() + codes.tobytes()).decode("ascii")
+
+
+class Recording:
+    """Listens to a run of one picture: keeps what each step's numbers are like, and the attention, a block at a time."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+        self.values: dict[str, dict[str, float]] = {}
+        self.attention: list[str] = []  # packed, one a block
+        self.pooling: str | None = None  # of a learned query, packed
+        self.means: list[Array] = []  # (1, N, N), of the heads, one a block
+
+    def __call__(self, name: str, array: Array, dims: str) -> None:
+        array = np.asarray(array)
+        self.values[name] = statistics(array)
+        if name == "map.probs":
+            self.pooling = packed(array[0, :, 0], self.kept)
+        elif name.endswith(".attention.probs"):
+            self.means.append(array[0].mean(axis=0, dtype=np.float64)[None])
+            self.attention.append(packed(array[0] if self.kept.heads else self.means[-1], self.kept))
+
+    def rollout(self) -> str:
+        """The flow through all blocks (numpy_vit.draw.rollout), packed."""
+        return packed(rollout(self.means), self.kept)
+
+
+def page(
+    model: Any,
+    pixels: Array,
+    out: Any,
+    recording: Recording,
+    *,
+    original: Image.Image,
+    seen: Image.Image,
+    name: str,
+    source: str,
+    best: Sequence[Mapping[str, Any]],
+    language: str = "en",
+) -> str:
+    """The page, as text.
+
+    model, pixels, out   the run: a numpy_vit.ViT, its pixels (1, C, Y, X), what it gave
+    recording            what listened to it
+    original, seen       the picture as it was given, upright, and as the model sees it before its numbers are normalised
+    name, source         of the picture, of the model
+    best                 the likeliest classes, as the command `predict` has them; none for a model without a head
+    """
+    config = model.config.for_image(pixels.shape[2:])
+    traced = trace(model.config, dtype=str(model.dtype), size=pixels.shape[2:])
+    facts = {
+        "picture": pictures_of(original, seen, name, model.preprocess_policy, config),
+        "model": {"name": source, "parameters": parameter_count(config), "macs": traced.macs, "dtype": str(model.dtype)},
+        "sizes": traced.sizes,
+        "grid": config.grid,
+        "special": special_tokens(config),
+        "positions": positions_said(config, any(row.name == "embed.resized_positions" for row in traced)),
+        "steps": steps_of(traced.rows, recording.values),
+        "attention": {
+            "heads": config.heads if recording.kept.heads else 0,
+            "of": config.heads,
+            "bytes": recording.kept.bytes,
+            "pooling": recording.pooling is not None,
+        },
+        "ramp": RAMP,
+        "pooled": pooling_said(config),
+        "best": [{key: finite(b[key]) for key in ("label", "probability", "logit")} for b in best],
+        "embedding": None if out.image_embedding is None else int(out.image_embedding.shape[-1]),
+        "language": language,
+    }
+    texts = {f"attention-{n}": text for n, text in enumerate(recording.attention)} | {"rollout": recording.rollout()}
+    if recording.pooling is not None:
+        texts["pooling"] = recording.pooling
+    return filled(
+        {
+            "language": {"en": "en", "zh": "zh-CN"}[language],
+            "title": html.escape(f"{name}: numpy-vit explain"),
+            "facts": json.dumps(facts, allow_nan=False).replace("<", "\\u003c"),  # no text in it can end the script
+            "attention": "\n".join(f'<script type="text/plain" id="{key}">{text}</script>' for key, text in texts.items()),
+        }
+    )
+
+
+def filled(parts: Mapping[str, str]) -> str:
+    """The template with every {{name}} replaced, in one go: what is put in is not looked at again."""
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+# The picture
+
+
+def data_url(image: Image.Image, kind: str = "PNG") -> str:
+    """A picture as text that an <img> shows."""
+    file = io.BytesIO()
+    image.save(file, format=kind, **({"quality": 88} if kind == "JPEG" else {"optimize": True}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def pictures_of(
+    original: Image.Image, seen: Image.Image, name: str, policy: Preprocess | None, config: ViTConfig
+) -> dict[str, Any]:
+    """The picture as given and as seen, and what happens in between."""
+    rows, columns = config.grid
+    used = seen.crop((0, 0, columns * config.patch, rows * config.patch))  # a rest at the edge is in no patch
+    small = original.copy()
+    small.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
+    assert policy is not None
+    return {
+        "name": name,
+        "size": (original.height, original.width),
+        "original": data_url(small, "PNG" if max(original.size) <= 256 else "JPEG"),
+        "frame": frame(policy, original.height, original.width),
+        "seen": data_url(used),
+        "used": (used.height, used.width),
+        "preparation": preparation(policy, original, seen, used),
+    }
+
+
+def frame(policy: Preprocess, height: int, width: int) -> tuple[float, ...]:
+    """What the model sees of the picture: left, top, width and height, as shares of the picture's."""
+    Y, X = policy.target(height, width)
+    rows, columns = (Y, X) if policy.crop is None else (min(policy.crop[0], Y), min(policy.crop[1], X))
+    return (X - columns) / 2 / X, (Y - rows) / 2 / Y, columns / X, rows / Y
+
+
+def preparation(policy: Preprocess, original: Image.Image, seen: Image.Image, used: Image.Image) -> list[Said]:
+    """What is done to the picture before it is numbers for the model, a sentence each."""
+    Y, X = policy.target(original.height, original.width)
+    size, way = f"{Y} x {X}", policy.resample
+    colours = ("grey", "灰度") if policy.channels == 1 else ("RGB", "RGB")
+    said = [(f"Read, turned upright, made {colours[0]}.", f"读入,转正,转为{colours[1]}。")]
+    how = {
+        "squash": ("whatever the proportions were", "不管原来的比例"),
+        "shortest_edge": ("the shorter side first, in proportion", "按短边、保持比例"),
+        "cover": ("in proportion, just covering the model's size", "保持比例,刚好盖住模型的尺寸"),
+    }.get(policy.resize)
+    if how is None:
+        said.append(("Not resized.", "不缩放。"))
+    elif (Y, X) == (original.height, original.width):
+        said.append((f"It has the right size already: {size}.", f"尺寸本来就合适:{size}。"))
+    else:
+        said.append((f"Resized to {size} ({way}), {how[0]}.", f"缩放到 {size}({way}),{how[1]}。"))
+    if policy.crop is not None and policy.crop != (Y, X):
+        cut = f"{policy.crop[0]} x {policy.crop[1]}"
+        more = policy.crop[0] > Y or policy.crop[1] > X
+        said.append(
+            (
+                f"The middle {cut} is taken{', with zeros around' if more else ''}.",
+                f"取中间 {cut}{',四周补零' if more else ''}。",
+            )
+        )
+    if used.size != seen.size:
+        said.append(
+            (
+                f"The {used.height} x {used.width} that whole patches cover are used.",
+                f"只用整块覆盖的 {used.height} x {used.width}。",
+            )
+        )
+    if policy.scale is not None:
+        share = f"1/{1 / policy.scale:g}"
+        said.append((f"Each value, 0 to 255, times {share}.", f"每个 0 到 255 的值乘以 {share}。"))
+    if policy.mean is not None and policy.std is not None:
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (policy.mean, policy.std))
+        said.append((f"Minus the mean ({mean}), divided by the spread ({std}).", f"减去均值({mean}),除以标准差({std})。"))
+    return said
+
+
+# The tokens
+
+
+def special_tokens(config: ViTConfig) -> list[Said]:
+    """The names of the tokens before the patches, in order."""
+    said = [("class token", "类别词元")] if config.class_token else []
+    said += [("distillation token", "蒸馏词元")] if config.distillation_token else []
+    return said + [(f"register {n}", f"寄存器词元 {n}") for n in range(1, config.registers + 1)]
+
+
+def positions_said(config: ViTConfig, resized: bool) -> list[Said]:
+    """How a token knows its place, a sentence for each way that the model has."""
+    said = []
+    if config.positions != "none":
+        only = config.positions == "patches" or config.registers > 0
+        whom = ("patch and class", "图块和类别") if config.positions == "all" else ("patch", "图块")
+        said.append(
+            (
+                f"To every {f'{whom[0]} ' if only else ''}token a learned vector of its place is added.",
+                f"每个{whom[1] if only else ''}词元加上一个学到的位置向量。",
+            )
+        )
+    if resized:
+        said.append(
+            (
+                "The grid of positions was resized: the picture has another size than in training.",
+                "位置网格经过缩放:图片尺寸与训练时不同。",
+            )
+        )
+    if config.rope != "none":
+        said.append(
+            (
+                "In every block the patches' queries and keys are turned by angles of their row and column (rotary positions).",
+                "在每一层,图块的查询和键按其行和列的角度旋转(旋转位置)。",
+            )
+        )
+    if config.relative_positions:
+        said.append(
+            (
+                "In every block a learned number for every distance is added to the scores (relative positions).",
+                "在每一层,分数加上按距离学到的数(相对位置)。",
+            )
+        )
+    return said
+
+
+def pooling_said(config: ViTConfig) -> Said:
+    """Which vector stands for the picture."""
+    return {
+        "class": ("The class token stands for the picture.", "类别词元代表整张图片。"),
+        "mean": (
+            "The mean of the patch tokens stands for the picture.",
+            "图块词元的平均值代表整张图片。",
+        ),
+        "class_and_mean": (
+            "The class token and the mean of the patch tokens, one after the other, stand for the picture.",
+            "类别词元与图块词元的平均值前后相接,代表整张图片。",
+        ),
+        "map": (
+            "A learned query, the same for every picture, attends to all tokens (MAP pooling); what it gathers stands for "
+            "the picture. Its map is among those of the attention above.",
+            "一个学到的、对每张图片都相同的查询关注所有词元(MAP 汇聚);它收集到的代表整张图片。它的关注图也在上面的注意力里。",
+        ),
+    }[config.pooling]
+
+
+# The steps
+
+
+def steps_of(rows: Sequence[Row], values: Mapping[str, Mapping[str, float]]) -> dict[str, list[dict[str, Any]]]:
+    """The steps before the blocks, of one block, and after; a block's step has the values of every block."""
+    found: dict[str, list[dict[str, Any]]] = {"before": [], "block": [], "after": []}
+    in_block: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        short = row.name.split(".", 2)[2] if row.block is not None else row.name
+        if row.block is None:
+            found["after" if found["block"] else "before"].append(step_of(row, short))
+            found["after" if found["block"] else "before"][-1]["values"].append(numbers(values[row.name]))
+            continue
+        if row.block == 0:
+            in_block[short] = step_of(row, short)
+            found["block"].append(in_block[short])
+        in_block[short]["values"].append(numbers(values[row.name]))
+    return found
+
+
+def step_of(row: Row, name: str) -> dict[str, Any]:
+    """A step as the page shows it, yet without values."""
+    return {
+        "name": name,
+        "part": row.part,
+        "operation": (row.operation, OPERATIONS.get(row.operation, row.operation)),
+        "dims": row.dims,
+        "shape": row.shape,
+        "formula": row.formula,
+        "paper": row.paper,
+        "why": (row.why, row.why_zh),
+        "macs": row.macs,
+        "values": [],
+    }
+
+
+def numbers(values: Mapping[str, float]) -> list[float | None]:
+    """Least, mean and largest."""
+    return [finite(values[key]) for key in ("min", "mean", "max")]
+
+
+def finite(value: Any) -> Any:
+    """A number that JSON can hold; None for one that it cannot."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
