@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .config import ViTConfig as ViTConfig
     from .config import variant as variant
     from .config import variants as variants
+    from .embedder import Embedder as Embedder
     from .errors import InputError as InputError
     from .errors import InvariantError as InvariantError
     from .errors import ShapeError as ShapeError
@@ -32,6 +33,7 @@ _WHERE = {
     "ViTConfig": "config",
     "variant": "config",
     "variants": "config",
+    "Embedder": "embedder",
     "InputError": "errors",
     "InvariantError": "errors",
     "ShapeError": "errors",

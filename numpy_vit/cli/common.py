@@ -1,11 +1,14 @@
 """What the commands share: options, finding pictures, reading them in batches, progress."""
 
 import argparse
+import collections
+import contextlib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +16,20 @@ from ..config import DIGITS
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from PIL.Image import Image
 
     from ..model import ViT
 
 BATCH = 16
+READERS = min(4, os.cpu_count() or 1)  # threads that read pictures
+AHEAD = BATCH  # how many pictures at most are read before they are asked for
 SMALL_MODEL = 20_000_000  # bytes: a second thread gains nothing below
 
 
-def add_model_options(command: argparse.ArgumentParser) -> None:
-    """Which model, in which arithmetic, at which size."""
+def add_model_options(command: argparse.ArgumentParser, stops: bool = False) -> None:
+    """Which model, in which arithmetic, at which size; and whether --strict also stops at an unreadable picture."""
     command.add_argument(
         "--weights",
         metavar="MODEL",
@@ -32,7 +39,8 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, or a published way: clip, ...")
     command.add_argument("--dtype", choices=("float32", "float64", "portable"), default="float32")
     command.add_argument("--image", metavar="HxW", type=image_size, help="run at another image size (positions are resized)")
-    command.add_argument("--strict", action="store_true", help="also check the invariants of every step")
+    strict = "stop at the first unreadable picture, and check" if stops else "also check"
+    command.add_argument("--strict", action="store_true", help=f"{strict} the invariants of every step")
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -162,29 +170,83 @@ class Runner:
         image = Image.fromarray(shown[..., 0] if shown.shape[2] == 1 else shown)
         return image, policy.normalize(values)[None].astype(self.model.dtype)
 
-    def batches(self, paths: Sequence[Path], failed: dict[Path, str]) -> Iterator[tuple[list[Path], Any]]:
-        """Yields (paths, pixels) for the pictures that can be read; the others go to stderr and into `failed`."""
+    def batches(
+        self, paths: Sequence[Path], failed: dict[Path, str], done: int = 0, stop: bool = False
+    ) -> Generator[tuple[list[Path], Any], None, None]:
+        """Yields (paths, pixels) of the next BATCH pictures that can be read, while those after them are being read.
+
+        The others go to stderr and into `failed`, or, with `stop`, the first raises. A batch is of one size, so it is
+        smaller where the next picture has another one and the model's preprocessing does not resize. The first `done`
+        pictures are left out; `failed` holds those of them that could not be read.
+        """
         import numpy as np
 
-        progress = Progress(len(paths))
-        for start in range(0, len(paths), BATCH):
-            good, pixels = [], []
-            for path in paths[start : start + BATCH]:
+        progress = Progress(len(paths), done)
+        computed = done - len(failed)
+        try:
+            with contextlib.closing(self._readable(paths[done:], failed, stop, progress)) as readable:
+                for good, pixels in in_batches(readable):
+                    yield good, np.concatenate(pixels)
+                    computed += len(good)
+                    progress.show(computed + len(failed))
+        finally:
+            progress.clear()
+
+    def _readable(
+        self, paths: Sequence[Path], failed: dict[Path, str], stop: bool, progress: "Progress"
+    ) -> Generator[tuple[Path, Any], None, None]:
+        """Yields (path, pixels (1, C, Y, X)) for the pictures that can be read."""
+        with contextlib.closing(read_ahead(self.model.preprocess, paths)) as reading:
+            for path, picture in reading:
                 try:
-                    pixels.append(self.model.preprocess(path))
-                    good.append(path)
+                    pixels = picture.result()
                 except InputError as error:
+                    if stop:
+                        raise
                     failed[path] = str(error)
                     progress.clear()
                     complain(str(error))
-            if good:
-                if len({p.shape for p in pixels}) > 1:  # a model whose preprocessing does not resize
-                    for path, one in zip(good, pixels, strict=True):
-                        yield [path], one
                 else:
-                    yield good, np.concatenate(pixels)
-            progress.show(min(start + BATCH, len(paths)))
-        progress.clear()
+                    yield path, pixels
+
+
+def in_batches(pictures: Iterable[tuple[Path, Any]]) -> Iterator[tuple[list[Path], list[Any]]]:
+    """Yields paths and pixels of BATCH pictures each; of fewer before a picture of another size, and at the end."""
+    paths: list[Path] = []
+    several: list[Any] = []
+    for path, pixels in pictures:
+        if several and pixels.shape != several[0].shape:
+            yield paths, several
+            paths, several = [], []
+        paths.append(path)
+        several.append(pixels)
+        if len(paths) == BATCH:
+            yield paths, several
+            paths, several = [], []
+    if paths:
+        yield paths, several
+
+
+def read_ahead(read: Callable[[Path], Any], paths: Iterable[Path]) -> Generator[tuple[Path, "Future[Any]"], None, None]:
+    """Yields each path with its `read(path)` as a future, in order; threads are at work on the AHEAD paths after it.
+
+    Close it when done with it: pictures that nobody waits for are then not read any more.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    pending: collections.deque[tuple[Path, Future[Any]]] = collections.deque()
+    # Threads that each silence Pillow's warnings for a moment (numpy_vit.images) would switch them on for one another.
+    with warnings.catch_warnings(), ThreadPoolExecutor(READERS, "read") as pool:
+        warnings.simplefilter("ignore")
+        try:
+            for path in paths:
+                pending.append((path, pool.submit(read, path)))
+                if len(pending) > AHEAD:
+                    yield pending.popleft()
+            while pending:
+                yield pending.popleft()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def pictures(places: Sequence[str]) -> list[Path]:
@@ -227,21 +289,50 @@ def wants_colour() -> bool:
 class Progress:
     """A line on stderr, kept up to date on a terminal; silent in a pipe."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, done: int = 0) -> None:
         self.total = total
+        self.begun = done  # by an earlier run
         self.start = time.monotonic()
         self.on = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.show(done)
 
     def show(self, done: int) -> None:
-        if self.on and self.total > BATCH:
-            rate = done / max(time.monotonic() - self.start, 1e-9)
-            print(f"\r\x1b[K{done}/{self.total} pictures, {rate:.0f} a second", end="", file=sys.stderr, flush=True)
+        """How many pictures are done, how fast, and how long the others will take."""
+        if self.total <= BATCH:
+            return
+        text = f"{done}/{self.total} pictures"
+        if done > self.begun:
+            rate = (done - self.begun) / max(time.monotonic() - self.start, 1e-9)
+            text += f", {speed(rate)}, {duration((self.total - done) / rate)} left"
+        self._write(text)
 
     def say(self, what: str) -> None:
         """What is being done now."""
-        if self.on:
-            print(f"\r\x1b[K{what} ...", end="", file=sys.stderr, flush=True)
+        self._write(f"{what} ...")
 
     def clear(self) -> None:
-        if self.on:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        if self.on:  # a line that is too long would be broken in two, and only the second be overwritten
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
+
+
+def speed(rate: float) -> str:
+    """ "0.31 pictures/s", "42 pictures/s"."""
+    return f"{rate:.0f} pictures/s" if rate >= 10 else f"{rate:.2g} pictures/s"
+
+
+def duration(seconds: float) -> str:
+    """ "42 s", "12 min", "3 h 05 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def summary(count: int, seconds: float, unreadable: int) -> str:
+    """What a run did, in half a sentence: "40 pictures in 1.2 s, 33 pictures/s, 1 unreadable"."""
+    text = f"{count} pictures in {seconds:.1f} s, {speed(count / max(seconds, 1e-9))}"
+    return f"{text}, {unreadable} unreadable" if unreadable else text

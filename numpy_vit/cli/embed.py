@@ -1,21 +1,18 @@
 """numpy-vit embed: pictures -> vectors in a file."""
 
 import argparse
+import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+from ..embedder import OUTPUTS
 from ..errors import InputError
-from .common import Runner, add_model_options, note, pictures
+from .common import BATCH, Runner, add_model_options, complain, note, pictures, summary
+from .partial import Partial, fingerprint, folder_of
 
 SUFFIXES = (".npz", ".npy", ".safetensors")
-OUTPUTS = {
-    "pooled": "pooled",
-    "projected": "image_embedding",
-    "pooler": "pooler_output",
-    "tokens": "last_hidden_state",
-    "logits": "logits",
-}
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -23,7 +20,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "embed",
         help="turn pictures into vectors",
         description="Turn pictures into vectors. .npz and .safetensors files hold `embeddings` and the pictures' names, "
-        ".npy the embeddings alone; the rows are in the order of the names.",
+        ".npy the embeddings alone; the rows are in the order of the names. What an interrupted run has done is kept in "
+        "FILE.partial, and the same command goes on from there.",
     )
     command.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR", help="picture files or folders")
     command.add_argument("-o", "--output", required=True, metavar="FILE", help="a .npz, .npy or .safetensors file")
@@ -34,47 +32,84 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="the picture's vector before the head (default), the same in the space shared with texts (CLIP), "
         "the tanh pooler's, all tokens, or the logits",
     )
-    add_model_options(command)
+    command.add_argument("--restart", action="store_true", help="begin anew, whatever FILE.partial holds")
+    add_model_options(command, stops=True)
     return command
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import numpy as np
-
-    from ..tensorfile import replacing, tensor_of, write
-
     suffix = Path(arguments.output).suffix
     if suffix not in SUFFIXES:
         raise InputError(f"{arguments.output}: the name must end in {', '.join(SUFFIXES)}")
     paths = pictures(arguments.images)
     with_target_writable(arguments.output)
     runner = Runner(arguments)
-    failed: dict[Any, str] = {}
-    names: list[str] = []
-    parts = []
-    for good, pixels in runner.batches(paths, failed):
-        value = getattr(runner(pixels), OUTPUTS[arguments.what])
-        if value is None:
-            raise InputError(f"{arguments.weights}: this model has no {arguments.what}: choose another --what")
-        parts.append(value)
-        names += map(str, good)
-    if failed and suffix == ".npy":
-        raise InputError(f"{arguments.output}: not written: .npy holds no names, so no picture may be missing; use .npz")
-    if not parts:
-        raise InputError("no picture could be read; nothing was written")
-    if len({part.shape[1:] for part in parts}) > 1:
-        raise InputError("the pictures have different sizes and so have their tokens: give --image")
-    embeddings = np.concatenate(parts)
-    if suffix == ".safetensors":
-        write(arguments.output, {"embeddings": tensor_of(embeddings)}, {"images": json.dumps(names)})
-    else:
-        with replacing(arguments.output) as file:
-            if suffix == ".npy":
-                np.save(file, embeddings)
-            else:
-                np.savez(file, embeddings=embeddings, images=np.array(names))
-    note(f"{arguments.output}: {len(names)} pictures, {arguments.what} {' x '.join(map(str, embeddings.shape))}")
+    with opened(arguments, runner, paths) as partial:
+        before, start = partial.done, time.monotonic()
+        failed = compute(arguments, runner, partial)
+        if failed and suffix == ".npy":
+            raise InputError(
+                f"{arguments.output}: not written: .npy holds no names, so no picture may be missing; mend or remove "
+                f"{'it' if len(failed) == 1 else 'them'} and run it again, or use .npz"
+            )
+        if not partial.batches:
+            raise InputError("no picture could be read; nothing was written")
+        write_result(arguments.output, partial, runner.model.dtype)
+        partial.keep = False
+    shape = " x ".join(map(str, (partial.done, *partial.row_shape)))
+    pace = summary(partial.done - before, time.monotonic() - start, len(failed))
+    note(f"{arguments.output}: {partial.done} pictures, {arguments.what} {shape}; {pace}")
     return 2 if failed else 0
+
+
+def opened(arguments: argparse.Namespace, runner: Runner, paths: list[Path]) -> Partial:
+    """What an earlier run of the same has done, or nothing yet."""
+    import numpy as np
+
+    options = {name: getattr(arguments, name) for name in ("what", "dtype", "image")}
+    folder = folder_of(arguments.output)
+    one_batch = len(paths) <= BATCH  # nothing to go on from, so nobody need know the model again
+    model = None if one_batch and not folder.exists() else fingerprint(runner.model)
+    run = {"numpy": np.__version__, "batch": BATCH, **options, "model": model}
+    partial = Partial(folder, run, paths, arguments.restart)
+    partial.keep = not one_batch
+    return partial
+
+
+def compute(arguments: argparse.Namespace, runner: Runner, partial: Partial) -> dict[Path, str]:
+    """Add the pictures that are not done yet -> those of all pictures that cannot be read, and why."""
+    failed = dict(partial.failed)
+    for text in failed.values():
+        if arguments.strict:
+            raise InputError(text)
+        complain(text)
+    with contextlib.closing(runner.batches(partial.pictures, failed, partial.position, arguments.strict)) as batches:
+        for good, pixels in batches:
+            rows = getattr(runner(pixels), OUTPUTS[arguments.what])
+            if rows is None:
+                raise InputError(f"{arguments.weights}: this model has no {arguments.what}: choose another --what")
+            if partial.batches and rows.shape[1:] != partial.row_shape:
+                partial.keep = False  # the same command would end here again
+                raise InputError("the pictures have different sizes and so have their tokens: give --image")
+            partial.add(good, rows, failed)
+    return failed
+
+
+def write_result(output: str, partial: Partial, dtype: Any) -> None:
+    """The rows, from the file they are in, and the pictures' names: whole, or not at all."""
+    import numpy as np
+
+    from ..tensorfile import replacing, tensor_of, write
+
+    embeddings, names = partial.rows(dtype), partial.names
+    if output.endswith(".safetensors"):
+        write(output, {"embeddings": tensor_of(embeddings)}, {"images": json.dumps(names)})
+        return
+    with replacing(output) as file:
+        if output.endswith(".npy"):
+            np.save(file, embeddings)
+        else:
+            np.savez(file, embeddings=embeddings, images=np.array(names))
 
 
 def with_target_writable(output: str) -> None:

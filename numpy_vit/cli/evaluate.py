@@ -1,12 +1,14 @@
 """numpy-vit eval: how often the model is right on a folder of labelled pictures."""
 
 import argparse
+import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
-from .common import Runner, add_model_options, pictures
+from .common import Runner, add_model_options, note, pictures, summary
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -18,7 +20,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("folder", metavar="DIR", help="a folder with one folder of pictures for each class")
     command.add_argument("--classes", metavar="FILE", help="the class folders' names, one a line, in the order of the classes")
-    add_model_options(command)
+    add_model_options(command, stops=True)
     command.add_argument("--json", action="store_true", help="print JSON")
     return command
 
@@ -41,14 +43,17 @@ def run(arguments: argparse.Namespace) -> int:
         truth |= dict.fromkeys(pictures([str(one)]), classes[one.name.casefold()])
     top1 = top5 = 0
     failed: dict[Any, str] = {}
-    for good, pixels in runner.batches(list(truth), failed):
-        best = np.argsort(-runner(pixels).logits, axis=-1, kind="stable")[:, :5]
-        answers = np.array([truth[path] for path in good])
-        top1 += int((best[:, 0] == answers).sum())
-        top5 += int((best == answers[:, None]).any(axis=1).sum())
+    start = time.monotonic()
+    with contextlib.closing(runner.batches(list(truth), failed, stop=arguments.strict)) as batches:
+        for good, pixels in batches:
+            best = np.argsort(-runner(pixels).logits, axis=-1, kind="stable")[:, :5]
+            answers = np.array([truth[path] for path in good])
+            top1 += int((best[:, 0] == answers).sum())
+            top5 += int((best == answers[:, None]).any(axis=1).sum())
     count = len(truth) - len(failed)
     if not count:
         raise InputError(f"{folder}: no picture could be read")
+    note(summary(count, time.monotonic() - start, len(failed)))
     if arguments.json:
         print(json.dumps({"pictures": count, "unreadable": len(failed), "top1": top1 / count, "top5": top5 / count}))
     else:

@@ -1,6 +1,7 @@
 """numpy-vit predict: what is on a picture."""
 
 import argparse
+import contextlib
 import json
 from typing import Any
 
@@ -33,13 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.weights}: has no classification head: use `numpy-vit embed`")
     failed: dict[Any, str] = {}
     rows = []
-    for good, pixels in runner.batches(paths, failed):
-        for path, logits in zip(good, runner(pixels).logits, strict=True):
-            best = top(logits, arguments.top, runner.model.labels)
-            rows.append({"image": str(path), "top": best})
-            if not arguments.json:
-                answers = (f"{printable(b['label'])} {100 * b['probability']:.1f} %" for b in best)
-                print(f"{printable(str(path))}  {', '.join(answers)}")
+    with contextlib.closing(runner.batches(paths, failed)) as batches:
+        for good, pixels in batches:
+            for path, logits in zip(good, runner(pixels).logits, strict=True):
+                best = top(logits, arguments.top, runner.model.labels)
+                rows.append({"image": str(path), "top": best})
+                if not arguments.json:
+                    answers = (f"{printable(b['label'])} {100 * b['probability']:.1f} %" for b in best)
+                    print(f"{printable(str(path))}  {', '.join(answers)}")
     if arguments.json:
         rows += [{"image": str(path), "error": error} for path, error in failed.items()]
         print(json.dumps(rows, indent=1, ensure_ascii=False))
