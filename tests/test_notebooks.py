@@ -137,7 +137,7 @@ def asserted_numbers(code):
     """The numbers that stand in the code's assert statements."""
     asserts = [ast.unparse(node) for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Assert)]
     plain = [re.sub(r"(?<=\d)[_,](?=\d{3})", "", text) for text in asserts]
-    return {Decimal(number) for text in plain for number in NUMBER.findall(text)}
+    return {Decimal(number.strip(",")) for text in plain for number in NUMBER.findall(text)}
 
 
 @every_notebook
