@@ -88,9 +88,6 @@ def compute(arguments: argparse.Namespace, runner: Runner, partial: Partial) -> 
             rows = getattr(runner(pixels), OUTPUTS[arguments.what])
             if rows is None:
                 raise InputError(f"{arguments.weights}: this model has no {arguments.what}: choose another --what")
-            if partial.batches and rows.shape[1:] != partial.row_shape:
-                partial.keep = False  # the same command would end here again
-                raise InputError("the pictures have different sizes and so have their tokens: give --image")
             partial.add(good, rows, failed)
     return failed
 
