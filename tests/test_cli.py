@@ -6,10 +6,8 @@ import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -249,30 +247,6 @@ def test_a_reader_that_stops_early():
         f"{sys.executable} -m numpy_vit inspect --tensors {CLASSIFIER} | head -1", shell=True, capture_output=True, text=True
     )
     assert done.stderr == "" and done.stdout.count("\n") == 1
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_command_leaves_nothing(tmp_path, how):
-    big = tmp_path / "pictures"
-    big.mkdir()
-    pictures.draw(1200, 1200).save(big / "0.png")
-    for n in range(1, 400):
-        os.link(big / "0.png", big / f"{n}.png")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "numpy_vit", "embed", big, "-o", tmp_path / "out.npz", "--weights", CLASSIFIER],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    time.sleep(1.5)
-    assert process.poll() is None, process.stderr.read()
-    process.send_signal(how)
-    _, err = process.communicate(timeout=30)
-    if how is signal.SIGINT:
-        assert process.returncode == 2
-        assert err == "numpy-vit: error: interrupted; no file was left half-written\n"
-    else:
-        assert process.returncode == 128 + signal.SIGTERM
-    assert os.listdir(tmp_path) == ["pictures"]
 
 
 def test_debug_shows_the_traceback(run, tmp_path):

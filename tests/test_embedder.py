@@ -1,0 +1,189 @@
+"""numpy_vit.Embedder: small when pickled, the same numbers in every process; and the example that spreads it with Dask."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import numpy_vit
+from numpy_vit import Embedder, InputError, embedder
+from numpy_vit.convert import convert
+from numpy_vit.images import SUFFIXES
+from numpy_vit.weights import shipped, write_converted
+
+import pictures
+from conftest import DATA, REPOSITORY
+
+CLASSIFIER = DATA / "classifier"
+BACKBONE = DATA / "backbone"
+
+
+@pytest.fixture
+def paths(tmp_path):
+    found = []
+    for n in range(5):
+        found.append(tmp_path / f"{n}.png")
+        pictures.draw(30 + n, 50 - n).save(found[-1])
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded():
+    embedder.loaded.cache_clear()
+
+
+def test_every_kind_of_batch(paths):
+    model = numpy_vit.load(CLASSIFIER)
+    expected = model(model.preprocess(paths)).pooled
+    embed = Embedder(CLASSIFIER)
+    arrays = [np.asarray(Image.open(path)) for path in paths]
+    for batch in (paths, list(map(str, paths)), [Image.open(path) for path in paths], arrays, iter(paths)):
+        found = embed(batch)
+        assert found.tobytes() == expected.tobytes() and found.shape == (5, 20) and found.dtype == np.float32
+    assert embed(model.preprocess(paths)).tobytes() == expected.tobytes()
+    assert embed(paths[0]).shape == (1, 20)
+    assert found.base is None  # no view, which would keep all tokens in memory
+
+
+def test_options(paths, tmp_path):
+    model = numpy_vit.load(CLASSIFIER, dtype="float64")
+    out = model(model.preprocess(paths))
+    assert np.array_equal(Embedder(CLASSIFIER, dtype="float64", what="logits")(paths), out.logits)
+    assert np.array_equal(Embedder(CLASSIFIER, dtype="float64", what="tokens")(paths), out.last_hidden_state)
+    larger = model(model.preprocess_policy.for_image((40, 24))(paths, "float64"), resize_positions=True).pooled
+    for weights in (str(CLASSIFIER), model):
+        options = {} if weights is model else {"dtype": "float64"}
+        assert np.array_equal(Embedder(weights, image=(40, 24), **options)(paths), larger)
+    assert Embedder(CLASSIFIER, image=40).image == (40, 40)
+    assert Embedder().model.config.classes == 10  # the shipped model
+    write_converted(tmp_path / "bare.safetensors", convert(BACKBONE))
+    with pytest.raises(InputError, match="does not say how pictures are prepared"):
+        Embedder(tmp_path / "bare.safetensors")(paths)
+    given = Embedder(tmp_path / "bare.safetensors", preprocessor=CLASSIFIER / "preprocessor_config.json", image=(12, 8))
+    assert given(paths).shape == (5, 12)
+    pooler = Embedder(tmp_path / "bare.safetensors", what="pooler")
+    pixels = np.random.default_rng(0).normal(size=(2, pooler.model.config.channels, *pooler.model.config.image))
+    assert np.array_equal(pooler(pixels), pooler.model(pixels).pooler_output)
+
+
+def test_what_is_refused(paths, tmp_path):
+    for options, message in (
+        ({"what": "vectors"}, "what is 'vectors': choose one of pooled"),
+        ({"dtype": "int8"}, "dtype 'int8'"),
+        ({"image": (0, 3)}, "give \\(height, width\\)"),
+        ({"image": "32"}, "give \\(height, width\\)"),
+        ({"weights": 3}, "3 is no model"),
+        ({"weights": numpy_vit.load(), "dtype": "float32"}, "a loaded model has its dtype"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Embedder(**options)
+    for embed, batch, message in (
+        (Embedder(tmp_path / "absent"), paths, "absent: no such file or folder"),
+        (Embedder(CLASSIFIER, what="pooler"), paths, "this model has no pooler"),
+        (Embedder(CLASSIFIER, image=(30, 30)), paths, "not a multiple of the patch size"),
+        (Embedder(CLASSIFIER), [*paths, tmp_path / "gone.png"], "gone.png: no such file"),
+        (Embedder(CLASSIFIER), [], "no picture given"),
+        (Embedder(CLASSIFIER), np.full((1, 3, *numpy_vit.load(CLASSIFIER).config.image), np.nan), "NaN or infinite"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            embed(batch)
+        assert "\n" not in str(error.value)
+        assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # it comes back from another process
+
+
+def test_pickled_it_is_small_and_copies_share_one_model(paths):
+    embed = Embedder(CLASSIFIER)
+    assert len(pickle.dumps(embed)) < 400 + len(str(CLASSIFIER))
+    expected = embed(paths)
+    assert len(pickle.dumps(embed)) < 400 + len(str(CLASSIFIER))  # after a call as well
+    again = pickle.loads(pickle.dumps(embed))
+    assert again == embed and hash(again) == hash(embed) and np.array_equal(again(paths), expected)
+    assert again.model is embed.model is Embedder(CLASSIFIER, what="logits", image=40).model is copy.deepcopy(embed).model
+    assert Embedder(CLASSIFIER, dtype="float64").model is not embed.model
+    weight = Embedder().model.tensors["head.weight"]
+    assert not weight.flags.owndata and not weight.flags.writeable  # the file's memory map, shared by all processes
+
+
+def test_threads_load_it_once(monkeypatch):
+    loads = []
+    load = numpy_vit.loading.load
+    monkeypatch.setattr("numpy_vit.loading.load", lambda *words: loads.append(words) or load(*words))
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda _: Embedder(CLASSIFIER).model, range(8)))
+    assert len(loads) == 1 and all(model is models[0] for model in models)
+
+
+def test_a_loaded_model_works_here_and_is_not_pickled(paths):
+    model = numpy_vit.load(CLASSIFIER)
+    embed = Embedder(model)
+    assert embed.model is model and np.array_equal(embed(paths), Embedder(CLASSIFIER)(paths))
+    with pytest.raises(InputError, match="cannot be pickled: make it from the model's file"):
+        pickle.dumps(embed)
+
+
+def test_in_a_spawned_process_with_another_working_folder(paths, tmp_path, monkeypatch):
+    """Unpickling loads nothing, NumPy least of all; a relative name means the file it meant."""
+    monkeypatch.chdir(CLASSIFIER.parent)
+    embed = Embedder("classifier", what="logits")
+    code = """
+import pickle, sys
+embed = pickle.load(sys.stdin.buffer)
+early = [name for name in ("numpy", "PIL", "safetensors") if name in sys.modules]
+pickle.dump((early, embed(sys.argv[1:])), sys.stdout.buffer)
+"""
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, paths)],
+        input=pickle.dumps(embed),
+        capture_output=True,
+        cwd=tmp_path / "elsewhere",
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    early, found = pickle.loads(done.stdout)
+    assert early == [] and found.tobytes() == embed(paths).tobytes()
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+def test_dask_gives_the_same_bits(suffix, tmp_path):
+    """docs/dask_embed.py on the shipped samples, four times over, in a local cluster of two processes."""
+    pytest.importorskip("distributed")
+    samples = [path for path in sorted(shipped("samples").rglob("*")) if path.suffix in SUFFIXES]
+    (tmp_path / "pictures").mkdir()
+    for n in range(4 * len(samples)):
+        os.symlink(samples[n % len(samples)].absolute(), tmp_path / "pictures" / f"{n:02}.png")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    folder, target, sequential = (str(tmp_path / name) for name in ("pictures", f"dask{suffix}", f"one{suffix}"))
+    example = [sys.executable, str(REPOSITORY / "docs/dask_embed.py"), folder, "-o", target, "--processes", "2"]
+    done = subprocess.run(example, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0 and f"{4 * len(samples)} pictures" in done.stderr, done.stderr
+    command = [sys.executable, "-m", "numpy_vit", "embed", folder, "-o", sequential]
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    found, expected = np.load(target), np.load(sequential)
+    if suffix == ".npy":
+        found, expected = {"embeddings": found}, {"embeddings": expected}
+    else:
+        assert list(found["images"]) == list(expected["images"])
+    assert found["embeddings"].dtype == expected["embeddings"].dtype
+    assert found["embeddings"].tobytes() == expected["embeddings"].tobytes()
+    # A picture that cannot be read: one line, status 1, the old result as it was.
+    (tmp_path / "pictures" / "zz.png").write_bytes(b"")
+    before = open(target, "rb").read()
+    done = subprocess.run(example, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("zz.png: the file is empty (0 bytes)")
+    assert open(target, "rb").read() == before
+
+
+@pytest.mark.peers
+def test_dask_starts_processes_with_one_blas_thread():
+    """docs/embedding.md says so."""
+    distributed = pytest.importorskip("distributed")
+    settings = distributed.config.get("distributed.nanny.pre-spawn-environ")
+    assert str(settings["OPENBLAS_NUM_THREADS"]) == "1"
