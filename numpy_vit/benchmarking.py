@@ -23,6 +23,7 @@ import numpy as np
 
 from .model import ViT
 from .seeded import uniform
+from .spread import THREADS
 from .tracing import Trace
 
 Array = Any
@@ -37,8 +38,8 @@ SECONDS, FEWEST, MOST = 10.0, 3, 20  # how long one batch size is measured, in h
 
 
 def python_threads() -> int:
-    """How many threads of its own a forward pass spreads its work over, besides those of the BLAS."""
-    return 1
+    """How many threads of its own a forward pass spreads its matrix products over; 1 where that is left to the BLAS."""
+    return THREADS.free(products=True)
 
 
 # The matrix products alone

@@ -3,8 +3,8 @@
 NumPy lets go of Python's lock while it computes, so Python threads compute at the same time. A BLAS has threads too, and
 two sets of threads get in each other's way. So:
 
-- Where NUMPY_VIT_THREADS says how many threads to use (the command line sets it), BLAS is held to one thread, and all work
-  is spread here: the pictures of a batch, else heads, columns of a matrix product, rows.
+- Where NUMPY_VIT_THREADS says how many threads to use (the command line sets it), and says so before NumPy is imported,
+  BLAS is held to one thread, and all work is spread here: the pictures of a batch, else heads, columns of a matrix product, rows.
 - Elsewhere matrix products are left to BLAS and its threads, and only what works number by number is spread.
 """
 
@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from . import threads_to_use
+
 Array = Any
 BLOCK = 65_536  # numbers: a few arrays of them fit the cache, and the cost of a NumPy call fades
 LEAST = 16_384  # numbers: fewer are done sooner than handed to another thread
@@ -27,7 +29,7 @@ class Threads:
     """How many threads work, and the pool of those beside the caller's own."""
 
     def __init__(self) -> None:
-        self.count = available()
+        self.count = threads_to_use()
         self.own_products = "NUMPY_VIT_THREADS" in os.environ and os.environ.get("OPENBLAS_NUM_THREADS") == "1"
         self.inside = threading.local()  # a thread that works already spreads no further
         self.forget()
@@ -51,15 +53,6 @@ class Threads:
     def _work(self, work: Callable[[], None]) -> None:
         self.inside.working = True
         work()
-
-
-def available() -> int:
-    """The threads one has asked for, or the processors this process may use."""
-    for name in ("NUMPY_VIT_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "")
-        if text.isdigit() and int(text):
-            return int(text)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 THREADS = Threads()

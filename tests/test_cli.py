@@ -272,27 +272,35 @@ def test_importing_costs_nothing_but_definitions():
 def test_a_small_model_needs_no_second_thread(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from numpy_vit.cli.common import SMALL_MODEL, spare_threads
+    from numpy_vit.cli.common import SMALL_MODEL, share_threads
 
     large = tmp_path / "large"
     large.mkdir()
     with open(large / "model.safetensors", "wb") as file:
         file.truncate(SMALL_MODEL)
-    for arguments, threads in (
-        ({"weights": "digits"}, "1"),
-        ({"weights": CLASSIFIER}, "1"),
-        ({"weights": str(large)}, None),
-        ({"weights": str(large / "model.safetensors")}, None),
-        ({"weights": "google/vit-base-patch16-224"}, None),
-        ({"with_values": [str(large), "a.png"]}, None),
-        ({"model": ["ViT-B/16"], "with_values": None}, "1"),
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    for arguments, blas, own in (
+        ({"weights": "digits"}, "1", None),
+        ({"weights": CLASSIFIER}, "1", None),
+        ({"weights": str(large)}, None, "3"),  # hold_blas, before NumPy is imported, sees to the BLAS
+        ({"weights": str(large / "model.safetensors")}, None, "3"),
+        ({"weights": str(large), "dtype": "portable"}, None, None),
+        ({"weights": "google/vit-base-patch16-224"}, None, "3"),
+        ({"with_values": [str(large), "a.png"]}, None, "3"),
+        ({"model": ["ViT-B/16"], "with_values": None}, "1", None),
+        ({"model": ["digits"], "threads": 5}, None, "5"),
     ):
-        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
-        spare_threads(SimpleNamespace(**arguments))
-        assert os.environ.get("OPENBLAS_NUM_THREADS") == threads, arguments
+        for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMPY_VIT_THREADS"):
+            monkeypatch.delenv(name, raising=False)
+        share_threads(SimpleNamespace(**arguments))
+        assert os.environ.get("OPENBLAS_NUM_THREADS") == blas, arguments
+        assert os.environ.get("NUMPY_VIT_THREADS") == own, arguments
+    monkeypatch.delenv("NUMPY_VIT_THREADS", raising=False)
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
-    spare_threads(SimpleNamespace(weights="digits"))
+    share_threads(SimpleNamespace(weights="digits"))
     assert os.environ["OPENBLAS_NUM_THREADS"] == "2"
+    share_threads(SimpleNamespace(weights=str(large)))
+    assert os.environ["NUMPY_VIT_THREADS"] == "2"
 
 
 def test_names():

@@ -1,6 +1,7 @@
 """Portable precision: right to the last bit, and the same bits whatever BLAS kernel, thread count and CPU features."""
 
 import os
+import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -109,6 +110,8 @@ def reproduced(**environment):
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: " ".join(kernel.values()))
 def test_the_same_bits_under_every_kernel(kernel):
     done = reproduced(**kernel)
+    if done.returncode == -signal.SIGILL:
+        pytest.skip(f"this CPU has not the instructions of {kernel['OPENBLAS_CORETYPE']}")
     assert done.returncode == 0, done.stderr
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..errors import InputError, InvariantError, ShapeError
 from . import attend, bench, convert, embed, evaluate, explain, golden, inspect, predict, trace
-from .common import complain, spare_threads
+from .common import complain, share_threads
 
 BAD_INPUT = 2
 
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     arguments = parsed(argv)
     try:
-        spare_threads(arguments)
+        if "numpy" not in sys.modules:
+            share_threads(arguments)
         status = arguments.run(arguments)
         sys.stdout.flush()
         return status

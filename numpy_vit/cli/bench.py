@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("model", nargs="*", metavar="MODEL", help=f"what to run (default: {DEFAULT}), then key=value")
     command.add_argument("--batch", type=batch_sizes, default=(1, 8, 32), metavar="B,...", help="(default: 1,8,32)")
-    command.add_argument("--threads", type=positive, metavar="N", help="threads of the BLAS (default: as many as it takes)")
+    command.add_argument("--threads", type=positive, metavar="N", help="threads to use (default: one a processor)")
     command.add_argument("--dtype", choices=("float32", "float64", "portable"), default="float32")
     command.add_argument("--repeat", type=positive, metavar="R", help="rounds a batch size (default: 10 s, 3 to 20 rounds)")
     command.add_argument("--by-step", action="store_true", help="also say how long each step takes")

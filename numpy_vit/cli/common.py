@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import hold_blas, threads_to_use
 from ..config import DIGITS
 from ..errors import InputError
 
@@ -80,20 +81,21 @@ def field_value(key: str, text: str) -> Any:
         raise InputError(f"{key}={text}: a number is expected") from error
 
 
-def spare_threads(arguments: argparse.Namespace) -> None:
-    """Before NumPy is imported: one BLAS thread where there is little or nothing to compute.
+def share_threads(arguments: argparse.Namespace) -> None:
+    """Before NumPy is imported: one BLAS thread, and threads of numpy_vit's own (numpy_vit.spread) for what is large.
 
-    OpenBLAS starts its threads when NumPy is imported and keeps them spinning between matrix products; that doubles the
-    CPU time of a command that runs a small model, or none. Who sets OPENBLAS_NUM_THREADS is not overruled.
+    As many as OPENBLAS_NUM_THREADS or OMP_NUM_THREADS say, else one a processor. Where there is little or nothing to
+    compute one thread is enough: a second one of OpenBLAS's would only spin. Left alone: goldens (`portable` arithmetic
+    makes one matrix product at a time), and who has set NUMPY_VIT_THREADS.
     """
-    if getattr(arguments, "action", None) is not None:  # a golden's model may be of any size
+    if getattr(arguments, "action", None) is not None or getattr(arguments, "dtype", None) == "portable":
         return
-    if hasattr(arguments, "threads"):  # bench
-        set_blas_threads(arguments.threads)
-        return
+    threads = getattr(arguments, "threads", None)  # of bench
     values = getattr(arguments, "with_values", None)
     weights = values[0] if values else getattr(arguments, "weights", None)
-    if weights is None or weights == DIGITS:
+    if hasattr(arguments, "threads"):
+        small = False
+    elif weights is None or weights == DIGITS:
         small = True
     elif Path(weights).is_dir():
         small = sum(file.stat().st_size for file in Path(weights).glob("*.safetensors")) < SMALL_MODEL
@@ -101,14 +103,9 @@ def spare_threads(arguments: argparse.Namespace) -> None:
         small = Path(weights).is_file() and Path(weights).stat().st_size < SMALL_MODEL
     if small:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-
-
-def set_blas_threads(threads: int | None) -> None:
-    """Before NumPy is imported: as many BLAS threads as `bench` is asked for; None: as the BLAS itself decides."""
-    if threads is not None:
-        for name in ("OPENBLAS", "OMP", "MKL", "BLIS"):
-            os.environ[f"{name}_NUM_THREADS"] = str(threads)
-        os.environ["VECLIB_MAXIMUM_THREADS"] = str(threads)
+        return
+    os.environ.setdefault("NUMPY_VIT_THREADS", str(threads or threads_to_use()))
+    hold_blas()
 
 
 def complain(text: str) -> None:

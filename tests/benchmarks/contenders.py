@@ -206,6 +206,8 @@ def environment(name: str, threads: int) -> dict[str, str]:
     """What a contender's process finds in its environment."""
     blas = CONTENDERS[name].blas_threads or threads
     openblas = {} if name == "numpy_vit-blas" else {"OPENBLAS_NUM_THREADS": str(blas)}
+    if name == "numpy_vit":
+        openblas["NUMPY_VIT_THREADS"] = str(threads)
     cleared = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
     return {**cleared, **openblas, "OMP_NUM_THREADS": str(blas), "MKL_NUM_THREADS": str(blas), "HF_HUB_OFFLINE": "1"}
 
