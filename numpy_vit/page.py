@@ -224,7 +224,7 @@ def preparation(policy: Preprocess, original: Image.Image, seen: Image.Image, us
     }.get(policy.resize)
     if how is None:
         said.append(("Not resized.", "不缩放。"))
-    elif (Y, X) == (original.height, original.width):
+    elif (original.height, original.width) == (Y, X):
         said.append((f"It has the right size already: {size}.", f"尺寸本来就合适:{size}。"))
     else:
         said.append((f"Resized to {size} ({way}), {how[0]}.", f"缩放到 {size}({way}),{how[1]}。"))
