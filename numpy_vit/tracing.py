@@ -167,7 +167,7 @@ def trace(
     if {"image", "patch"} & overrides.keys():
         check_image(config.image, config.patch)
     whole_number("batch", batch, 1, LARGEST_SIZE)
-    Y, X = config.image if size is None else check_image(size, config.patch)
+    Y, X = config.image if size in (None, config.image) else check_image(size, config.patch)
     dtype, _ = precision(dtype)
     sizes = config.sizes_of_run(batch, (Y, X))
     if batch * config.heads * sizes["N"] ** 2 > 2**56:  # bytes beyond what any address can reach

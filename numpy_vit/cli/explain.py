@@ -14,8 +14,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "explain",
         help="a page that walks a picture through a model",
         description="Write one HTML page, which needs no network, that walks a picture through a model: its patches and "
-        "tokens, every step with shape, formula and real numbers, the attention of every head of every block for any patch, and the "
-        "answer. In English and Chinese.",
+        "tokens, every step with shape, formula and real numbers, the attention of every head of every block for any patch, "
+        "the answer; in English and Chinese.",
     )
     command.add_argument("picture", metavar="IMAGE", help="a picture file")
     command.add_argument("-o", "--output", required=True, metavar="HTML", help="the page to write")
