@@ -202,6 +202,25 @@ def test_the_shipped_accuracy():
     assert right / len(labels) >= 0.97
 
 
+def test_the_stated_figure_of_where_it_looks():
+    """Over the first held-out pictures: near what weights/README.md states over all of them."""
+    import re
+    import sys
+
+    from conftest import REPOSITORY
+
+    sys.path.insert(0, str(REPOSITORY / "weights" / "training"))
+    import attention_figure
+
+    text = (REPOSITORY / "weights" / "README.md").read_text(encoding="utf-8")
+    for row, found in zip(("the digit's own box", "the box of another picture"), attention_figure.figures(120), strict=True):
+        stated = re.search(rf"\| {row}[^|]*\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) % \| ([\d.]+) % \|", text)
+        median, least, largest, above_1, above_2 = map(float, stated.groups())
+        assert np.median(found) == pytest.approx(median, rel=0.1)
+        assert least - 0.005 <= found.min() and found.max() <= largest + 0.005
+        assert abs(100 * (found > 1).mean() - above_1) < 8 and abs(100 * (found > 2).mean() - above_2) < 12
+
+
 @pytest.mark.parametrize("name", [*numpy_vit.variants(), "vit-small-patch32-384", "vit-huge-patch14-224-in21k"])
 def test_macs_are_those_that_torch_counts(name):
     """FlopCounterMode on transformers' model with math attention, on the meta device."""
