@@ -151,6 +151,7 @@ def page(
         },
         "ramp": RAMP,
         "pooled": pooling_said(config),
+        "vector": out.pooled.shape[-1],
         "best": [{key: finite(b[key]) for key in ("label", "probability", "logit")} for b in best],
         "embedding": None if out.image_embedding is None else int(out.image_embedding.shape[-1]),
         "language": language,

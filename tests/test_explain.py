@@ -79,6 +79,7 @@ def test_any_model_is_explained(option, tmp_path):
     if config.pooling == "map":
         got, off = page.weights("pooling", config.heads)
         assert (np.abs(got - out.steps["map.probs"][0, :, 0]) <= off[:, None] * 1.001).all()
+    assert page.facts["vector"] == out.pooled.shape[1]
     if out.logits is None:
         assert page.facts["best"] == [] and page.facts["embedding"] == config.projection
     else:

@@ -49,23 +49,24 @@ def written(runner: Runner, original: Any, arguments: argparse.Namespace) -> tup
 
     seen, pixels = runner.look(arguments.picture)
     kept = what_fits(runner.model.config.for_image(pixels.shape[2:]))
-    progress = Progress(1)
-    progress.say("running the model")
-    recording = Recording(kept)
-    out = runner(pixels, recording)
-    progress.say("writing the page")
-    text = page(
-        runner.model,
-        pixels,
-        out,
-        recording,
-        original=original,
-        seen=seen,
-        name=printable(Path(arguments.picture).name),
-        source=printable(Path(runner.name).name if Path(runner.name).exists() else runner.name),
-        best=[] if out.logits is None else top(out.logits[0], arguments.top, runner.model.labels),
-        language=arguments.lang,
-    )
-    progress.clear()
+    progress, recording = Progress(1), Recording(kept)
+    try:
+        progress.say("running the model")
+        out = runner(pixels, recording)
+        progress.say("writing the page")
+        text = page(
+            runner.model,
+            pixels,
+            out,
+            recording,
+            original=original,
+            seen=seen,
+            name=printable(Path(arguments.picture).name),
+            source=printable(Path(runner.name).name if Path(runner.name).exists() else runner.name),
+            best=[] if out.logits is None else top(out.logits[0], arguments.top, runner.model.labels),
+            language=arguments.lang,
+        )
+    finally:
+        progress.clear()
     rounded = "" if kept.bytes == 2 else "; attention in 8 bits, to 1/510 of a row's largest"
     return text, rounded if kept.heads else f"; of attention the heads' mean alone: every head would be too much{rounded}"
