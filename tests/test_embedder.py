@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ def test_every_kind_of_batch(paths):
     assert found.base is None  # no view, which would keep all tokens in memory
 
 
+@pytest.mark.filterwarnings("ignore:.*bare.safetensors")  # what its preprocessor file leaves out
 def test_options(paths, tmp_path):
     model = numpy_vit.load(CLASSIFIER, dtype="float64")
     out = model(model.preprocess(paths))
@@ -67,6 +69,11 @@ def test_options(paths, tmp_path):
         Embedder(tmp_path / "bare.safetensors")(paths)
     told = Embedder(CLASSIFIER, preprocessor=CLASSIFIER / "preprocessor_config.json")
     assert np.array_equal(told(paths), Embedder(CLASSIFIER)(paths))
+    grey = tmp_path / "grey.json"
+    grey.write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 8}, "image_mean": 0.5, "image_std": 0.5}'
+    )
+    assert Embedder(tmp_path / "bare.safetensors", preprocessor=grey)(paths).shape == (5, 12)
     pooler = Embedder(tmp_path / "bare.safetensors", what="pooler")
     pixels = np.random.default_rng(0).normal(size=(2, pooler.model.config.channels, *pooler.model.config.image))
     assert np.array_equal(pooler(pixels), pooler.model(pixels).pooler_output)
@@ -175,15 +182,29 @@ def test_dask_gives_the_same_bits(suffix, tmp_path):
     assert found["embeddings"].tobytes() == expected["embeddings"].tobytes()
     # A picture that cannot be read: one line, status 1, the old result as it was.
     (tmp_path / "pictures" / "zz.png").write_bytes(b"")
-    before = open(target, "rb").read()
+    before = Path(target).read_bytes()
     done = subprocess.run(example, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("zz.png: the file is empty (0 bytes)")
-    assert open(target, "rb").read() == before
+    assert Path(target).read_bytes() == before
+
+
+WORKERS = """
+import os
+from dask.distributed import Client, LocalCluster
+
+if __name__ == "__main__":
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        print(*client.run(os.environ.get, "OPENBLAS_NUM_THREADS").values())
+"""
 
 
 @pytest.mark.peers
-def test_dask_starts_processes_with_one_blas_thread():
-    """docs/embedding.md says so."""
-    distributed = pytest.importorskip("distributed")
-    settings = distributed.config.get("distributed.nanny.pre-spawn-environ")
-    assert str(settings["OPENBLAS_NUM_THREADS"]) == "1"
+def test_dask_starts_processes_with_one_blas_thread(tmp_path):
+    """docs/embedding.md says so; and that what is set already stays."""
+    pytest.importorskip("distributed")
+    (tmp_path / "workers.py").write_text(WORKERS)
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    for given, expected in (({}, "1 1"), ({"OPENBLAS_NUM_THREADS": "2"}, "2 2")):
+        command = [sys.executable, str(tmp_path / "workers.py")]
+        done = subprocess.run(command, capture_output=True, text=True, env={**environment, **given}, timeout=300)
+        assert done.stdout.split() == expected.split(), done.stderr
