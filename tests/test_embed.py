@@ -427,6 +427,15 @@ def test_another_run_is_refused_or_begins_anew(words, message, folder, embed, co
     assert sum(computed) == COUNT and not kept.exists()
 
 
+def test_another_number_of_threads_is_another_run(folder, embed, tmp_path, monkeypatch):
+    """Threads share out the pictures of a batch, and a last bit may depend on how."""
+    from numpy_vit.spread import THREADS
+
+    left_behind(embed, folder, tmp_path, monkeypatch)
+    monkeypatch.setattr(THREADS, "free", lambda products: 3)
+    assert "was begun with threads 1, not 3" in embed(folder, "-o", tmp_path / "o.npz")[1]
+
+
 def test_one_process_at_a_time(folder, embed, tmp_path, monkeypatch):
     """The second is refused while the first is at work, and has lost nothing afterwards."""
     call = Runner.__call__

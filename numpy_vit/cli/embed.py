@@ -66,11 +66,14 @@ def opened(arguments: argparse.Namespace, runner: Runner, paths: list[Path]) -> 
     """What an earlier run of the same has done, or nothing yet."""
     import numpy as np
 
+    from ..spread import THREADS
+
     options = {name: getattr(arguments, name) for name in ("what", "dtype", "image")}
     folder = folder_of(arguments.output)
     one_batch = len(paths) <= BATCH  # nothing to go on from, so nobody need know the model again
     model = None if one_batch and not folder.exists() else fingerprint(runner.model)
-    run = {"numpy": np.__version__, "batch": BATCH, **options, "model": model}
+    threads = THREADS.free(products=True)  # they share out a batch, which may move a last bit
+    run = {"numpy": np.__version__, "batch": BATCH, "threads": threads, **options, "model": model}
     partial = Partial(folder, run, paths, arguments.restart)
     partial.keep = not one_batch
     return partial
