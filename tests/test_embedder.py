@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import numpy_vit
-from numpy_vit import Embedder, InputError, embedder
+from numpy_vit import Embedder, InputError, embedder, loading
 from numpy_vit.convert import convert
 from numpy_vit.images import SUFFIXES
 from numpy_vit.weights import shipped, write_converted
@@ -49,7 +49,8 @@ def test_every_kind_of_batch(paths):
         assert found.tobytes() == expected.tobytes() and found.shape == (5, 20) and found.dtype == np.float32
     assert embed(model.preprocess(paths)).tobytes() == expected.tobytes()
     assert embed(paths[0]).shape == (1, 20)
-    assert found.base is None  # no view, which would keep all tokens in memory
+    for dtype in ("float32", "portable"):  # no view, which would keep all tokens in memory
+        assert Embedder(CLASSIFIER, dtype=dtype)(paths[:2]).base is None
 
 
 @pytest.mark.filterwarnings("ignore:.*bare.safetensors")  # what its preprocessor file leaves out
@@ -119,8 +120,8 @@ def test_pickled_it_is_small_and_copies_share_one_model(paths):
 
 def test_threads_load_it_once(monkeypatch):
     loads = []
-    load = numpy_vit.loading.load
-    monkeypatch.setattr("numpy_vit.loading.load", lambda *words: loads.append(words) or load(*words))
+    load = loading.load
+    monkeypatch.setattr(loading, "load", lambda *words: loads.append(words) or load(*words))
     with ThreadPoolExecutor(4) as pool:
         models = list(pool.map(lambda _: Embedder(CLASSIFIER).model, range(8)))
     assert len(loads) == 1 and all(model is models[0] for model in models)
