@@ -16,7 +16,7 @@ import pytest
 
 import numpy_vit
 from numpy_vit.cli import common, main, partial
-from numpy_vit.cli.common import BATCH, Progress, Runner, duration, speed
+from numpy_vit.cli.common import Progress, Runner, duration, speed
 from numpy_vit.errors import InputError
 from numpy_vit.images import Preprocess
 
@@ -26,7 +26,19 @@ from conftest import DATA
 CLASSIFIER = str(DATA / "classifier")
 # What is asked for below is the logits: a small model's differ in the last bit with the size of the batch.
 WORDS = ("--weights", CLASSIFIER, "--what", "logits")
-COUNT = 2 * BATCH + 8
+BATCH, REST = 4, 2  # small batches, so that the tests are fast
+COUNT = 2 * BATCH + REST
+IN_SMALL_BATCHES = f"""
+import sys
+from numpy_vit.cli import common, embed, main, partial
+common.BATCH = embed.BATCH = partial.BATCH = {BATCH}
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    for module in ("common", "embed", "partial"):
+        monkeypatch.setattr(f"numpy_vit.cli.{module}.BATCH", BATCH)
 
 
 @pytest.fixture
@@ -35,7 +47,7 @@ def folder(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for n in range(COUNT):
-        pictures.draw(20 + n, 60 - n).save(folder / f"{n:03}.png")
+        pictures.draw(20 + 3 * n, 60 - 4 * n).save(folder / f"{n:03}.png")
     return folder
 
 
@@ -196,15 +208,16 @@ def test_an_interrupted_run_goes_on(suffix, folder, embed, computed, tmp_path, m
     del computed[:]
     status, err = embed(folder, "-o", target)
     assert status == 0 and f"resuming: {BATCH} of {COUNT} pictures are done" in err
-    assert computed == [BATCH, 8]
+    assert computed == [BATCH, REST]
     assert target.read_bytes() == whole
     assert re.search(rf"{COUNT} pictures, logits {COUNT} x 6; {COUNT - BATCH} pictures in \d+\.\d s, \d+ pictures/s$", err)
     assert sorted(os.listdir(tmp_path)) == [target.name, "pictures"]
 
 
-KILLED = """
-import os, signal, sys
-from numpy_vit.cli import main, partial
+KILLED = (
+    IN_SMALL_BATCHES
+    + """
+import os, signal
 append = partial.Partial._append
 left = [int(sys.argv[1])]
 
@@ -218,20 +231,21 @@ def killed(self, file, data):
 partial.Partial._append = killed
 main(sys.argv[2:])
 """
+)
 
 
 # Written are: what run it is; then rows, their line, rows, their line, ...
 @pytest.mark.parametrize(("writes", "batches"), [(4, 1), (7, 2)])
 def test_a_killed_run_goes_on(writes, batches, folder, embed, tmp_path):
     """SIGKILL with half a batch's rows, or half its line, written; a few hundred pictures, as links."""
-    for n in range(COUNT, 300):
+    for n in range(COUNT, 200):
         os.link(folder / f"{n % COUNT:03}.png", folder / f"{n:03}.png")
     words = ["embed", str(folder), "-o", str(tmp_path / "o.npz"), *WORDS]
     done = subprocess.run([sys.executable, "-c", KILLED, str(writes), *words], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert sorted(os.listdir(tmp_path)) == ["o.npz.partial", "pictures"]
     status, err = embed(folder, "-o", tmp_path / "o.npz")
-    assert status == 0 and f"resuming: {min(batches, (writes - 1) // 2) * BATCH} of 300 pictures" in err
+    assert status == 0 and f"resuming: {min(batches, (writes - 1) // 2) * BATCH} of 200 pictures" in err
     assert same_bits(np.load(tmp_path / "o.npz")["embeddings"], one_by_one(sorted(folder.iterdir())))
     assert sorted(os.listdir(tmp_path)) == ["o.npz", "pictures"]
 
@@ -285,12 +299,12 @@ def changed(folder, number):
     ("change", "kept"),
     [
         (lambda folder: pictures.draw(9, 9).save(folder / "zzz.png"), 2),  # one more at the end
-        (lambda folder: pictures.draw(9, 9).save(folder / "020a.png"), 1),  # in the middle: the batches after it are others
+        (lambda folder: pictures.draw(9, 9).save(folder / "005a.png"), 1),  # in the middle: the batches after it are others
         (lambda folder: pictures.draw(9, 9).save(folder / "000a.png"), 0),
-        (lambda folder: changed(folder, 17), 1),
+        (lambda folder: changed(folder, 5), 1),
         (lambda folder: changed(folder, COUNT - 1), 2),
         (lambda folder: (folder / "003.png").unlink(), 0),
-        (lambda folder: (folder / "020.png").write_bytes(b""), 1),  # unreadable now
+        (lambda folder: (folder / "005.png").write_bytes(b""), 1),  # unreadable now
         (lambda folder: None, 2),
     ],
 )
@@ -311,9 +325,9 @@ def test_a_short_last_batch_is_computed_again_where_pictures_follow(folder, embe
     """Killed between the last batch, of one picture, and the result; then the list grows."""
     for path in sorted(folder.iterdir())[2 * BATCH + 1 :]:
         path.rename(tmp_path / path.name)
-    monkeypatch.setattr("numpy_vit.cli.embed.write_result", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert embed(folder, "-o", tmp_path / "o.npz")[0] == 2
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("numpy_vit.cli.embed.write_result", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert embed(folder, "-o", tmp_path / "o.npz")[0] == 2
     for path in sorted(tmp_path.glob("*.png")):
         path.rename(folder / path.name)
     assert f"resuming: {2 * BATCH} of {COUNT}" in embed(folder, "-o", tmp_path / "o.npz")[1]
@@ -345,7 +359,7 @@ def test_unreadable_pictures_are_reported_by_every_run(folder, embed, computed, 
     bad.unlink()
     del computed[:]
     status, err = embed(folder, "-o", tmp_path / "o.npz")
-    assert status == 0 and computed == [8] and "1 unreadable" not in err
+    assert status == 0 and computed == [REST] and "1 unreadable" not in err
     assert same_bits(np.load(tmp_path / "o.npz")["embeddings"], one_by_one(good))
     # Who mends it gets it.
     bad.write_bytes(b"")
@@ -366,15 +380,15 @@ def test_npy_keeps_what_is_done_until_the_pictures_are_mended(folder, embed, com
 
 
 def test_strict_stops_at_the_first_unreadable_picture(folder, embed, computed, tmp_path):
-    for name in ("020a.png", "021a.png"):
+    for name in ("005a.png", "006a.png"):
         (folder / name).write_bytes(b"")
     status, err = embed(folder, "-o", tmp_path / "o.npz", "--strict")
     assert status == 2 and not (tmp_path / "o.npz").exists() and computed == [BATCH]
-    assert err.count("error") == 1 and err.endswith(f"error: {folder}/020a.png: the file is empty (0 bytes)\n")
-    for name in ("020a.png", "021a.png"):
+    assert err.count("error") == 1 and err.endswith(f"error: {folder}/005a.png: the file is empty (0 bytes)\n")
+    for name in ("005a.png", "006a.png"):
         (folder / name).unlink()
     assert embed(folder, "-o", tmp_path / "o.npz", "--strict")[0] == 0
-    assert computed == [BATCH, BATCH, 8]
+    assert computed == [BATCH, BATCH, REST]
     # Also at one that an earlier run passed over.
     (folder / "002a.png").write_bytes(b"")
     shutil.copy(folder / "000.png", folder / "zzz.png")
@@ -385,16 +399,16 @@ def test_strict_stops_at_the_first_unreadable_picture(folder, embed, computed, t
 
 
 def test_strict_eval(folder, capsys):
-    (folder / "020a.png").write_bytes(b"")
+    (folder / "005a.png").write_bytes(b"")
     folder.rename(folder.parent / "3")
     words = ["eval", str(folder.parent), "--weights", CLASSIFIER]
     assert main(words) == 2
     captured = capsys.readouterr()
     assert f"{COUNT} pictures, 1 classes" in captured.out
-    assert captured.err.count("020a.png") == 1 and captured.err.rstrip().endswith("1 unreadable")
+    assert captured.err.count("005a.png") == 1 and captured.err.rstrip().endswith("1 unreadable")
     assert main([*words, "--strict"]) == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1 and "020a.png: the file is empty" in captured.err
+    assert captured.out == "" and captured.err.count("\n") == 1 and "005a.png: the file is empty" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -477,7 +491,7 @@ def test_a_folder_of_that_name_that_is_not_ours(folder, embed, tmp_path):
 def test_a_disk_that_is_full_in_the_middle(folder, embed, tmp_path, monkeypatch):
     """What is done stays, and is used when there is room again."""
     whole = in_one_go(embed, tmp_path, folder)
-    code = "import sys; from numpy_vit.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = IN_SMALL_BATCHES + "sys.exit(main(sys.argv[1:]))"
     limit = 1000  # bytes: two batches' rows fit, the journal's first lines do not
     words = ["embed", folder, "-o", tmp_path / "o.npz", *WORDS]
     done = subprocess.run(
@@ -507,8 +521,10 @@ def test_progress_on_a_terminal(folder, tmp_path, monkeypatch):
     assert main(words) == 2 and main(words) == 0
     shown = screen.getvalue().split("\r\x1b[K")
     assert f"0/{COUNT} pictures" in shown
-    assert [text for text in shown if re.fullmatch(rf"32/{COUNT} pictures, \d+ pictures/s, \d s left", text)], shown
-    assert f"16/{COUNT} pictures" in shown  # where the second run begins: no speed yet, and none from the first run's pictures
+    assert [text for text in shown if re.fullmatch(rf"{2 * BATCH}/{COUNT} pictures, \d+ pictures/s, \d s left", text)], shown
+    assert (
+        f"{BATCH}/{COUNT} pictures" in shown
+    )  # where the second run begins: no speed yet, and none from the first run's pictures
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
     Progress(1000).show(500)
