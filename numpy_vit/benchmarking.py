@@ -28,6 +28,7 @@ from .tracing import Trace
 
 Array = Any
 THREAD_VARIABLES = (
+    "NUMPY_VIT_THREADS",
     "OPENBLAS_NUM_THREADS",
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",

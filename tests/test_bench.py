@@ -1,6 +1,7 @@
 """numpy-vit bench and what it measures with. Nothing here depends on how long anything takes."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -20,12 +21,14 @@ from conftest import REPOSITORY
 def test_the_report():
     """In a process of its own, since a BLAS reads its number of threads when NumPy is imported."""
     words = ["bench", "digits", "--batch", "2", "--repeat", "1", "--threads", "1", "--by-step", "--memory", "--json"]
-    done = subprocess.run([sys.executable, "-m", "numpy_vit", *words], cwd=REPOSITORY, capture_output=True, text=True)
+    command, env = [sys.executable, "-m", "numpy_vit", *words], {**os.environ, "NUMPY_VIT_THREADS": "3"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""  # quiet in a pipe
     report = json.loads(done.stdout)
     assert set(report) == {"machine", "dtype", "models"}
     assert report["machine"]["numpy"] == np.__version__ and report["machine"]["cpus"] >= 1
     assert report["machine"]["thread_variables"]["OPENBLAS_NUM_THREADS"] == "1"
+    assert report["machine"]["thread_variables"]["NUMPY_VIT_THREADS"] == "1"  # --threads, not the variable
     (model,) = report["models"]
     (result,) = model["results"]
     traced = numpy_vit.trace(numpy_vit.load("digits"), batch=2)

@@ -34,7 +34,8 @@ def work(tmp_path_factory):
 def test_all_contenders_compute_the_same(work):
     installed = {name for name, library in NEEDS.items() if importlib.util.find_spec(library)}
     installed |= {"compile"} if "sdpa" in installed and shutil.which("g++") else set()
-    _, report = benchmark(work, "time", *TINY, "--batch", "1,3")
+    done, report = benchmark(work, "time", *TINY, "--batch", "1,3")
+    assert report is not None and "interrupted" not in report, done.stderr
     (model,) = report["models"]
     assert not installed & set(model["left_out"]), model["left_out"]
     assert set(model["contenders"]) >= installed | {"numpy_vit", "numpy_vit-blas", "products"}

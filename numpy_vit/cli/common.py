@@ -104,7 +104,9 @@ def share_threads(arguments: argparse.Namespace) -> None:
     if small:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         return
-    os.environ.setdefault("NUMPY_VIT_THREADS", str(threads or threads_to_use()))
+    if threads is not None:  # asked for: it is not to be ignored for a variable's sake
+        os.environ["NUMPY_VIT_THREADS"] = str(threads)
+    os.environ.setdefault("NUMPY_VIT_THREADS", str(threads_to_use()))
     hold_blas()
 
 

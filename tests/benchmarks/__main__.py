@@ -7,6 +7,7 @@ installed is left out and said so. Linux: it stops and wakes processes, and read
 import argparse
 import contextlib
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ def main() -> int:
     arguments = parser().parse_args()
     report: dict[str, Any] = {"machine": machine(), "what": arguments.what, "threads": arguments.threads, "models": []}
     progress, status = Progress(0), 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill, as by `timeout`, is a Ctrl-C
     try:
         for words in models(arguments.model):
             entry: dict[str, Any] = {"model": " ".join(words), "rows": []}

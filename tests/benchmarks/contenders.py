@@ -8,7 +8,7 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,14 +202,24 @@ CONTENDERS = {
 }
 
 
+def without_threads(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment that says nothing of threads."""
+    return {key: value for key, value in environ.items() if not key.endswith(("_NUM_THREADS", "NUMPY_VIT_THREADS"))}
+
+
 def environment(name: str, threads: int) -> dict[str, str]:
     """What a contender's process finds in its environment."""
     blas = CONTENDERS[name].blas_threads or threads
     openblas = {} if name == "numpy_vit-blas" else {"OPENBLAS_NUM_THREADS": str(blas)}
     if name == "numpy_vit":
         openblas["NUMPY_VIT_THREADS"] = str(threads)
-    cleared = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
-    return {**cleared, **openblas, "OMP_NUM_THREADS": str(blas), "MKL_NUM_THREADS": str(blas), "HF_HUB_OFFLINE": "1"}
+    return {
+        **without_threads(os.environ),
+        **openblas,
+        "OMP_NUM_THREADS": str(blas),
+        "MKL_NUM_THREADS": str(blas),
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 if __name__ == "__main__":

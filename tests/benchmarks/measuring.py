@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contenders import environment, onnx_file
+from contenders import environment, onnx_file, without_threads
 from materials import config_in, pixels
 from workers import Failed, Field
 
@@ -83,17 +83,24 @@ def agree(field: Field, file: Path) -> dict[str, float]:
 def pass_memories(fields: Callable[[str], Field], names: Sequence[str], batches: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Peak memory above weights and input: every contender and batch size in a fresh process."""
     for batch in batches:
-        found = {}
-        for name in names:
-            with fields(name) as field:
-                file = pixels(field.folder, batch)
-                field.progress.say(f"{field.folder.name}, batch {batch}: memory of {name}")
-                try:
+        found: dict[str, Any] = {}
+        try:
+            for name in names:
+                with fields(name) as field:
                     if name in field.workers:
-                        found[name] = field.workers[name].ask(do="memory", pixels=str(file), passes=3)
-                except Failed as why:
-                    field.leave_out(name, why)
-        yield {"batch": batch, "contenders": found}
+                        found[name] = pass_memory_of(field, name, batch)
+        finally:  # an interruption loses nothing that was measured
+            yield {"batch": batch, "contenders": {name: row for name, row in found.items() if row}}
+
+
+def pass_memory_of(field: Field, name: str, batch: int) -> dict[str, Any] | None:
+    """One contender's memory; None where it failed, which is said."""
+    field.progress.say(f"{field.folder.name}, batch {batch}: memory of {name}")
+    try:
+        return field.workers[name].ask(do="memory", pixels=str(pixels(field.folder, batch)), passes=3)
+    except Failed as why:
+        field.leave_out(name, why)
+        return None
 
 
 # From the shell to the first prediction
@@ -164,9 +171,8 @@ def cold_starts(
 def one_start(name: str, command: list[str], threads: int) -> tuple[float, str]:
     """Seconds, and the class's number. We start as a user starts us: without any variable set."""
     repository = str(Path(__file__).resolve().parents[2])
-    environ = {**environment("numpy_vit-blas" if name == US else name, threads), "PYTHONPATH": repository}
-    if name == US:
-        environ = {key: value for key, value in environ.items() if not key.endswith("_NUM_THREADS")}
+    environ = without_threads(os.environ) if name == US else environment(name, threads)
+    environ = {**environ, "PYTHONPATH": repository}
     limited = ["taskset", "-c", ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads])), *command]
     start = time.perf_counter()
     done = subprocess.run(limited if shutil.which("taskset") else command, env=environ, capture_output=True, text=True)
