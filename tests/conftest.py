@@ -4,8 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
+# The models are tiny: OpenBLAS's second thread would only spin, and on a busy machine for ten times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside the tests
 
