@@ -7,8 +7,8 @@ from pathlib import Path
 # The models are tiny: OpenBLAS's second thread would only spin, and on a busy machine for ten times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside the tests
 
