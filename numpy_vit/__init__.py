@@ -8,9 +8,9 @@ The forward pass is in `model.py`, its arithmetic in `ops.py`, its shape contrac
 Names are loaded when first used, so that the import costs little more than NumPy's.
 """
 
-import os
-import sys
 from typing import TYPE_CHECKING, Any
+
+from .threads import hold_blas
 
 if TYPE_CHECKING:
     from .config import ViTConfig as ViTConfig
@@ -64,22 +64,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def threads_to_use() -> int:
-    """NUMPY_VIT_THREADS, or what a BLAS is told by the environment, or the processors this process may use."""
-    for name in ("NUMPY_VIT_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "")
-        if text.isdigit() and int(text):
-            return int(text)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def hold_blas() -> None:
-    """One BLAS thread where NUMPY_VIT_THREADS asks for threads of our own (numpy_vit.spread); a BLAS reads it but once."""
-    if "NUMPY_VIT_THREADS" in os.environ and "numpy" not in sys.modules:
-        for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-            os.environ[name] = "1"
 
 
 hold_blas()

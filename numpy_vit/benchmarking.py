@@ -24,17 +24,11 @@ import numpy as np
 from .model import ViT
 from .seeded import uniform
 from .spread import THREADS
+from .threads import BLAS, OURS, usable_cpus
 from .tracing import Trace
 
 Array = Any
-THREAD_VARIABLES = (
-    "NUMPY_VIT_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
+THREAD_VARIABLES = (OURS, "OMP_NUM_THREADS", *BLAS)
 SECONDS, FEWEST, MOST = 10.0, 3, 20  # how long one batch size is measured, in how many rounds
 
 
@@ -330,10 +324,3 @@ def processor() -> str:
     except OSError:
         found = None
     return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def usable_cpus() -> int:
-    """How many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

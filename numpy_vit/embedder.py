@@ -79,8 +79,7 @@ class Embedder:
         vectors = getattr(out, OUTPUTS[self.what])
         if vectors is None:
             raise InputError(f"{self._name}: this model has no {self.what}: ask for something else")
-        if not np.isfinite(vectors).all():
-            raise InputError(f"{self._name}: gives NaN or infinite numbers: its weights or its preprocessing are damaged")
+        check_finite(self._name, vectors)
         return vectors if vectors.flags.owndata else vectors.copy()  # a view would keep all tokens in memory
 
     @property
@@ -119,6 +118,14 @@ class Embedder:
 def place(name: str | os.PathLike[str]) -> str:
     """A name that means the same in a process with another working folder: of what exists, the absolute path."""
     return str(name) if name == DIGITS or not Path(name).exists() else str(Path(name).absolute())
+
+
+def check_finite(name: str, array: Array) -> None:
+    """Raise InputError for what a model gave, where it is no numbers."""
+    import numpy as np
+
+    if not np.isfinite(array).all():
+        raise InputError(f"{name}: gives NaN or infinite numbers: its weights or its preprocessing are damaged")
 
 
 @functools.lru_cache(maxsize=4)

@@ -66,6 +66,11 @@ class Outputs(NamedTuple):
 def forward(pixels: Array, w: Weights, config: ViTConfig, step: Step) -> Outputs:
     """pixels (B, C, Y, X) -> tokens (B, N, D), pooled (B, D), logits (B, O), and what else the model has."""
     w, config = for_image(pixels.shape[2:], w, config, step.under("embed"))
+    return forward_at_size(pixels, w, config, step)
+
+
+def forward_at_size(pixels: Array, w: Weights, config: ViTConfig, step: Step) -> Outputs:
+    """The forward pass of a model that is for pictures of this size: eq. 1, the blocks, and what comes after."""
     x = embed(pixels, w.embed, config, step.under("embed"))
     x = encode(x, w.blocks, config, step)
     return conclude(x, w, config, step)
@@ -369,18 +374,17 @@ class ViT:
         steps: dict[str, Array] = {}
         listen = listener(record, steps)
 
-        size = pixels.shape[2:]
+        def step(batch: int) -> Step:
+            return Step(self.config.sizes_of_run(batch, pixels.shape[2:]), self.dtype, listen, strict)
 
-        def run(some: Array, w: Weights, config: ViTConfig) -> Outputs:
-            step = Step(config.sizes_of_run(len(some), size), self.dtype, listen, strict)
-            return Outputs(*(x if x is None else np.asarray(x) for x in forward(some, w, config, step)))
+        w, config = for_image(pixels.shape[2:], self.weights, self.config, step(len(pixels)).under("embed"))
 
-        if listen is not None or self.array_type is not np.ndarray:
-            outputs = run(pixels, self.weights, self.config)
-        else:
-            unheard = Step(self.config.sizes_of_run(len(pixels), size), self.dtype)
-            w, config = for_image(size, self.weights, self.config, unheard)
-            outputs = in_chunks(lambda some: run(some, w, config), pixels, max(1, CHUNK // config.tokens))
+        def run(some: Array) -> Outputs:
+            results = forward_at_size(some, w, config, step(len(some)))
+            return Outputs(*(x if x is None else np.asarray(x) for x in results))
+
+        whole = listen is not None or self.array_type is not np.ndarray
+        outputs = run(pixels) if whole else in_chunks(run, pixels, max(1, CHUNK // config.tokens))
         if isinstance(record, str | Iterable):
             unmatched = [p for p in patterns_of(record) if not fnmatch.filter(steps, p)]
             if unmatched:
@@ -437,10 +441,14 @@ def listener(record: Record, steps: dict[str, Array]) -> Listener | None:
         raise InputError(f"record is {record!r}: give True, a step's name or pattern, several, or a function")
     patterns = ["*"] if record is True else patterns_of(record)
 
+    def wants(name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
     def keep(name: str, array: Array, dims: str) -> None:
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+        if wants(name):
             steps[name] = np.asarray(array)
 
+    keep.wants = wants  # type: ignore[attr-defined]
     return keep
 
 

@@ -13,7 +13,6 @@ import base64
 import html
 import io
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from .draw import RAMP, rollout
 from .errors import InputError
 from .images import Preprocess
 from .parameters import parameter_count
+from .render import clean
 from .tracing import Row, statistics, trace
 
 Array = Any
@@ -152,7 +152,7 @@ def page(
         "ramp": RAMP,
         "pooled": pooling_said(config),
         "vector": out.pooled.shape[-1],
-        "best": [{key: finite(b[key]) for key in ("label", "probability", "logit")} for b in best],
+        "best": [{key: b[key] for key in ("label", "probability", "logit")} for b in best],
         "embedding": None if out.image_embedding is None else int(out.image_embedding.shape[-1]),
         "language": language,
     }
@@ -163,7 +163,7 @@ def page(
         {
             "language": {"en": "en", "zh": "zh-CN"}[language],
             "title": html.escape(f"{name}: numpy-vit explain"),
-            "facts": json.dumps(facts, allow_nan=False).replace("<", "\\u003c"),  # no text in it can end the script
+            "facts": json.dumps(clean(facts), allow_nan=False).replace("<", "\\u003c"),  # no text in it can end the script
             "attention": "\n".join(f'<script type="text/plain" id="{key}">{text}</script>' for key, text in texts.items()),
         }
     )
@@ -356,11 +356,6 @@ def step_of(row: Row, name: str) -> dict[str, Any]:
     }
 
 
-def numbers(values: Mapping[str, float]) -> list[float | None]:
+def numbers(values: Mapping[str, float]) -> list[float]:
     """Least, mean and largest."""
-    return [finite(values[key]) for key in ("min", "mean", "max")]
-
-
-def finite(value: Any) -> Any:
-    """A number that JSON can hold; None for one that it cannot."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return [values[key] for key in ("min", "mean", "max")]

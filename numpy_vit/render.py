@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import json
+import math
 import re
 import shutil
 import textwrap
@@ -507,3 +508,12 @@ def svg_box(x: float, y: float, line: Line) -> list[str]:
 def svg_text(x: float, y: float, size: int, text: str, anchor: str = "start", bold: bool = False) -> str:
     weight = ' font-weight="bold"' if bold else ""
     return f'<text x="{x}" y="{y}" font-size="{size}" text-anchor="{anchor}" fill="#222"{weight}>{escape(text)}</text>'
+
+
+def clean(value: Any) -> Any:
+    """Plain data that JSON can hold: NaN and infinity become null."""
+    if isinstance(value, dict):
+        return {key: clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import threads_to_use
+from .threads import OURS, threads_to_use
 
 Array = Any
 BLOCK = 65_536  # numbers: a few arrays of them fit the cache, and the cost of a NumPy call fades
@@ -30,7 +30,7 @@ class Threads:
 
     def __init__(self) -> None:
         self.count = threads_to_use()
-        self.own_products = "NUMPY_VIT_THREADS" in os.environ and os.environ.get("OPENBLAS_NUM_THREADS") == "1"
+        self.own_products = OURS in os.environ and os.environ.get("OPENBLAS_NUM_THREADS") == "1"
         self.inside = threading.local()  # a thread that works already spreads no further
         self.forget()
 

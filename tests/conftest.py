@@ -26,6 +26,22 @@ def foreign():
     return Path(folder)
 
 
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process -> its status, and what it wrote to stdout and stderr."""
+    from numpy_vit.cli import main
+
+    def run(*words):
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as stop:  # argparse
+            status = stop.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
 def relative_error(got, reference):
     """max|got - reference| / max|reference|: the one measure of agreement used here."""
     assert got.shape == reference.shape, f"{got.shape} against {reference.shape}"

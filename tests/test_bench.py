@@ -123,15 +123,11 @@ def test_memory_of_a_pass_is_seen():
         (["--repeat", "-1"], "--repeat"),
     ],
 )
-def test_bad_input(words, message, capsys):
-    try:
-        status = main(["bench", *words, "--json"])
-    except SystemExit as stop:
-        status = stop.code
-    captured = capsys.readouterr()
-    assert status == 2 and captured.out == ""
-    assert message in captured.err and "Traceback" not in captured.err
-    assert captured.err.count("error: ") == 1
+def test_bad_input(words, message, run):
+    status, out, err = run("bench", *words, "--json")
+    assert status == 2 and out == ""
+    assert message in err and "Traceback" not in err
+    assert err.count("error: ") == 1
 
 
 def test_ctrl_c_prints_what_was_measured(capsys, monkeypatch):

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import numpy_vit
-from numpy_vit.cli import main
 
 import pictures
 from conftest import DATA, relative_error
@@ -21,19 +20,6 @@ from test_images import broken_pictures
 
 CLASSIFIER = str(DATA / "classifier")
 BACKBONE = str(DATA / "backbone")
-
-
-@pytest.fixture
-def run(capsys):
-    def run(*words):
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as stop:  # argparse
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

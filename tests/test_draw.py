@@ -162,14 +162,9 @@ def test_attend_draws_the_rollout_of_the_run(tmp_path):
         (["-o", "absent/x.png"], "there is no folder"),
     ],
 )
-def test_attend_refuses(options, message, tmp_path, monkeypatch, capsys):
+def test_attend_refuses(options, message, tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
-    command = ["attend", str(SAMPLE), *([] if "-o" in options else ["-o", "x.png"]), *options]
-    try:
-        status = main(command)
-    except SystemExit as ended:
-        status = ended.code
-    error = capsys.readouterr().err
+    status, _, error = run("attend", SAMPLE, *([] if "-o" in options else ["-o", "x.png"]), *options)
     assert status == 2 and message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

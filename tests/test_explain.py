@@ -262,15 +262,10 @@ def test_names_and_labels_are_text_whatever_is_in_them(tmp_path):
         (["--image", "640"], "are too many for a page: give a smaller --image"),
     ],
 )
-def test_explain_refuses(options, message, tmp_path, monkeypatch, capsys):
+def test_explain_refuses(options, message, tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.html").mkdir()
-    command = ["explain", str(SAMPLE), *([] if "-o" in options else ["-o", "x.html"]), *options]
-    try:
-        status = main(command)
-    except SystemExit as ended:
-        status = ended.code
-    error = capsys.readouterr().err
+    status, _, error = run("explain", SAMPLE, *([] if "-o" in options else ["-o", "x.html"]), *options)
     assert status == 2 and message in error and error.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["folder.html"]
 

@@ -50,6 +50,17 @@ def test_long_sequences_in_parts(threads, monkeypatch):
     assert difference(some.steps["blocks.0.residual2"], heard.steps["blocks.0.residual2"]) < 1e-13
 
 
+def test_a_record_of_other_steps_does_not_hold_the_scores(monkeypatch):
+    parted = []
+    monkeypatch.setattr("numpy_vit.model.over_heads", lambda *asked: parted.append(1) or spread.over_heads(*asked))
+    model = numpy_vit.random_model(crooked_config(), dtype="float64")
+    pixels = crooked_pixels(model.config)
+    for record, times in (("blocks.*.residual2", 3), ("blocks.1.attention.probs", 2), (True, 0), (lambda *heard: None, 0)):
+        parted.clear()
+        model(pixels, record=record)
+        assert len(parted) == times, record
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_functions_in_blocks(threads, dtype):
     x = np.random.default_rng(0).normal(size=(3, 701, 97)).astype(dtype)

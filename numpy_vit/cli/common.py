@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import hold_blas, threads_to_use
 from ..config import DIGITS
 from ..errors import InputError
+from ..threads import OURS, hold_blas, threads_to_use
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -90,24 +90,24 @@ def share_threads(arguments: argparse.Namespace) -> None:
     """
     if getattr(arguments, "action", None) is not None or getattr(arguments, "dtype", None) == "portable":
         return
-    threads = getattr(arguments, "threads", None)  # of bench
-    values = getattr(arguments, "with_values", None)
-    weights = values[0] if values else getattr(arguments, "weights", None)
-    if hasattr(arguments, "threads"):
-        small = False
-    elif weights is None or weights == DIGITS:
-        small = True
-    elif Path(weights).is_dir():
-        small = sum(file.stat().st_size for file in Path(weights).glob("*.safetensors")) < SMALL_MODEL
-    else:
-        small = Path(weights).is_file() and Path(weights).stat().st_size < SMALL_MODEL
-    if small:
+    if hasattr(arguments, "threads"):  # bench, whose option goes before the variable
+        os.environ[OURS] = str(arguments.threads or threads_to_use())
+    elif little_to_compute(arguments):
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         return
-    if threads is not None:  # asked for: it is not to be ignored for a variable's sake
-        os.environ["NUMPY_VIT_THREADS"] = str(threads)
-    os.environ.setdefault("NUMPY_VIT_THREADS", str(threads_to_use()))
+    os.environ.setdefault(OURS, str(threads_to_use()))
     hold_blas()
+
+
+def little_to_compute(arguments: argparse.Namespace) -> bool:
+    """Whether the command runs a small model, or none."""
+    values = getattr(arguments, "with_values", None)
+    weights = values[0] if values else getattr(arguments, "weights", None)
+    if weights is None or weights == DIGITS:
+        return True
+    if Path(weights).is_dir():
+        return sum(file.stat().st_size for file in Path(weights).glob("*.safetensors")) < SMALL_MODEL
+    return Path(weights).is_file() and Path(weights).stat().st_size < SMALL_MODEL
 
 
 def complain(text: str) -> None:
@@ -149,10 +149,11 @@ class Runner:
         """The model's outputs, with the steps to `record`. Raises InputError where they are no numbers."""
         import numpy as np
 
+        from ..embedder import check_finite
+
         with np.errstate(all="ignore"):
             out = self.model(pixels, record, strict=self.strict, resize_positions=self.resize)
-        if not np.isfinite(out.last_hidden_state if out.logits is None else out.logits).all():
-            raise InputError(f"{self.name}: gives NaN or infinite numbers: its weights or its preprocessing are damaged")
+        check_finite(self.name, out.last_hidden_state if out.logits is None else out.logits)
         return out
 
     def look(self, picture: str) -> "tuple[Image, Any]":

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..render import fitted, shape_text
+from ..render import clean, fitted, shape_text
 from .checking import INHERITED, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result
 from .diagnosing import Finding, Tried
 
@@ -129,15 +129,6 @@ def check_data(checked: Check) -> dict[str, Any]:
         "replayed": not checked.replayed,
         "steps": [clean(dataclasses.asdict(result)) for result in checked.results],
     }
-
-
-def clean(value: Any) -> Any:
-    """Plain data that JSON can hold: NaN and infinity become null."""
-    if isinstance(value, dict):
-        return {key: clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def as_json(data: Any) -> str:
