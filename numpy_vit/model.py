@@ -17,18 +17,18 @@ import numpy as np
 
 from .config import ViTConfig
 from .errors import InputError, nearest
+from .fast import keep_freed_memory
 from .ops import (
     ACTIVATIONS,
+    layer_norm,
     linear,
     mean_0_variance_1,
     merge_heads,
     patchify,
     prepend,
     rows_sum_to_1,
-    scale_and_shift,
     softmax,
     split_heads,
-    standardize,
     undone_by_unpatchify,
 )
 from .parameters import (
@@ -42,11 +42,13 @@ from .parameters import (
     Rotation,
     Weights,
     assemble,
+    attention_share,
+    mlp_share,
     parameter_shapes,
 )
 from .positions import relative_bias, resize_distances, resize_positions, with_rows_of_zeros
 from .rotary import rotate, rotation_tables
-from .spread import in_chunks, over_heads
+from .spread import by_shares, in_chunks, over_heads
 from .steps import Listener, Step
 
 Array = Any
@@ -112,14 +114,14 @@ def encoder_block(x: Array, w: Block, config: ViTConfig, step: Step) -> Array:
 
 
 def norm(name: str, x: Array, w: Norm | None, config: ViTConfig, step: Step, dims: str = "B N D") -> Array:
-    """Layer norm (numpy_vit.ops.layer_norm), where the model has it. (B, N, D) -> (B, N, D)."""
+    """Layer norm, where the model has it. (B, N, D) -> (B, N, D)."""
     if w is None:
         return x
-    standard = standardize(x, config.eps)
-    step.invariant(name, mean_0_variance_1, standard, x, config.eps)
-    return step(name, scale_and_shift(standard, *w, out=standard), dims)
+    step.invariant(name, mean_0_variance_1, x, config.eps)
+    return step(name, layer_norm(x, *w, config.eps), dims)
 
 
+@by_shares(attention_share)
 def multi_head_attention(x: Array, w: Attention, config: ViTConfig, step: Step) -> Array:
     """Appendix A, eq. 5 to 8: every token asks (query) every token (key) how much of its value to take.
 
@@ -134,7 +136,7 @@ def multi_head_attention(x: Array, w: Attention, config: ViTConfig, step: Step) 
     return step("output", linear(merge_heads(context), *w.output), "B N D")
 
 
-def attend(query: Array, key: Array, value: Array, bias: Array | None, step: Step) -> Array:
+def attend(query: Array, key: Array, value: Array, bias: Array | None, step: Step, out: Array | None = None) -> Array:
     """Eq. 6 and 7: values, mixed by how well their keys answer the query. (B, H, N, K) -> (B, H, N, K).
 
     Scores are divided by sqrt(K), so that their spread does not grow with K and softmax does not saturate.
@@ -146,7 +148,7 @@ def attend(query: Array, key: Array, value: Array, bias: Array | None, step: Ste
         scores = step("biased_scores", scores + bias, "B H N N")
     probs = step("probs", softmax(scores, out=step.spare("scores", scores)), "B H N N")
     step.invariant("probs", rows_sum_to_1, probs)
-    return probs @ value
+    return np.matmul(probs, value, out=out)
 
 
 def in_parts(query: Array, key: Array, value: Array, bias: Array | None, step: Step) -> Array:
@@ -156,6 +158,7 @@ def in_parts(query: Array, key: Array, value: Array, bias: Array | None, step: S
     return over_heads(attend, query, key, value, bias, step)
 
 
+@by_shares(mlp_share)
 def mlp(x: Array, w: Mlp, config: ViTConfig, step: Step, tokens: str = "N") -> Array:
     """Each token for itself: widen to M, activate, back to D. (B, N, D) -> (B, N, D)."""
     hidden = step("hidden", linear(x, *w.hidden), f"B {tokens} M")
@@ -370,6 +373,7 @@ class ViT:
 
         Raises InputError for pixels that do not fit the model, ShapeError or InvariantError for a step that is wrong.
         """
+        keep_freed_memory()
         pixels = self._checked(pixels, resize_positions)
         steps: dict[str, Array] = {}
         listen = listener(record, steps)

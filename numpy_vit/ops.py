@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .dispatch import dispatched
+from .fast import exp, row_mean, row_mean_square, row_sum
 from .special import erf as erf
 from .special import gelu
 from .spread import by_columns, by_rows, elementwise
@@ -66,32 +67,27 @@ def prepend(special: Sequence[Array], tokens: Array) -> Array:
     return np.concatenate([*(np.broadcast_to(token, (B, len(token), D)) for token in special), tokens], axis=1)
 
 
-@by_rows
-def standardize(x: Array, eps: float) -> Array:
+def standardize(x: Array, eps: float, out: Array | None = None) -> Array:
     """Shift and scale each token to mean 0 and variance 1 (of the population, as every framework does).
 
     x (..., D) -> (..., D). `eps` keeps a constant token from dividing by zero.
     """
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    centred = np.subtract(x, row_mean(x), out=out)
+    variance = row_mean_square(centred)
     centred /= np.sqrt(variance + eps)
     return centred
 
 
 @by_rows
-def scale_and_shift(x: Array, weight: Array, bias: Array) -> Array:
-    """Give each of the D numbers a learned scale and place again. x (..., D), weight (D,), bias (D,) -> (..., D)."""
-    y = x * weight
-    y += bias
-    return y
-
-
-def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
-    """Layer normalisation (Ba et al., arXiv 1607.06450): standardize, then scale and shift.
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float, out: Array | None = None) -> Array:
+    """Layer normalisation (Ba et al., arXiv 1607.06450): standardize, then a learned scale and place for each of the D.
 
     x (..., D), weight (D,), bias (D,) -> (..., D).
     """
-    return scale_and_shift(standardize(x, eps), weight, bias)
+    y = standardize(x, eps, out)
+    y *= weight
+    y += bias
+    return y
 
 
 # Attention
@@ -110,15 +106,21 @@ def merge_heads(x: Array) -> Array:
 
 
 @by_rows
-def softmax(x: Array) -> Array:
+def softmax(x: Array, out: Array | None = None) -> Array:
     """exp(x) / sum(exp(x)) over the last axis. x (..., N) -> (..., N); every row sums to 1.
 
-    The row's maximum is taken off first: the result is the same and exp cannot overflow.
+    Where exp could overflow, or a row vanish, the row's maximum is taken off first: the result is the same.
     """
-    e = x - x.max(axis=-1, keepdims=True)
-    np.exp(e, out=e)
-    e /= e.sum(axis=-1, keepdims=True)
+    if not within(x, 40):
+        x = out = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
+    e = exp(x, out)
+    e /= row_sum(e)
     return e
+
+
+def within(x: Array, bound: float) -> bool:
+    """Whether all numbers are known to be between -bound and bound: of plain arrays alone it is."""
+    return type(x) is np.ndarray and -bound <= x.min() and x.max() <= bound
 
 
 # Activations, all elementwise: x any shape -> the same. GELU itself is in numpy_vit.special.
@@ -132,34 +134,34 @@ def sigmoid(x: Array) -> Array:
 
 @dispatched
 @elementwise
-def gelu_tanh(x: Array) -> Array:
+def gelu_tanh(x: Array, out: Array | None = None) -> Array:
     """0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3): the approximation JAX and GPT-2 use for GELU.
 
     Written as x sigmoid(2 u), which is the same and keeps its digits in the negative tail.
     """
     with np.errstate(over="ignore"):  # of the cube: sigmoid of infinity is the right limit
         u = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
-    return x * sigmoid(2 * u)
+    return np.multiply(x, sigmoid(2 * u), out=out)
 
 
 @dispatched
 @elementwise
-def quick_gelu(x: Array) -> Array:
+def quick_gelu(x: Array, out: Array | None = None) -> Array:
     """x sigmoid(1.702 x): the approximation OpenAI's CLIP was trained with."""
-    return x * sigmoid(1.702 * x)
+    return np.multiply(x, sigmoid(1.702 * x), out=out)
 
 
 @dispatched
 @elementwise
-def silu(x: Array) -> Array:
+def silu(x: Array, out: Array | None = None) -> Array:
     """x sigmoid(x), also called swish."""
-    return x * sigmoid(x)
+    return np.multiply(x, sigmoid(x), out=out)
 
 
 @elementwise
-def relu(x: Array) -> Array:
+def relu(x: Array, out: Array | None = None) -> Array:
     """max(x, 0)."""
-    return np.maximum(x, 0)
+    return np.maximum(x, 0, out=out)
 
 
 ACTIVATIONS: dict[str, Callable[..., Array]] = {
@@ -181,8 +183,9 @@ def rows_sum_to_1(probs: Array) -> bool:
     return bool((probs >= 0).all() and (abs(probs.sum(axis=-1) - 1) <= slack).all())
 
 
-def mean_0_variance_1(standard: Array, x: Array, eps: float) -> bool:
+def mean_0_variance_1(x: Array, eps: float) -> bool:
     """a layer norm before scale and shift has mean 0 and variance v / (v + eps) in every token"""
+    standard = standardize(x, eps)
     x = np.asarray(x, np.float64)
     variance, noise = x.var(axis=-1), np.finfo(standard.dtype).eps * abs(x).max(axis=-1)
     expected = variance / (variance + eps)

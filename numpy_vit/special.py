@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .dispatch import dispatched
+from .fast import PER_E, power
 from .spread import elementwise
 
 Array = Any
@@ -44,32 +45,34 @@ ERF_AS_TANH = (
     -5.668479143496388e-06, 1.418523970355535e-07,
 )  # fmt: skip
 
-# The same for GELU: -2 u = x * GELU_AS_SIGMOID(x*x), where erf(x / sqrt(2)) = tanh(u).
-GELU_AS_SIGMOID = tuple(-math.sqrt(2) * c / 2**n for n, c in enumerate(ERF_AS_TANH))
+# The same for GELU: exp(-2 u) = power(x * GELU_AS_SIGMOID(x*x)), where erf(x / sqrt(2)) = tanh(u).
+GELU_AS_SIGMOID = tuple(-math.sqrt(2) * PER_E * c / 2**n for n, c in enumerate(ERF_AS_TANH))
 
 
 @dispatched
 @elementwise
-def erf(x: Array) -> Array:
+def erf(x: Array, out: Array | None = None) -> Array:
     """The error function, elementwise. x any shape, float32 or float64 -> the same."""
-    return of_dtype(x, _erf_float32, _erf_float64)
+    return of_dtype(x, _erf_float32, _erf_float64, out)
 
 
 @dispatched
 @elementwise
-def gelu(x: Array) -> Array:
+def gelu(x: Array, out: Array | None = None) -> Array:
     """x * Phi(x), elementwise: the exact GELU, not the tanh approximation. x any shape -> the same."""
-    return of_dtype(x, _gelu_float32, _gelu_float64)
+    return of_dtype(x, _gelu_float32, _gelu_float64, out)
 
 
-def of_dtype(x: Array, float32: Callable[[Array], Array], float64: Callable[[Array], Array]) -> Array:
-    """The one of two functions that is made for x, of x."""
-    functions = {np.dtype("float32"): float32, np.dtype("float64"): float64}
-    if getattr(x, "dtype", None) not in functions:
-        raise TypeError(f"an array of float32 or float64 is expected, not {getattr(x, 'dtype', type(x).__name__)}")
+def of_dtype(
+    x: Array, float32: Callable[[Array, Array | None], Array], float64: Callable[[Array], Array], out: Array | None
+) -> Array:
+    """The one of two functions that is made for x, of x; the first writes into `out`, where that is given."""
+    dtype = getattr(x, "dtype", None)
+    if dtype not in (np.dtype("float32"), np.dtype("float64")):
+        raise TypeError(f"an array of float32 or float64 is expected, not {dtype or type(x).__name__}")
     # Far tails overflow x * x or underflow exp: the limits they give (1, 0) are the right ones.
     with np.errstate(over="ignore", under="ignore"):
-        return functions[x.dtype](x)
+        return float32(x, out) if dtype == np.float32 else float64(x)
 
 
 def _polynomial(coefficients: Sequence[float], t: Array) -> Array:
@@ -82,17 +85,17 @@ def _polynomial(coefficients: Sequence[float], t: Array) -> Array:
     return result
 
 
-def _erf_float32(x: Array) -> Array:
-    return np.tanh(x * _polynomial(ERF_AS_TANH, x * x))
+def _erf_float32(x: Array, out: Array | None) -> Array:
+    return np.tanh(x * _polynomial(ERF_AS_TANH, x * x), out=out)
 
 
-def _gelu_float32(x: Array) -> Array:
+def _gelu_float32(x: Array, out: Array | None) -> Array:
     """x (1 + tanh(u)) / 2 = x / (1 + exp(-2 u)): two passes fewer, and the negative tail keeps its digits."""
     minus_two_u = _polynomial(GELU_AS_SIGMOID, x * x)
     minus_two_u *= x
-    e = np.exp(minus_two_u, out=minus_two_u)
+    e = power(minus_two_u, out=minus_two_u)
     e += 1
-    return np.divide(x, e, out=e)
+    return np.divide(x, e, out=out)
 
 
 def _erf_float64(x: Array) -> Array:

@@ -20,8 +20,9 @@ import numpy as np
 from .threads import OURS, threads_to_use
 
 Array = Any
-BLOCK = 65_536  # numbers: a few arrays of them fit the cache, and the cost of a NumPy call fades
-LEAST = 16_384  # numbers: fewer are done sooner than handed to another thread
+BLOCK = 262_144  # numbers at a time: a few arrays of them fit the cache. Smaller ones cost more in all: after every NumPy
+# call a thread must get Python's lock back, and where the other one has it just then, it sleeps and has to be woken
+LEAST = 16_384  # numbers: a matrix product of fewer is done sooner than shared with another thread
 QUERIES = 512  # of long sequences, at a time
 
 
@@ -111,7 +112,8 @@ def parts(count: int, size: int, pieces: int) -> list[slice]:
 def by_rows(function: Callable[..., Array]) -> Callable[..., Array]:
     """For a function that takes each row (last axis) for itself, as softmax does: a block of rows at a time.
 
-    The result has the argument's shape and dtype; `out` may be the argument itself, whose numbers are then gone.
+    The result has the argument's shape and dtype; the function is given `out` and may write it there. `out` may be the
+    argument itself, whose numbers are then gone.
     """
     return _blockwise(function, lambda x: x.shape[-1])
 
@@ -133,9 +135,12 @@ def _blockwise(function: Callable[..., Array], unit_of: Callable[[Array], int]) 
         results = out.reshape(shape)
 
         def work(part: slice) -> None:
-            results[part] = function(units[part], *rest)
+            target = results[part]
+            made = function(units[part], *rest, out=target)
+            if made is not target:
+                target[...] = made
 
-        pieces = 1 if x.size < LEAST else THREADS.free(products=False)
+        pieces = 1 if x.size <= BLOCK else THREADS.free(products=False)
         each(work, parts(len(units), max(1, BLOCK // unit), pieces), products=False)
         return out
 
@@ -163,7 +168,7 @@ def by_columns(linear: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def over_heads(attend: Callable[..., Array], query: Array, key: Array, value: Array, bias: Array | None, step: Any) -> Array:
-    """attend(query, key, value, bias, step), a few heads at a time, and of long sequences a few hundred queries.
+    """attend(query, key, value, bias, step, out), a few heads at a time, and of long sequences a few hundred queries.
 
     So the N x N scores of all heads never stand in memory at once, and what there is of them stays in the cache.
     query, key, value (B, H, N, K), bias (H, N, N) or None -> (B, H, N, K)
@@ -171,17 +176,55 @@ def over_heads(attend: Callable[..., Array], query: Array, key: Array, value: Ar
     B, H, N, K = query.shape
     # The numbers of a token lie together, so that merging the heads is no work.
     context = np.empty((B, N, H, K), query.dtype).swapaxes(1, 2)
-    rows = parts(N, QUERIES, 1) if N * N > BLOCK * 4 else [slice(0, N)]
-    heads = parts(H, max(1, BLOCK * 4 // (N * N)), THREADS.free(products=True) if B == 1 else 1)
+    rows = parts(N, QUERIES, 1) if N * N > BLOCK else [slice(0, N)]
+    heads = parts(H, max(1, BLOCK // (N * N)), THREADS.free(products=True) if B == 1 else 1)
 
     def work(part: tuple[slice, slice, slice]) -> None:
         b, h, n = part
         asked = query[b, h, n]
         few = step.of_part(asked.shape[:3])
-        context[b, h, n] = attend(asked, key[b, h], value[b, h], None if bias is None else bias[h, n], few)
+        attend(asked, key[b, h], value[b, h], None if bias is None else bias[h, n], few, context[b, h, n])
 
     each(work, [(slice(b, b + 1), h, n) for b in range(B) for h in heads for n in rows])
     return context
+
+
+def by_shares(share_of: Callable[[Any, int, int], Any]) -> Callable[[Callable[..., Array]], Callable[..., Array]]:
+    """For attention and MLP: every thread takes an equal share of the heads or hidden numbers, and what comes out is added up.
+
+    share_of(w, n, of) gives the weights of share n; to the function they are those of a narrower model. So a thread meets
+    the others once, not after every product. (Megatron-LM, arXiv 1909.08053, does this with whole processors.)
+    """
+
+    def decorate(function: Callable[..., Array]) -> Callable[..., Array]:
+        @functools.wraps(function)
+        def call(x: Array, w: Any, config: Any, step: Any, *rest: Any) -> Array:
+            of = THREADS.free(products=True)
+            narrower = narrowed(config, of) if of > 1 and x.size >= LEAST and step.unheard else None
+            if narrower is None or type(x) is not np.ndarray:
+                return function(x, w, config, step, *rest)
+            sizes = {"H": narrower.heads, "M": narrower.mlp}
+            results: list[Any] = [None] * of
+
+            def work(n: int) -> None:
+                results[n] = function(x, share_of(w, n, of), narrower, step.of_share(sizes), *rest)
+
+            each(work, range(of))
+            for result in results[1:]:
+                results[0] += result
+            return results[0]
+
+        return call
+
+    return decorate
+
+
+@functools.lru_cache(maxsize=16)
+def narrowed(config: Any, of: int) -> Any:
+    """The config of a share; None where heads and hidden numbers cannot be shared equally, or are normed together."""
+    if config.heads % of or config.mlp % of or config.mlp_norm:
+        return None
+    return config.replace(heads=config.heads // of, inner=config.inner_width // of, mlp=config.mlp // of)
 
 
 def in_chunks(run: Callable[[Array], Any], pixels: Array, size: int) -> Any:

@@ -67,6 +67,17 @@ class Step:
         smaller.part, smaller.listen = tuple(shape), None
         return smaller
 
+    def of_share(self, sizes: Mapping[str, int]) -> "Step":
+        """The same contract where some letters have other sizes; nobody hears of it."""
+        other = copy.copy(self)
+        other.sizes, other.listen = {**self.sizes, **sizes}, None
+        return other
+
+    @property
+    def unheard(self) -> bool:
+        """Whether nobody listens to any step."""
+        return self.listen is None and not self.whole
+
     def wants(self, name: str) -> bool:
         """Whether somebody listens to this step. A listener may say what it wants by a function `wants(full_name)`."""
         return self.whole or (self.listen is not None and getattr(self.listen, "wants", lambda _: True)(self.path + name))

@@ -1,0 +1,62 @@
+"""Three things that NumPy does much faster by another name than the obvious one. Plain arrays alone take part in them.
+
+Measured in docs/performance.md; arrays that bring their own arithmetic (numpy_vit.standin, numpy_vit.portable) go the
+obvious way.
+"""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+
+def _has_exp2() -> bool:
+    """Whether NumPy's exp2 of float32 is vectorised here: with AVX-512 it is, and takes half of exp's time."""
+    config: Any = np.show_config(mode="dicts") or {}
+    simd = config.get("SIMD Extensions", {})
+    return bool({"X86_V4", "AVX512_SKX"} & {*simd.get("baseline", []), *simd.get("found", [])})
+
+
+# power(PER_E * x) is exp(x), for float32.
+power, PER_E = (np.exp2, math.log2(math.e)) if _has_exp2() else (np.exp, 1.0)
+
+
+def exp(x: Array, out: Array | None = None) -> Array:
+    """e to the x. x any shape -> the same."""
+    if type(x) is not np.ndarray or x.dtype != np.float32 or power is np.exp:
+        return np.exp(x, out=out)
+    scaled = np.multiply(x, PER_E, out=out)
+    return power(scaled, out=scaled)
+
+
+def row_sum(x: Array) -> Array:
+    """The sum over the last axis. x (..., N) -> (..., 1). einsum needs a third of the time of np.sum."""
+    if type(x) is not np.ndarray:
+        return x.sum(axis=-1, keepdims=True)
+    return np.einsum("...n->...", x)[..., None]
+
+
+def row_mean(x: Array) -> Array:
+    """The mean over the last axis. x (..., N) -> (..., 1)."""
+    return row_sum(x) / x.shape[-1] if type(x) is np.ndarray else x.mean(axis=-1, keepdims=True)
+
+
+def row_mean_square(x: Array) -> Array:
+    """The mean of x * x over the last axis, without the array x * x. x (..., N) -> (..., 1)."""
+    if type(x) is not np.ndarray:
+        return (x * x).mean(axis=-1, keepdims=True)
+    return np.einsum("...n,...n->...", x, x)[..., None] / x.shape[-1]
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of arrays up to 32 MB that are freed, for the next ones.
+
+    Otherwise it gives memory back to the system, which hands it out anew page by page, each filled with zeros: a tenth of
+    the forward pass. glibc goes by the largest array it has seen freed, so it is shown one, which is never written to.
+    (mallopt(3), M_MMAP_THRESHOLD, "dynamic". Elsewhere this does nothing.)
+    """
+    np.empty(2**25 - 2**13, np.uint8)
