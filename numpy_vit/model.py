@@ -121,7 +121,7 @@ def norm(name: str, x: Array, w: Norm | None, config: ViTConfig, step: Step, dim
     return step(name, layer_norm(x, *w, config.eps), dims)
 
 
-@by_shares(attention_share)
+@by_shares(attention_share, "heads")
 def multi_head_attention(x: Array, w: Attention, config: ViTConfig, step: Step) -> Array:
     """Appendix A, eq. 5 to 8: every token asks (query) every token (key) how much of its value to take.
 
@@ -158,7 +158,7 @@ def in_parts(query: Array, key: Array, value: Array, bias: Array | None, step: S
     return over_heads(attend, query, key, value, bias, step)
 
 
-@by_shares(mlp_share)
+@by_shares(mlp_share, "mlp")
 def mlp(x: Array, w: Mlp, config: ViTConfig, step: Step, tokens: str = "N") -> Array:
     """Each token for itself: widen to M, activate, back to D. (B, N, D) -> (B, N, D)."""
     hidden = step("hidden", linear(x, *w.hidden), f"B {tokens} M")
@@ -374,7 +374,8 @@ class ViT:
         Raises InputError for pixels that do not fit the model, ShapeError or InvariantError for a step that is wrong.
         """
         keep_freed_memory()
-        pixels = self._checked(pixels, resize_positions)
+        given = np.asarray(pixels)
+        pixels = self._checked(given, resize_positions)
         steps: dict[str, Array] = {}
         listen = listener(record, steps)
 
@@ -394,7 +395,7 @@ class ViT:
             if unmatched:
                 raise InputError(f"record: no step is called '{unmatched[0]}'{nearest(unmatched[0], self.step_names())}")
 
-        kept = pixels.copy()  # whoever made the pixels may fill them anew before looking at `out`
+        kept = pixels.copy() if np.may_share_memory(pixels, given) else pixels  # its owner may fill it anew
 
         def again(names: list[str]) -> dict[str, Array]:
             return self(kept, names, resize_positions=True).steps
@@ -408,7 +409,6 @@ class ViT:
         return [row.name for row in trace(self.config)]
 
     def _checked(self, pixels: Array, any_size: bool) -> Array:
-        pixels = np.asarray(pixels)
         (Y, X), C, P = self.config.image, self.config.channels, self.config.patch
         if pixels.ndim != 4:
             raise InputError(f"pixels must be (B, C, Y, X) = (B, {C}, {Y}, {X}), not {pixels.shape}")

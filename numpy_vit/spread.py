@@ -23,7 +23,7 @@ Array = Any
 BLOCK = 262_144  # numbers at a time: a few arrays of them fit the cache. Smaller ones cost more in all: after every NumPy
 # call a thread must get Python's lock back, and where the other one has it just then, it sleeps and has to be woken
 LEAST = 16_384  # numbers: a matrix product of fewer is done sooner than shared with another thread
-QUERIES = 512  # of long sequences, at a time
+QUERIES = 256  # of long sequences, at a time
 
 
 class Threads:
@@ -189,28 +189,29 @@ def over_heads(attend: Callable[..., Array], query: Array, key: Array, value: Ar
     return context
 
 
-def by_shares(share_of: Callable[[Any, int, int], Any]) -> Callable[[Callable[..., Array]], Callable[..., Array]]:
-    """For attention and MLP: every thread takes an equal share of the heads or hidden numbers, and what comes out is added up.
+def by_shares(share_of: Callable[[Any, int, int], Any], what: str) -> Callable[[Callable[..., Array]], Callable[..., Array]]:
+    """For attention and MLP: every thread takes an equal share of the heads or of the hidden numbers, and what comes out is
+    added up. So a thread waits for the others once, not after every product, and each of its products is half as wide.
 
-    share_of(w, n, of) gives the weights of share n; to the function they are those of a narrower model. So a thread meets
-    the others once, not after every product. (Megatron-LM, arXiv 1909.08053, does this with whole processors.)
+    share_of(w, n, of) gives the weights of share n; the function sees them as those of a narrower model.
+    what               what is shared: "heads" or "mlp", as the config calls it
+    (Megatron-LM, arXiv 1909.08053, does the same with whole processors.)
     """
 
     def decorate(function: Callable[..., Array]) -> Callable[..., Array]:
         @functools.wraps(function)
         def call(x: Array, w: Any, config: Any, step: Any, *rest: Any) -> Array:
-            of = THREADS.free(products=True)
-            narrower = narrowed(config, of) if of > 1 and x.size >= LEAST and step.unheard else None
-            if narrower is None or type(x) is not np.ndarray:
+            of = THREADS.free(products=True) if type(x) is np.ndarray and x.size >= LEAST and step.unheard else 1
+            narrower = narrowed(config, what, of) if of > 1 else None
+            if narrower is None:
                 return function(x, w, config, step, *rest)
-            sizes = {"H": narrower.heads, "M": narrower.mlp}
             results: list[Any] = [None] * of
 
             def work(n: int) -> None:
-                results[n] = function(x, share_of(w, n, of), narrower, step.of_share(sizes), *rest)
+                results[n] = function(x, share_of(w, n, of), narrower, step.of_share(narrower), *rest)
 
             each(work, range(of))
-            for result in results[1:]:
+            for result in results[1:]:  # in this order, whichever was first
                 results[0] += result
             return results[0]
 
@@ -219,12 +220,14 @@ def by_shares(share_of: Callable[[Any, int, int], Any]) -> Callable[[Callable[..
     return decorate
 
 
-@functools.lru_cache(maxsize=16)
-def narrowed(config: Any, of: int) -> Any:
-    """The config of a share; None where heads and hidden numbers cannot be shared equally, or are normed together."""
-    if config.heads % of or config.mlp % of or config.mlp_norm:
+@functools.lru_cache(maxsize=32)
+def narrowed(config: Any, what: str, of: int) -> Any:
+    """The config of a share; None where equal shares cannot be made, or all hidden numbers are normed together."""
+    if getattr(config, what) % of or (what == "mlp" and config.mlp_norm):
         return None
-    return config.replace(heads=config.heads // of, inner=config.inner_width // of, mlp=config.mlp // of)
+    if what == "mlp":
+        return config.replace(mlp=config.mlp // of)
+    return config.replace(heads=config.heads // of, inner=config.inner_width // of)
 
 
 def in_chunks(run: Callable[[Array], Any], pixels: Array, size: int) -> Any:

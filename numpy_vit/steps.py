@@ -67,11 +67,11 @@ class Step:
         smaller.part, smaller.listen = tuple(shape), None
         return smaller
 
-    def of_share(self, sizes: Mapping[str, int]) -> "Step":
-        """The same contract where some letters have other sizes; nobody hears of it."""
-        other = copy.copy(self)
-        other.sizes, other.listen = {**self.sizes, **sizes}, None
-        return other
+    def of_share(self, config: Any) -> "Step":
+        """The same contract for a share of the heads or hidden numbers, as many as `config` has; nobody hears of it."""
+        narrower = copy.copy(self)
+        narrower.sizes, narrower.listen = {**self.sizes, "H": config.heads, "M": config.mlp}, None
+        return narrower
 
     @property
     def unheard(self) -> bool:

@@ -1,14 +1,16 @@
 """The operations against naive twins written from the formulas, and against properties that need no weights."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import numpy_vit
-from numpy_vit import ops
+from numpy_vit import fast, ops
 
-from conftest import DATA, crooked_config, crooked_pixels, relative_error
+from conftest import DATA, REPOSITORY, crooked_config, crooked_pixels, relative_error, without_simd
 
 rng = np.random.default_rng(11)
 
@@ -49,8 +51,45 @@ def test_layer_norm_and_softmax_are_their_formulas():
         assert relative_error(ops.softmax(x)[index], np.array(exps) / math.fsum(exps)) < 1e-15
 
 
-def test_softmax_does_not_overflow():
-    assert np.array_equal(ops.softmax(np.array([[1e4, 0.0], [-1e4, -1e4]])), [[1, 0], [0.5, 0.5]])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softmax_does_not_overflow(dtype):
+    assert np.array_equal(ops.softmax(np.array([[1e4, 0.0], [-1e4, -1e4]], dtype)), [[1, 0], [0.5, 0.5]])
+    assert np.array_equal(ops.softmax(np.array([[100.0, 100.0], [0.0, 0.0]], dtype)), [[0.5, 0.5], [0.5, 0.5]])
+    assert np.isnan(ops.softmax(np.array([[np.nan, 0.0]], dtype))).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shift", [-1e4, -200, -39, -1, 0, 1, 39, 200, 1e4])
+def test_softmax_does_not_depend_on_what_is_added_to_a_row(dtype, shift):
+    """Whether the row's maximum is taken off or not; the numbers are such that adding them up rounds nothing."""
+    x = rng.integers(-4, 5, size=(5, 300)) / 4
+    exps = np.exp(x)
+    expected = exps / exps.sum(axis=-1, keepdims=True)
+    assert relative_error(ops.softmax((x + shift).astype(dtype)), expected) < 16 * np.finfo(dtype).eps
+    mixed = (x + np.array([[shift], [0], [0], [-shift], [0]])).astype(dtype)
+    assert relative_error(ops.softmax(mixed), expected) < 16 * np.finfo(dtype).eps
+
+
+def test_fast_functions_are_the_plain_ones():
+    x = rng.normal(size=(3, 5, 700)).astype(np.float32) * 10
+    true = x.astype(np.float64)
+    assert relative_error(fast.row_sum(abs(x)), abs(true).sum(axis=-1, keepdims=True)) < 1e-6
+    assert relative_error(fast.row_mean(abs(x)), abs(true).mean(axis=-1, keepdims=True)) < 1e-6
+    assert relative_error(fast.row_mean_square(x), (true * true).mean(axis=-1, keepdims=True)) < 1e-6
+    for dtype, bound in (("float32", 8e-6), ("float64", 1e-15)):  # exp makes of an error of x a relative one
+        got, expected = fast.exp(x.astype(dtype)), np.exp(true)
+        assert got.dtype == dtype and np.max(np.abs(got / expected - 1)) < bound
+        out = np.empty_like(got)
+        assert fast.exp(x.astype(dtype), out) is out and np.array_equal(out, got)
+
+
+def test_without_exp2():
+    """On a processor where NumPy has no vectorised exp2 it is exp: the same tests, in a NumPy without AVX-512."""
+    env = without_simd("AVX512", "X86_V4")
+    code = "from numpy_vit import fast; import numpy as np; assert fast.power is np.exp and fast.PER_E == 1.0"
+    for words in (["-c", code], ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "float32 or softmax or fast", __file__]):
+        done = subprocess.run([sys.executable, *words], env=env, cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_attention_is_the_naive_loop():

@@ -4,9 +4,12 @@ import os
 
 import numpy as np
 import pytest
+from options import OPTIONS, PLAIN
 
 import numpy_vit
 from numpy_vit import ops, spread
+from numpy_vit.config import ViTConfig
+from numpy_vit.steps import Step
 
 from conftest import crooked_config, crooked_pixels
 
@@ -61,10 +64,55 @@ def test_a_record_of_other_steps_does_not_hold_the_scores(monkeypatch):
         assert len(parted) == times, record
 
 
+SHARED = ViTConfig(**PLAIN).replace(heads=6, mlp=42)  # by two and by three
+
+
+@pytest.mark.parametrize("option", ["plain", *OPTIONS])
+def test_heads_and_hidden_numbers_in_shares(threads, option, monkeypatch):
+    """One picture, in as many shares as there are threads: the numbers of a run that is heard, which has none."""
+    shares = []
+    monkeypatch.setattr(spread, "LEAST", 8)
+    monkeypatch.setattr(Step, "of_share", lambda step, config, of=Step.of_share: shares.append(config) or of(step, config))
+    config = SHARED.replace(**OPTIONS.get(option, {}))
+    model = numpy_vit.random_model(config, dtype="float64")
+    pixels = crooked_pixels(config, batch=1)
+    heard = model(pixels, record=True)
+    assert not shares
+    out = model(pixels, strict=True)
+    for name in ("last_hidden_state", "pooled", "logits", "image_embedding"):
+        if getattr(heard, name) is not None:
+            assert difference(getattr(out, name), getattr(heard, name)) < 1e-13, name
+    of = threads.count if threads.own_products else 1
+    assert {(c.heads, c.head_dim) for c in shares if c.mlp == 42} == ({(6 // of, config.head_dim)} if of > 1 else set())
+    assert {c.mlp for c in shares if c.heads == 6} == ({42 // of} if of > 1 and not config.mlp_norm else set())
+
+
+@pytest.mark.parametrize("changes", [dict(heads=5, inner=20), dict(mlp=41), dict(heads=5, inner=20, mlp=41)])
+def test_what_cannot_be_shared_equally(threads, changes, monkeypatch):
+    monkeypatch.setattr(spread, "LEAST", 8)
+    model = numpy_vit.random_model(SHARED.replace(**changes), dtype="float64")
+    pixels = crooked_pixels(model.config, batch=1)
+    assert difference(model(pixels).logits, model(pixels, record=True).logits) < 1e-13
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_float32_is_as_near_to_float64_however_it_is_spread(threads, batch, monkeypatch):
+    monkeypatch.setattr(spread, "LEAST", 8)
+    monkeypatch.setattr(spread, "BLOCK", 640)
+    accurate, model = (numpy_vit.random_model(SHARED.replace(depth=4), dtype=dtype) for dtype in ("float64", "float32"))
+    pixels = crooked_pixels(model.config, batch=batch, dtype="float32")
+    out, expected = model(pixels), accurate(pixels.astype("float64"))
+    assert difference(out.last_hidden_state, expected.last_hidden_state) < 32 * np.finfo("float32").eps
+    assert difference(out.logits, expected.logits) < 32 * np.finfo("float32").eps
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_functions_in_blocks(threads, dtype):
+def test_functions_in_blocks(threads, dtype, monkeypatch):
+    monkeypatch.setattr(spread, "BLOCK", 4096)
     x = np.random.default_rng(0).normal(size=(3, 701, 97)).astype(dtype)
-    for function, rest in ((ops.softmax, ()), (ops.standardize, (1e-6,)), (ops.gelu, ()), (ops.quick_gelu, ()), (ops.relu, ())):
+    weight, bias = np.random.default_rng(1).normal(size=(2, 97)).astype(dtype)
+    norm = ops.layer_norm, (weight, bias, 1e-6)
+    for function, rest in ((ops.softmax, ()), norm, (ops.gelu, ()), (ops.erf, ()), (ops.quick_gelu, ()), (ops.relu, ())):
         whole = function(x[0, :1], *rest)
         blocks = function(x, *rest)
         assert blocks.dtype == x.dtype and difference(blocks[0, :1], whole) < 4 * np.finfo(dtype).eps, function
