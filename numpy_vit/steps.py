@@ -68,9 +68,9 @@ class Step:
         return smaller
 
     def of_share(self, config: Any) -> "Step":
-        """The same contract for a share of the heads or hidden numbers, as many as `config` has; nobody hears of it."""
+        """The same contract for a share of the heads or hidden numbers, as many as `config` has."""
         narrower = copy.copy(self)
-        narrower.sizes, narrower.listen = {**self.sizes, "H": config.heads, "M": config.mlp}, None
+        narrower.sizes = {**self.sizes, "H": config.heads, "M": config.mlp}
         return narrower
 
     @property

@@ -65,15 +65,16 @@ def test_a_record_of_other_steps_does_not_hold_the_scores(monkeypatch):
 
 
 SHARED = ViTConfig(**PLAIN).replace(heads=6, mlp=42)  # by two and by three
+SHARED_OPTIONS = {"plain": {}, "gated": dict(gated_mlp=True, activation="silu"), **OPTIONS}
 
 
-@pytest.mark.parametrize("option", ["plain", *OPTIONS])
+@pytest.mark.parametrize("option", SHARED_OPTIONS)
 def test_heads_and_hidden_numbers_in_shares(threads, option, monkeypatch):
     """One picture, in as many shares as there are threads: the numbers of a run that is heard, which has none."""
     shares = []
     monkeypatch.setattr(spread, "LEAST", 8)
     monkeypatch.setattr(Step, "of_share", lambda step, config, of=Step.of_share: shares.append(config) or of(step, config))
-    config = SHARED.replace(**OPTIONS.get(option, {}))
+    config = SHARED.replace(**SHARED_OPTIONS[option])
     model = numpy_vit.random_model(config, dtype="float64")
     pixels = crooked_pixels(config, batch=1)
     heard = model(pixels, record=True)
