@@ -100,7 +100,7 @@ def each(work: Callable[[Any], None], items: Iterable[Any], products: bool = Tru
 
 def parts(count: int, size: int, pieces: int) -> list[slice]:
     """range(count) in slices of about `size`, all alike, as many as `pieces` can share fairly."""
-    number = -(-count // size)
+    number = max(1, round(count / size))
     number = min(count, number + -number % pieces)
     return [slice(count * n // number, count * (n + 1) // number) for n in range(number)]
 
