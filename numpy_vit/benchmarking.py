@@ -28,7 +28,7 @@ from .threads import BLAS, OURS, usable_cpus
 from .tracing import Trace
 
 Array = Any
-THREAD_VARIABLES = (OURS, "OMP_NUM_THREADS", *BLAS)
+VARIABLES = (OURS, "OMP_NUM_THREADS", *BLAS, "OPENBLAS_CORETYPE")  # the last chooses its kernels
 SECONDS, FEWEST, MOST = 10.0, 3, 20  # how long one batch size is measured, in how many rounds
 
 
@@ -312,7 +312,7 @@ def machine() -> dict[str, Any]:
         "numpy": np.__version__,
         "blas": {"name": blas.get("name", "unknown"), "version": blas.get("version", "unknown")},
         "simd": [*simd.get("baseline", []), *simd.get("found", [])],
-        "thread_variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "python_threads": python_threads(),
     }
 

@@ -4,7 +4,8 @@ NumPy lets go of Python's lock while it computes, so Python threads compute at t
 two sets of threads get in each other's way. So:
 
 - Where NUMPY_VIT_THREADS says how many threads to use (the command line sets it), and NumPy is not imported yet, BLAS is
-  held to one thread, and all work is spread here: the pictures of a batch, else heads, columns of a product, rows.
+  held to one thread, and all work is spread here: the pictures of a batch; of one picture shares of the heads and of the
+  hidden numbers, or, where somebody listens to the steps, heads, columns of a product and rows.
 - Elsewhere matrix products are left to BLAS and its threads, and only what works number by number is spread.
 """
 

@@ -27,8 +27,8 @@ def test_the_report():
     report = json.loads(done.stdout)
     assert set(report) == {"machine", "dtype", "models"}
     assert report["machine"]["numpy"] == np.__version__ and report["machine"]["cpus"] >= 1
-    assert report["machine"]["thread_variables"]["OPENBLAS_NUM_THREADS"] == "1"
-    assert report["machine"]["thread_variables"]["NUMPY_VIT_THREADS"] == "1"  # --threads, not the variable
+    assert report["machine"]["variables"]["OPENBLAS_NUM_THREADS"] == "1"
+    assert report["machine"]["variables"]["NUMPY_VIT_THREADS"] == "1"  # --threads, not the variable
     (model,) = report["models"]
     (result,) = model["results"]
     traced = numpy_vit.trace(numpy_vit.load("digits"), batch=2)

@@ -178,13 +178,15 @@ def print_memory(task: str) -> None:
 
 def machine_text(facts: dict[str, Any]) -> list[str]:
     """What did the work, as lines."""
-    variables = [f"{name}={value}" for name, value in facts["thread_variables"].items()]
+    variables = [f"{name}={value}" for name, value in facts["variables"].items()]
+    if not any("_THREADS=" in text for text in variables):
+        variables.insert(0, "its number of threads is not set: it takes one a processor")
     own = facts["python_threads"]
     return [
         f"{facts['processor']}, {facts['cpus']} of {facts['cpus_of_machine']} processors usable, {facts['system']}",
         f"Python {facts['python']}, NumPy {facts['numpy']} ({' '.join(facts['simd'])})",
         f"BLAS {facts['blas']['name']} {facts['blas']['version']}; "
-        + (", ".join(variables) or "its number of threads is not set: it takes one a processor")
+        + ", ".join(variables)
         + (f"; {own} threads of the model's own" if own > 1 else ""),
     ]
 
