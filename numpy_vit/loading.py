@@ -5,7 +5,6 @@ import warnings
 from typing import Any
 
 from .config import DIGITS
-from .convert import convert_source
 from .convert.preprocessing import policy, read_preprocessor
 from .convert.sources import Source, open_source
 from .model import ViT
@@ -55,4 +54,6 @@ def checkpoint_of(opened: Source, preprocessor_given: bool = False) -> Checkpoin
         if opened.policy is not None:
             checkpoint.preprocess = policy(opened.policy, checkpoint.config.image, checkpoint.config.channels)
         return checkpoint
+    from .convert import convert_source  # which loads every family's module
+
     return convert_source(opened)

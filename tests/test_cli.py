@@ -241,14 +241,14 @@ def test_debug_shows_the_traceback(run, tmp_path):
 
 
 def test_importing_costs_nothing_but_definitions():
-    """No NumPy, no Pillow, no safetensors, until something needs them; never an optional extra."""
-    heavy = ["numpy", "PIL", "safetensors", "torch", "transformers", "huggingface_hub"]
+    """No NumPy, no Pillow, no safetensors, no family of checkpoints, until needed; never an optional extra."""
+    heavy = ["numpy", "PIL", "safetensors", "numpy_vit.convert.table", "torch", "transformers", "huggingface_hub"]
     for statement, allowed in (
         ("import numpy_vit", set()),
         ("import numpy_vit.cli", set()),
         ("import numpy_vit.model, numpy_vit.ops", {"numpy"}),
         ("import numpy_vit; numpy_vit.variant('ViT-B/16'); numpy_vit.random_model", {"numpy"}),
-        ("import numpy_vit; numpy_vit.load", {"numpy", "PIL", "safetensors"}),
+        ("import numpy_vit; numpy_vit.load()", {"numpy", "PIL", "safetensors"}),
     ):
         code = f"{statement}\nimport sys\nprint(*[name for name in {heavy} if name in sys.modules])"
         loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -147,8 +147,8 @@ def test_names_as_in_memory(case, tmp_path):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_config_alone_is_traced_as_the_model(case, tmp_path):
-    from numpy_vit.convert import config_of, open_source
-    from numpy_vit.convert.sources import Source, read_json
+    from numpy_vit.convert import config_of
+    from numpy_vit.convert.sources import Source, open_source, read_json
 
     made(case).save_pretrained(tmp_path)
     alone = Source("config.json", False, [], {}, {}, read_json(tmp_path / "config.json"), None)

@@ -32,7 +32,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..convert import convert_opened, open_source, recognise
+    from ..convert import convert_opened, recognise
+    from ..convert.sources import open_source
     from ..parameters import parameter_count
     from ..weights import FORMAT, read_converted, write_converted
 

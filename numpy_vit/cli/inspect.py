@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def describe(file: str) -> dict[str, Any]:
     """Everything `inspect` prints, as data."""
-    from ..convert import open_source, recognise
+    from ..convert import recognise
+    from ..convert.sources import open_source
     from ..loading import checkpoint_of
     from ..parameters import parameter_count
     from ..weights import FORMAT

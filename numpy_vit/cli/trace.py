@@ -157,9 +157,9 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
                     f"(variants: {', '.join(variants())})"
                 ) from error
             path = cached
-    from ..convert import config_of, open_source
+    from ..convert import config_of
     from ..convert.hub import CONFIG
-    from ..convert.sources import Source, read_json
+    from ..convert.sources import Source, open_source, read_json
     from ..weights import FORMAT, read_metadata
 
     notes: list[str] = []

@@ -1,161 +1,25 @@
-"""Foreign checkpoints -> ours: one module, with one table of names, for each family."""
+"""Foreign checkpoints -> ours: one module, with one table of names, for each family.
 
-import dataclasses
-import os
-from collections.abc import Mapping
-from typing import Any
+What is used from outside is in converting.py, which loads all families: when it is first asked for, since a converted file
+needs none of them.
+"""
 
-from ..config import ViTConfig
-from ..errors import InputError, about, nearest
-from ..weights import FORMAT, Checkpoint, validate
-from .beit import BEIT
-from .dinov3 import DINOV3, TIMM_DINOV3
-from .eva02 import EVA02
-from .family import Family
-from .google import AUGREG, BIG_VISION
-from .hf_beit import HF_BEIT
-from .hf_clip import HF_CLIP
-from .hf_deit import HF_DEIT
-from .hf_dinov2 import HF_DINOV2, HF_DINOV2_REGISTERS
-from .hf_dinov3 import HF_DINOV3
-from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
-from .hf_vit import HF_MAE, HF_VIT
-from .mapped import read_map
-from .openai_clip import OPENAI_CLIP
-from .sources import Source, open_source, sha256
-from .table import compare, some
-from .timm import DEIT, DEIT3, DINO, DINOV2, MAE, TIMM
-from .torchvision import TORCHVISION
+import importlib
+from typing import TYPE_CHECKING, Any
 
-# In the order in which they are looked for: one that has more tensors before one that has fewer.
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        HF_DEIT,
-        HF_MAE,
-        HF_BEIT,
-        HF_DINOV3,
-        HF_DINOV2_REGISTERS,
-        HF_DINOV2,
-        HF_VIT,
-        HF_CLIP,
-        HF_SIGLIP,
-        HF_SIGLIP2,
-        OPENAI_CLIP,
-        TORCHVISION,
-        AUGREG,
-        BIG_VISION,
-        DINOV3,
-        TIMM_DINOV3,
-        EVA02,
-        BEIT,
-        MAE,
-        DINOV2,
-        DEIT3,
-        DEIT,
-        TIMM,
-        DINO,
-    )
-}
+if TYPE_CHECKING:
+    from .converting import FAMILIES as FAMILIES
+    from .converting import config_of as config_of
+    from .converting import convert as convert
+    from .converting import convert_opened as convert_opened
+    from .converting import convert_source as convert_source
+    from .converting import family_of as family_of
+    from .converting import recognise as recognise
+
+__all__ = ["FAMILIES", "config_of", "convert", "convert_opened", "convert_source", "family_of", "recognise"]
 
 
-def recognise(source: Source) -> tuple[str, str]:
-    """(family, why) of a foreign checkpoint. Raises InputError where it is none that is known."""
-    if source.metadata.get("format") == FORMAT:
-        raise InputError(f"{source.name}: is already a converted file")
-    for name, family in FAMILIES.items():
-        why = family.recognise(source)
-        if why is not None:
-            return name, why
-    model_type = (source.config or {}).get("model_type")
-    said = f"config.json says model_type {model_type!r}" if model_type else f"first tensor '{min(source.tensors, default='')}'"
-    known = f"known: {', '.join(FAMILIES)}"
-    raise InputError(
-        f"{source.name}: of no known family ({said}; {known}){nearest_family(source)}; --map takes a table of names for a "
-        "home-made model"
-    )
-
-
-def nearest_family(source: Source) -> str:
-    """What the nearest family has and this file has not, and the other way round, side by side; or nothing."""
-    best: tuple[int, str, list[str], list[str]] = (0, "", [], [])
-    for family in FAMILIES.values():
-        known, unknown, missing = compare(family.table, family.without_prefix(source.tensors))
-        best = max(best, (len(known), family.name, unknown, missing), key=lambda found: found[0])
-    count, name, unknown, missing = best
-    if count * 5 < len(source.tensors):
-        return ""
-    return f"; nearest is {name}: {count} names are its; not its: {some(unknown)}; missing: {some(missing)}"
-
-
-def family_of(source: Source, name: str | None = None) -> Family:
-    """The family a checkpoint is of: the one named, or the one recognised. Raises InputError."""
-    if name is None:
-        return FAMILIES[recognise(source)[0]]
-    if name not in FAMILIES:
-        raise InputError(f"'{name}' is no known family{nearest(name, FAMILIES)} (known: {', '.join(FAMILIES)})")
-    return FAMILIES[name]
-
-
-def config_of(source: Source, notes: list[str]) -> ViTConfig:
-    """The config of a foreign checkpoint, or of a config.json alone. What it does not say goes into `notes`."""
-    family = family_of(source)
-    with about(source.name):
-        return family.config(family.reading(source, notes), {})
-
-
-def convert_source(
-    source: Source,
-    family: str | None = None,
-    told: Mapping[str, Any] | None = None,
-    rename: str | os.PathLike[str] | None = None,
-) -> Checkpoint:
-    """An opened checkpoint of any known family as ours, validated. Nothing is copied yet."""
-    if rename is not None:
-        found, told = read_map(rename, told or {})
-    else:
-        found = family_of(source, family)
-    with about(source.name):
-        checkpoint = found.convert(source, told or {})
-        validate(checkpoint)
-    return checkpoint
-
-
-def convert(
-    source: str | os.PathLike[str],
-    config: str | os.PathLike[str] | None = None,
-    preprocessor: str | os.PathLike[str] | None = None,
-    family: str | None = None,
-    told: Mapping[str, Any] | None = None,
-    rename: str | os.PathLike[str] | None = None,
-) -> Checkpoint:
-    """A file, a Hugging Face folder or a hub name -> our checkpoint, ready for numpy_vit.weights.write_converted.
-
-    config         a JSON file to use instead of the one beside the weights
-    preprocessor   likewise
-    family         one of FAMILIES, where the names alone do not tell
-    told           fields of ViTConfig that the files do not say (heads, ...)
-    rename         a rename table for a home-made model (numpy_vit.convert.mapped)
-
-    What the source does not say is in `.notes`. Raises InputError where something is missing or contradicts.
-    """
-    return convert_opened(open_source(source, config, preprocessor), family, told, rename)
-
-
-def convert_opened(
-    opened: Source,
-    family: str | None = None,
-    told: Mapping[str, Any] | None = None,
-    rename: str | os.PathLike[str] | None = None,
-) -> Checkpoint:
-    """As `convert`, of a source that is open already."""
-    fields = [field.name for field in dataclasses.fields(ViTConfig)]
-    if opened.config and all(key in fields for key in opened.config):  # a config of ours
-        told, opened.config = {**opened.config, **(told or {})}, None
-    checkpoint = convert_source(opened, family, told, rename)
-    # The folder's own name, not its path: where it lay on this machine concerns nobody else.
-    checkpoint.source |= {
-        "name": opened.name if opened.from_hub else os.path.basename(os.path.abspath(opened.name)),
-        "files": {file.name: sha256(file) for file in opened.files},
-    }
-    return checkpoint
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'numpy_vit.convert' has no attribute '{name}'")
+    return getattr(importlib.import_module(".converting", __name__), name)
