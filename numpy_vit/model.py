@@ -121,7 +121,7 @@ def norm(name: str, x: Array, w: Norm | None, config: ViTConfig, step: Step, dim
     return step(name, layer_norm(x, *w, config.eps), dims)
 
 
-@by_shares(attention_share, "heads")
+@by_shares(attention_share, "heads")  # each thread some of the heads
 def multi_head_attention(x: Array, w: Attention, config: ViTConfig, step: Step) -> Array:
     """Appendix A, eq. 5 to 8: every token asks (query) every token (key) how much of its value to take.
 
@@ -158,7 +158,7 @@ def in_parts(query: Array, key: Array, value: Array, bias: Array | None, step: S
     return over_heads(attend, query, key, value, bias, step)
 
 
-@by_shares(mlp_share, "mlp")
+@by_shares(mlp_share, "mlp")  # each thread some of the hidden numbers
 def mlp(x: Array, w: Mlp, config: ViTConfig, step: Step, tokens: str = "N") -> Array:
     """Each token for itself: widen to M, activate, back to D. (B, N, D) -> (B, N, D)."""
     hidden = step("hidden", linear(x, *w.hidden), f"B {tokens} M")

@@ -61,40 +61,6 @@ class Block(NamedTuple):
     layer_scale2: Array | None  # (D,)
 
 
-def attention_share(w: Attention, n: int, of: int) -> Attention:
-    """Share n of `of`: so many of the heads. The shares' outputs add up to the whole's."""
-    positions = w.relative_positions
-    return w._replace(
-        query=columns(w.query, n, of),
-        key=columns(w.key, n, of),
-        value=columns(w.value, n, of),
-        output=rows(w.output, n, of),
-        relative_positions=None if positions is None else share(positions, n, of),
-    )
-
-
-def mlp_share(w: Mlp, n: int, of: int) -> Mlp:
-    """Share n of `of`: so many of the M hidden numbers. The shares' outputs add up to the whole's."""
-    gate = None if w.gate is None else columns(w.gate, n, of)
-    return w._replace(hidden=columns(w.hidden, n, of), output=rows(w.output, n, of), gate=gate)
-
-
-def columns(w: Linear, n: int, of: int) -> Linear:
-    """A share of the outputs."""
-    return Linear(share(w.weight, n, of), None if w.bias is None else share(w.bias, n, of))
-
-
-def rows(w: Linear, n: int, of: int) -> Linear:
-    """A share of the inputs; the first alone has the bias, since it is to be added once."""
-    return Linear(share(w.weight.T, n, of).T, w.bias if n == 0 else None)
-
-
-def share(x: Array, n: int, of: int) -> Array:
-    """An equal part of the last axis, as a view."""
-    size = x.shape[-1] // of
-    return x[..., n * size : (n + 1) * size]
-
-
 class AttentionPool(NamedTuple):
     probe: Array  # (1, D)
     attention: Attention
@@ -265,3 +231,40 @@ def assemble(tensors: Mapping[str, Array], config: ViTConfig) -> Weights:
         distillation_head=linear_if_there("distillation_head"),
         projection=linear_if_there("projection"),
     )
+
+
+# Shares of a block's work (numpy_vit.spread.by_shares): views, not copies
+
+
+def attention_share(w: Attention, n: int, of: int) -> Attention:
+    """Share n of `of`: so many of the heads. The shares' outputs add up to the whole's."""
+    positions = w.relative_positions
+    return w._replace(
+        query=columns(w.query, n, of),
+        key=columns(w.key, n, of),
+        value=columns(w.value, n, of),
+        output=rows(w.output, n, of),
+        relative_positions=None if positions is None else share(positions, n, of),
+    )
+
+
+def mlp_share(w: Mlp, n: int, of: int) -> Mlp:
+    """Share n of `of`: so many of the M hidden numbers. The shares' outputs add up to the whole's."""
+    gate = None if w.gate is None else columns(w.gate, n, of)
+    return w._replace(hidden=columns(w.hidden, n, of), output=rows(w.output, n, of), gate=gate)
+
+
+def columns(w: Linear, n: int, of: int) -> Linear:
+    """A share of the outputs."""
+    return Linear(share(w.weight, n, of), None if w.bias is None else share(w.bias, n, of))
+
+
+def rows(w: Linear, n: int, of: int) -> Linear:
+    """A share of the inputs; the first alone has the bias, since it is to be added once."""
+    return Linear(share(w.weight.T, n, of).T, w.bias if n == 0 else None)
+
+
+def share(x: Array, n: int, of: int) -> Array:
+    """An equal part of the last axis, as a view."""
+    size = x.shape[-1] // of
+    return x[..., n * size : (n + 1) * size]

@@ -133,6 +133,8 @@ def _blockwise(function: Callable[..., Array], unit_of: Callable[[Array], int]) 
         shape = (-1,) if unit == 1 else (-1, unit)
         units = np.ascontiguousarray(x).reshape(shape)
         out = np.empty(x.shape, x.dtype) if out is None else out
+        if not out.flags.c_contiguous:
+            raise ValueError("out: its numbers must lie in order")
         results = out.reshape(shape)
 
         def work(part: slice) -> None:
