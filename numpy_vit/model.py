@@ -117,8 +117,9 @@ def norm(name: str, x: Array, w: Norm | None, config: ViTConfig, step: Step, dim
     """Layer norm, where the model has it. (B, N, D) -> (B, N, D)."""
     if w is None:
         return x
-    step.invariant(name, mean_0_variance_1, x, config.eps)
-    return step(name, layer_norm(x, *w, config.eps), dims)
+    y = layer_norm(x, *w, config.eps)
+    step.invariant(name, mean_0_variance_1, y, x, *w, config.eps)
+    return step(name, y, dims)
 
 
 @by_shares(attention_share, "heads")  # each thread some of the heads

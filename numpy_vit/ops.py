@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .dispatch import dispatched
-from .fast import exp, row_mean, row_mean_square, row_sum
+from .fast import exp, is_plain, row_mean, row_mean_square, row_sum
 from .special import erf as erf
 from .special import gelu
 from .spread import by_columns, by_rows, elementwise
@@ -109,9 +109,10 @@ def merge_heads(x: Array) -> Array:
 def softmax(x: Array, out: Array | None = None) -> Array:
     """exp(x) / sum(exp(x)) over the last axis. x (..., N) -> (..., N); every row sums to 1.
 
-    Where exp could overflow, or a row vanish, the row's maximum is taken off first: the result is the same.
+    Where numbers are large, so that exp could overflow or a row vanish, the row's maximum is taken off first: that is the
+    same, but for rounding.
     """
-    if not within(x, 40):
+    if not within(x, 20):
         x = out = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
     e = exp(x, out)
     e /= row_sum(e)
@@ -119,8 +120,8 @@ def softmax(x: Array, out: Array | None = None) -> Array:
 
 
 def within(x: Array, bound: float) -> bool:
-    """Whether all numbers are known to be between -bound and bound: of plain arrays alone it is."""
-    return type(x) is np.ndarray and -bound <= x.min() and x.max() <= bound
+    """Whether all numbers are known to be between -bound and bound; of float32 and float64 arrays alone that is known."""
+    return is_plain(x) and x.size > 0 and -bound <= x.min() and x.max() <= bound
 
 
 # Activations, all elementwise: x any shape -> the same. GELU itself is in numpy_vit.special.
@@ -183,13 +184,17 @@ def rows_sum_to_1(probs: Array) -> bool:
     return bool((probs >= 0).all() and (abs(probs.sum(axis=-1) - 1) <= slack).all())
 
 
-def mean_0_variance_1(x: Array, eps: float) -> bool:
+def mean_0_variance_1(y: Array, x: Array, weight: Array, bias: Array, eps: float) -> bool:
     """a layer norm before scale and shift has mean 0 and variance v / (v + eps) in every token"""
     standard = standardize(x, eps)
+    rounding = np.finfo(standard.dtype).eps
+    scaled = np.asarray(standard * weight)
+    if not (abs(np.asarray(y) - scaled - np.asarray(bias)) <= 64 * rounding * (abs(scaled) + abs(np.asarray(bias)))).all():
+        return False  # y was not made of it
     x = np.asarray(x, np.float64)
-    variance, noise = x.var(axis=-1), np.finfo(standard.dtype).eps * abs(x).max(axis=-1)
+    variance, noise = x.var(axis=-1), rounding * abs(x).max(axis=-1)
     expected = variance / (variance + eps)
-    slack = 64 * (np.finfo(standard.dtype).eps + noise / np.sqrt(variance + eps))
+    slack = 64 * (rounding + noise / np.sqrt(variance + eps))
     standard = np.asarray(standard, np.float64)
     mean_is_0 = abs(standard.mean(axis=-1)) <= slack
     return bool((mean_is_0 & (abs(standard.var(axis=-1) - expected) <= slack)).all())

@@ -76,6 +76,11 @@ def each(work: Callable[[Any], None], items: Iterable[Any], products: bool = Tru
         return
     queue = iter(items)
     lock = threading.Lock()
+    settings = np.geterr()  # the caller's np.errstate, which other threads would not have
+
+    def help_out() -> None:
+        with np.errstate(**settings):
+            take()
 
     def take() -> None:
         while True:
@@ -85,7 +90,7 @@ def each(work: Callable[[Any], None], items: Iterable[Any], products: bool = Tru
                 return
             work(item)
 
-    futures = [THREADS.submit(take) for _ in range(helpers)]
+    futures = [THREADS.submit(help_out) for _ in range(helpers)]
     THREADS.inside.working = True
     try:
         take()
@@ -107,7 +112,7 @@ def parts(count: int, size: int, pieces: int) -> list[slice]:
 
 
 # Decorators for the functions of numpy_vit.ops. Arrays that bring their own arithmetic (numpy_vit.standin,
-# numpy_vit.portable) and tiny ones go through the function as it is written.
+# numpy_vit.portable) go through the function as it is written.
 
 
 def by_rows(function: Callable[..., Array]) -> Callable[..., Array]:
@@ -116,21 +121,20 @@ def by_rows(function: Callable[..., Array]) -> Callable[..., Array]:
     The result has the argument's shape and dtype; the function is given `out` and may write it there. `out` may be the
     argument itself, whose numbers are then gone.
     """
-    return _blockwise(function, lambda x: x.shape[-1])
+    return _blockwise(function, rows=True)
 
 
 def elementwise(function: Callable[..., Array]) -> Callable[..., Array]:
     """For a function that takes each number for itself, as GELU does: a block of numbers at a time. `out` as above."""
-    return _blockwise(function, lambda x: 1)
+    return _blockwise(function, rows=False)
 
 
-def _blockwise(function: Callable[..., Array], unit_of: Callable[[Array], int]) -> Callable[..., Array]:
+def _blockwise(function: Callable[..., Array], rows: bool) -> Callable[..., Array]:
     @functools.wraps(function)
     def call(x: Array, *rest: Any, out: Array | None = None) -> Array:
         if type(x) is not np.ndarray or x.size == 0:
             return function(x, *rest)
-        unit = unit_of(x)
-        shape = (-1,) if unit == 1 else (-1, unit)
+        shape = (-1, x.shape[-1]) if rows else (-1,)
         units = np.ascontiguousarray(x).reshape(shape)
         out = np.empty(x.shape, x.dtype) if out is None else out
         if not out.flags.c_contiguous:
@@ -144,7 +148,7 @@ def _blockwise(function: Callable[..., Array], unit_of: Callable[[Array], int]) 
                 target[...] = made
 
         pieces = 1 if x.size <= BLOCK else THREADS.free(products=False)
-        each(work, parts(len(units), max(1, BLOCK // unit), pieces), products=False)
+        each(work, parts(len(units), max(1, BLOCK * len(units) // x.size), pieces), products=False)
         return out
 
     return call

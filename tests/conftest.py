@@ -64,6 +64,6 @@ def crooked_pixels(config, batch=3, dtype="float64", seed=0):
 
 
 def without_simd(*parts):
-    """The environment of a process whose NumPy does without the instructions named so, of those its build can do without."""
+    """For the environment: NumPy is to do without the instructions named so, of those its build can do without."""
     found = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
-    return {**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(n for n in found if any(part in n for part in parts))}
+    return {"NPY_DISABLE_CPU_FEATURES": " ".join(n for n in found if any(part in n for part in parts))}

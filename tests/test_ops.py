@@ -1,6 +1,7 @@
 """The operations against naive twins written from the formulas, and against properties that need no weights."""
 
 import math
+import os
 import subprocess
 import sys
 
@@ -70,6 +71,43 @@ def test_softmax_does_not_depend_on_what_is_added_to_a_row(dtype, shift):
     assert relative_error(ops.softmax(mixed), expected) < 16 * np.finfo(dtype).eps
 
 
+def test_rows_of_one_number():
+    x = np.array([[0.0], [1.0], [2.0]])
+    assert np.array_equal(ops.softmax(x), np.ones((3, 1)))
+    assert np.array_equal(ops.layer_norm(x, np.ones(1), np.zeros(1), 1e-6), np.zeros((3, 1)))
+    model = numpy_vit.random_model(crooked_config(image=(4, 4), class_token=False, pooling="mean"), dtype="float64")
+    out = model(crooked_pixels(model.config), record="*.probs", strict=True)
+    assert np.array_equal(out.attentions[0], np.ones((3, 5, 1, 1)))
+
+
+def test_other_dtypes_and_no_rows():
+    assert np.allclose(ops.softmax(np.full((1, 197), 8, np.float16)), 1 / 197, rtol=1e-2)
+    assert np.allclose(ops.softmax(np.array([[-30, -30], [12, 12]], np.float16)), 0.5)
+    for dtype in ("float32", "float64"):
+        assert ops.softmax(np.zeros((0, 5), dtype)).shape == (0, 5)
+        assert ops.softmax(np.array([[3e38, 0]], dtype)).tolist() == [[1, 0]]  # and no warning
+    with pytest.raises(ValueError, match="in order"):
+        ops.softmax(np.zeros((2, 3)), out=np.zeros((3, 2)).T)
+
+
+def test_overflow_in_a_layer_norm_is_said():
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        ops.layer_norm(np.array([[1e20, 2e20, 0]], np.float32), np.ones(3, np.float32), np.zeros(3, np.float32), 1e-6)
+
+
+@pytest.mark.parametrize("mean", [0, 10, 1000])
+@pytest.mark.parametrize("width", [97, 768, 4096])
+def test_float32_sums_are_as_accurate_as_numpys(mean, width):
+    x = (rng.normal(size=(40, width)) + mean).astype(np.float32)
+    true = x.astype(np.float64)
+    eps = np.finfo("float32").eps
+    for got, plain, exact in (
+        (fast.row_sum(x), x.sum(axis=-1, keepdims=True), true.sum(axis=-1, keepdims=True)),
+        (fast.row_mean_square(x), (x * x).mean(axis=-1, keepdims=True), (true * true).mean(axis=-1, keepdims=True)),
+    ):
+        assert relative_error(got, exact) < 4 * relative_error(plain, exact) + 2 * eps
+
+
 def test_fast_functions_are_the_plain_ones():
     x = rng.normal(size=(3, 5, 700)).astype(np.float32) * 10
     true = x.astype(np.float64)
@@ -85,7 +123,7 @@ def test_fast_functions_are_the_plain_ones():
 
 def test_without_exp2():
     """On a processor where NumPy has no vectorised exp2 it is exp: the same tests, in a NumPy without AVX-512."""
-    env = without_simd("AVX512", "X86_V4")
+    env = {**os.environ, **without_simd("AVX512", "X86_V4")}
     code = "from numpy_vit import fast; import numpy as np; assert fast.power is np.exp and fast.PER_E == 1.0"
     for words in (["-c", code], ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "float32 or softmax or fast", __file__]):
         done = subprocess.run([sys.executable, *words], env=env, cwd=REPOSITORY, capture_output=True, text=True)

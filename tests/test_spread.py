@@ -125,6 +125,15 @@ def test_functions_in_blocks(threads, dtype, monkeypatch):
     assert difference(ops.linear(x, w, b), (x.astype("float64") @ w.astype("float64") + b)) < 64 * np.finfo(dtype).eps
 
 
+def test_every_thread_has_the_callers_errstate(threads):
+    """Overflow may come in any of them."""
+    large = np.full(2, 1e300)
+    with np.errstate(over="ignore"):
+        spread.each(lambda item: large * large, range(100))
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        spread.each(lambda item: item and large * large, [0] * 50 + [1] * 50)
+
+
 def test_a_failure_is_raised_and_stops_the_rest(threads):
     done = []
 

@@ -83,6 +83,8 @@ SQUARE_MISTAKES = {
         lambda x, eps, out=None: x / np.sqrt(x.var(-1, keepdims=True) + eps),
         "blocks.0.norm1",
     ),
+    "a norm of something else": ("layer_norm", lambda x, *rest: ops.layer_norm(x[:, ::-1], *rest), "blocks.0.norm1"),
+    "a norm without its shift": ("layer_norm", lambda x, w, b, eps: ops.layer_norm(x, w, 0 * b, eps), "blocks.0.norm1"),
     "eps of another family": ("standardize", lambda x, eps, out=None: standardize(x, 0.1), "blocks.0.norm1"),
     "patches by column": (
         "patchify",

@@ -23,3 +23,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'numpy_vit.convert' has no attribute '{name}'")
     return getattr(importlib.import_module(".converting", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
