@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from .fast import simd_features
 from .model import ViT
 from .seeded import uniform
 from .spread import THREADS
@@ -302,7 +303,6 @@ def machine() -> dict[str, Any]:
     """The processor, its cores, Python, NumPy, its BLAS, and what limits their threads."""
     config: Any = np.show_config(mode="dicts") or {}
     blas = config.get("Build Dependencies", {}).get("blas", {})
-    simd = config.get("SIMD Extensions", {})
     return {
         "processor": processor(),
         "cpus": usable_cpus(),
@@ -311,7 +311,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "blas": {"name": blas.get("name", "unknown"), "version": blas.get("version", "unknown")},
-        "simd": [*simd.get("baseline", []), *simd.get("found", [])],
+        "simd": simd_features(),
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "python_threads": python_threads(),
     }

@@ -19,11 +19,19 @@ def is_plain(x: Array) -> bool:
     return type(x) is np.ndarray and x.dtype.char in "fd"
 
 
+def simd_features() -> list[str]:
+    """The instructions NumPy uses on this processor, in its own names; none where it does not tell (before 1.25)."""
+    try:
+        config: Any = np.show_config(mode="dicts") or {}
+    except TypeError:
+        return []
+    simd = config.get("SIMD Extensions", {})
+    return [*simd.get("baseline", []), *simd.get("found", [])]
+
+
 def _has_exp2() -> bool:
     """Whether NumPy's exp2 of float32 is vectorised here: with AVX-512 under Linux it is, and takes half of exp's time."""
-    config: Any = np.show_config(mode="dicts") or {}
-    simd = config.get("SIMD Extensions", {})
-    return sys.platform == "linux" and bool({"X86_V4", "AVX512_SKX"} & {*simd.get("baseline", []), *simd.get("found", [])})
+    return sys.platform == "linux" and bool({"X86_V4", "AVX512_SKX"} & {*simd_features()})
 
 
 # power(PER_E * x) is exp(x), for float32.
