@@ -188,8 +188,8 @@ def mean_0_variance_1(y: Array, x: Array, weight: Array, bias: Array, eps: float
     """a layer norm before scale and shift has mean 0 and variance v / (v + eps) in every token"""
     standard = standardize(x, eps)
     rounding = np.finfo(standard.dtype).eps
-    scaled = np.asarray(standard * weight)
-    if not (abs(np.asarray(y) - scaled - np.asarray(bias)) <= 64 * rounding * (abs(scaled) + abs(np.asarray(bias)))).all():
+    y, scaled, bias = np.asarray(y), np.asarray(standard * weight), np.asarray(bias)
+    if not (abs(y - scaled - bias) <= 64 * rounding * (abs(scaled) + abs(bias))).all():
         return False  # y was not made of it
     x = np.asarray(x, np.float64)
     variance, noise = x.var(axis=-1), rounding * abs(x).max(axis=-1)

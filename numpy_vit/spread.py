@@ -21,8 +21,9 @@ import numpy as np
 from .threads import OURS, threads_to_use
 
 Array = Any
-BLOCK = 262_144  # numbers at a time: a few arrays of them fit the cache. Smaller ones cost more in all: after every NumPy
-# call a thread must get Python's lock back, and where the other one has it just then, it sleeps and has to be woken
+# Numbers at a time: a few arrays of them fit the cache. Smaller blocks cost more in all: after every NumPy call a thread must
+# get Python's lock back, and where another thread has it just then, it sleeps and has to be woken.
+BLOCK = 262_144
 LEAST = 16_384  # numbers: a matrix product of fewer is done sooner than shared with another thread
 QUERIES = 256  # of long sequences, at a time
 
@@ -50,11 +51,12 @@ class Threads:
         with self.lock:
             if self.pool is None:
                 self.pool = ThreadPoolExecutor(self.count - 1, "numpy_vit")
-            return self.pool.submit(self._work, work)
+            return self.pool.submit(self._work, work, np.geterr())
 
-    def _work(self, work: Callable[[], None]) -> None:
+    def _work(self, work: Callable[[], None], errors: Any) -> None:
         self.inside.working = True
-        work()
+        with np.errstate(**errors):  # as the caller has it; a thread has its own
+            work()
 
 
 THREADS = Threads()
@@ -76,11 +78,6 @@ def each(work: Callable[[Any], None], items: Iterable[Any], products: bool = Tru
         return
     queue = iter(items)
     lock = threading.Lock()
-    settings = np.geterr()  # the caller's np.errstate, which other threads would not have
-
-    def help_out() -> None:
-        with np.errstate(**settings):
-            take()
 
     def take() -> None:
         while True:
@@ -90,7 +87,7 @@ def each(work: Callable[[Any], None], items: Iterable[Any], products: bool = Tru
                 return
             work(item)
 
-    futures = [THREADS.submit(help_out) for _ in range(helpers)]
+    futures = [THREADS.submit(take) for _ in range(helpers)]
     THREADS.inside.working = True
     try:
         take()
