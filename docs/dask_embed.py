@@ -12,8 +12,8 @@ import numpy as np
 from dask.distributed import Client, LocalCluster
 
 import numpy_vit
-from numpy_vit.images import SUFFIXES
-from numpy_vit.tensorfile import replacing
+from numpy_vit.files.tensorfile import replacing
+from numpy_vit.pictures.images import SUFFIXES
 
 BATCH = 16  # as `numpy-vit embed`, so that the numbers are the same to the last bit
 

@@ -10,24 +10,24 @@ Names are loaded when first used, so that the import costs little more than NumP
 
 from typing import TYPE_CHECKING, Any
 
-from .threads import hold_blas
+from .arithmetic.threads import hold_blas
 
 if TYPE_CHECKING:
     from .config import ViTConfig as ViTConfig
     from .config import variant as variant
     from .config import variants as variants
-    from .embedder import Embedder as Embedder
     from .errors import InputError as InputError
     from .errors import InvariantError as InvariantError
     from .errors import ShapeError as ShapeError
-    from .images import Preprocess as Preprocess
-    from .loading import load as load
+    from .files.embedder import Embedder as Embedder
+    from .files.loading import load as load
+    from .files.seeded import random_model as random_model
     from .model import ViT as ViT
     from .model import ViTOutput as ViTOutput
     from .parameters import parameter_count as parameter_count
-    from .seeded import random_model as random_model
-    from .tracing import Trace as Trace
-    from .tracing import trace as trace
+    from .pictures.images import Preprocess as Preprocess
+    from .tracing.tracer import Trace as Trace
+    from .tracing.tracer import trace as trace
 
 __version__ = "0.1.0"
 
@@ -35,18 +35,18 @@ _WHERE = {
     "ViTConfig": "config",
     "variant": "config",
     "variants": "config",
-    "Embedder": "embedder",
+    "Embedder": "files.embedder",
     "InputError": "errors",
     "InvariantError": "errors",
     "ShapeError": "errors",
-    "Preprocess": "images",
-    "load": "loading",
+    "Preprocess": "pictures.images",
+    "load": "files.loading",
     "ViT": "model",
     "ViTOutput": "model",
     "parameter_count": "parameters",
-    "random_model": "seeded",
-    "Trace": "tracing",
-    "trace": "tracing",
+    "random_model": "files.seeded",
+    "Trace": "tracing.tracer",
+    "trace": "tracing.tracer",
 }
 
 __all__ = ["__version__", *sorted(_WHERE)]

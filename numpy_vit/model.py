@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arithmetic.fast import keep_freed_memory
+from .arithmetic.parallel import by_shares, in_chunks, over_heads
 from .config import ViTConfig
 from .errors import InputError, nearest
-from .fast import keep_freed_memory
 from .ops import (
     ACTIVATIONS,
     layer_norm,
@@ -48,7 +49,6 @@ from .parameters import (
 )
 from .positions import relative_bias, resize_distances, resize_positions, with_rows_of_zeros
 from .rotary import rotate, rotation_tables
-from .spread import by_shares, in_chunks, over_heads
 from .steps import Listener, Step
 
 Array = Any
@@ -301,7 +301,7 @@ class ViT:
     config      ViTConfig
     tensors     name -> array, as numpy_vit.parameters names and shapes them, all of one dtype (float32 or float64)
     labels      class names, one for each logit, or None
-    preprocess_policy   called as policy(images, dtype) -> (B, C, Y, X); numpy_vit.images.Preprocess; or None
+    preprocess_policy   called as policy(images, dtype) -> (B, C, Y, X); numpy_vit.pictures.images.Preprocess; or None
     source      what is known of the weights' origin
 
     Raises InputError where the tensors are not those of the config.
@@ -333,7 +333,7 @@ class ViT:
         self.config = config
         self.tensors = dict(tensors)
         self.weights = assemble(tensors, config)
-        self.array_type = type(self.weights.embed.projection.weight)  # plain arrays, or those of numpy_vit.portable
+        self.array_type = type(self.weights.embed.projection.weight)  # plain arrays, or those of numpy_vit.arithmetic.portable
         self.labels = labels
         self.preprocess_policy = preprocess_policy
         self.source = dict(source or {})
@@ -405,7 +405,7 @@ class ViT:
 
     def step_names(self) -> list[str]:
         """The full names of all steps of this model, in the order of execution (at its own image size)."""
-        from .tracing import trace  # which runs the pass without numbers; it is built on this module
+        from .tracing.tracer import trace  # which runs the pass without numbers; it is built on this module
 
         return [row.name for row in trace(self.config)]
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .dispatch import dispatched
-from .fast import exp, is_plain, row_mean, row_mean_square, row_sum
-from .special import erf as erf
-from .special import gelu
-from .spread import by_columns, by_rows, elementwise
+from .arithmetic.dispatch import dispatched
+from .arithmetic.fast import exp, is_plain, row_mean, row_mean_square, row_sum
+from .arithmetic.parallel import by_columns, by_rows, elementwise
+from .arithmetic.special import erf as erf
+from .arithmetic.special import gelu
 
 Array = Any
 
@@ -124,7 +124,7 @@ def within(x: Array, bound: float) -> bool:
     return is_plain(x) and x.size > 0 and -bound <= x.min() and x.max() <= bound
 
 
-# Activations, all elementwise: x any shape -> the same. GELU itself is in numpy_vit.special.
+# Activations, all elementwise: x any shape -> the same. GELU itself is in numpy_vit.arithmetic.special.
 
 
 def sigmoid(x: Array) -> Array:

@@ -233,7 +233,7 @@ def assemble(tensors: Mapping[str, Array], config: ViTConfig) -> Weights:
     )
 
 
-# Shares of a block's work (numpy_vit.spread.by_shares): views, not copies
+# Shares of a block's work (numpy_vit.arithmetic.parallel.by_shares): views, not copies
 
 
 def attention_share(w: Attention, n: int, of: int) -> Attention:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .dispatch import dispatched
+from .arithmetic.dispatch import dispatched
 
 Array = Any
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .dispatch import dispatched
+from .arithmetic.dispatch import dispatched
 
 Array = Any
 PI = decimal.Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211706798")

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import numpy as np
 
 import numpy_vit
-from numpy_vit.images import Preprocess
-from numpy_vit.tensorfile import tensor_of
-from numpy_vit.weights import Checkpoint, write_converted
+from numpy_vit.files.converted import Checkpoint, write_converted
+from numpy_vit.files.tensorfile import tensor_of
+from numpy_vit.pictures.images import Preprocess
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 PREPROCESS = dict(resize="squash", resample="bilinear", crop=None, scale=1 / 255)

@@ -16,7 +16,7 @@ import transformers
 
 import numpy_vit
 from numpy_vit.convert.to_hugging_face import write_hugging_face
-from numpy_vit.weights import read_converted, shipped
+from numpy_vit.files.converted import read_converted, shipped
 
 TARGET = Path(__file__).parent.parent / "notebooks" / "data" / "digits_transformers.npz"
 

@@ -10,8 +10,7 @@ import pytest
 from options import OPTIONS, PLAIN
 
 import numpy_vit
-from numpy_vit import benchmarking
-from numpy_vit.cli import main
+from numpy_vit.cli import benchmarking, main
 from numpy_vit.cli.bench import print_model
 from numpy_vit.config import ViTConfig
 

@@ -183,7 +183,7 @@ def test_convert_and_inspect(run, tmp_path):
 
 
 def test_inspect_says_what_an_unknown_file_holds(run, tmp_path):
-    from numpy_vit.tensorfile import tensor_of, write
+    from numpy_vit.files.tensorfile import tensor_of, write
 
     write(tmp_path / "other.safetensors", {"some.weight": tensor_of(np.ones((2, 3)))}, {})
     status, out, _ = run("inspect", tmp_path / "other.safetensors", "--tensors")
@@ -303,8 +303,8 @@ def test_version():
 def test_a_model_that_gives_no_numbers_is_not_believed(refused, folder, tmp_path):
     """Finite weights that overflow: NaN is never a result."""
     from numpy_vit.convert import convert
-    from numpy_vit.tensorfile import tensor_of
-    from numpy_vit.weights import write_converted
+    from numpy_vit.files.converted import Checkpoint, write_converted
+    from numpy_vit.files.tensorfile import tensor_of
 
     checkpoint = convert(CLASSIFIER)
     for name, value, message in (
@@ -313,13 +313,13 @@ def test_a_model_that_gives_no_numbers_is_not_believed(refused, folder, tmp_path
     ):
         tensors = dict(checkpoint.tensors)
         tensors[name] = tensor_of(np.full(tensors[name].shape, value))
-        write_converted(folder / "bad.safetensors", numpy_vit.weights.Checkpoint(**{**vars(checkpoint), "tensors": tensors}))
+        write_converted(folder / "bad.safetensors", Checkpoint(**{**vars(checkpoint), "tensors": tensors}))
         refused("predict", folder / "class 0/a.png", "--weights", folder / "bad.safetensors", message=message)
 
 
 def test_a_preprocessor_for_a_converted_file(run, refused, folder, tmp_path):
     from numpy_vit.convert import convert
-    from numpy_vit.weights import write_converted
+    from numpy_vit.files.converted import write_converted
 
     write_converted(tmp_path / "bare.safetensors", convert(BACKBONE))
     words = ("embed", folder, "-o", tmp_path / "o.npz", "--weights", tmp_path / "bare.safetensors")

@@ -13,7 +13,7 @@ import numpy_vit
 from numpy_vit import InputError
 from numpy_vit.convert import convert
 from numpy_vit.convert.hf_vit import TABLE
-from numpy_vit.tensorfile import Tensor, read, tensor_of, write
+from numpy_vit.files.tensorfile import Tensor, read, tensor_of, write
 
 import hub_server
 from conftest import DATA, relative_error

@@ -4,8 +4,8 @@ import json
 
 import numpy_vit
 from numpy_vit.cli import main
+from numpy_vit.files.converted import shipped
 from numpy_vit.parameters import parameter_count
-from numpy_vit.weights import shipped
 
 from conftest import REPOSITORY
 

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 import numpy_vit
-from numpy_vit import InputError, draw
+from numpy_vit import InputError
 from numpy_vit.cli import main
+from numpy_vit.pictures import draw
 
 from conftest import REPOSITORY, crooked_config
 

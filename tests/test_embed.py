@@ -18,7 +18,7 @@ import numpy_vit
 from numpy_vit.cli import common, main, partial
 from numpy_vit.cli.common import Progress, Runner, duration, speed
 from numpy_vit.errors import InputError
-from numpy_vit.images import Preprocess
+from numpy_vit.pictures.images import Preprocess
 
 import pictures
 from conftest import DATA
@@ -443,7 +443,7 @@ def test_another_run_is_refused_or_begins_anew(words, message, folder, embed, co
 
 def test_another_number_of_threads_is_another_run(folder, embed, tmp_path, monkeypatch):
     """Threads share out the pictures of a batch, and a last bit may depend on how."""
-    from numpy_vit.spread import THREADS
+    from numpy_vit.arithmetic.parallel import THREADS
 
     left_behind(embed, folder, tmp_path, monkeypatch)
     monkeypatch.setattr(THREADS, "free", lambda products: 3)

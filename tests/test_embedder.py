@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 import numpy_vit
-from numpy_vit import Embedder, InputError, embedder, loading
+from numpy_vit import Embedder, InputError
 from numpy_vit.convert import convert
-from numpy_vit.images import SUFFIXES
-from numpy_vit.weights import shipped, write_converted
+from numpy_vit.files import embedder, loading
+from numpy_vit.files.converted import shipped, write_converted
+from numpy_vit.pictures.images import SUFFIXES
 
 import pictures
 from conftest import DATA, REPOSITORY

@@ -15,7 +15,7 @@ from options import OPTIONS, PLAIN
 import numpy_vit
 from numpy_vit import ViTConfig
 from numpy_vit.cli import main
-from numpy_vit.draw import coloured, rollout
+from numpy_vit.pictures.draw import coloured, rollout
 
 import pictures
 from conftest import REPOSITORY
@@ -360,7 +360,7 @@ def test_vit_base(chromium, tmp_path):
 
 
 def test_what_is_left_out_is_said(chromium, tmp_path, monkeypatch):
-    from numpy_vit import page as pages
+    from numpy_vit.pictures import page as pages
 
     monkeypatch.setattr(pages, "LARGEST", 6_000)
     config = ViTConfig(**{**PLAIN, "heads": 12})

@@ -159,7 +159,7 @@ def test_a_clip_that_takes_the_mean_is_read_so(tmp_path):
 def test_training_checkpoints_hold_several_models(tmp_path):
     """DINO's hold a student and a teacher, whom its own evaluation takes; others put prefixes before all names."""
     from numpy_vit.convert.sources import read_weights
-    from numpy_vit.tensorfile import write
+    from numpy_vit.files.tensorfile import write
 
     tensors, _ = read_weights(weights_of("dino"))
     nested = {f"{who}.backbone.{name}": tensor for who in ("student", "teacher") for name, tensor in tensors.items()}

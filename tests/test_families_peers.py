@@ -9,7 +9,7 @@ import pytest
 
 import numpy_vit
 from numpy_vit.convert import convert
-from numpy_vit.weights import write_converted
+from numpy_vit.files.converted import write_converted
 
 from conftest import HERE, REPOSITORY, relative_error
 
@@ -164,7 +164,7 @@ def test_there_and_back_again(case, tmp_path):
     import transformers
 
     from numpy_vit.convert.to_hugging_face import write_hugging_face
-    from numpy_vit.weights import read_converted
+    from numpy_vit.files.converted import read_converted
 
     model = made(case)
     model.save_pretrained(tmp_path / "theirs")

@@ -16,16 +16,16 @@ import pytest
 import safetensors.numpy
 
 import numpy_vit
+from numpy_vit.arithmetic.rounded import FORMATS, round_to, rounded_model
 from numpy_vit.cli import main
+from numpy_vit.files.seeded import uniform
+from numpy_vit.files.tensorfile import Tensor, tensor_of
 from numpy_vit.golden.checking import check, model_of
 from numpy_vit.golden.diagnosing import diagnose
 from numpy_vit.golden.folder import Golden, manifest_sha256, read_dump, read_golden
 from numpy_vit.golden.mistakes import mistakes
 from numpy_vit.golden.recording import record as recorded
-from numpy_vit.golden.rounded import FORMATS, round_to, rounded_model
 from numpy_vit.positions import resize_positions
-from numpy_vit.seeded import uniform
-from numpy_vit.tensorfile import Tensor, tensor_of
 
 from conftest import HERE, REPOSITORY, crooked_config
 
@@ -702,7 +702,7 @@ def test_a_reader_that_stops_early_does_not_change_the_verdict(tmp_path, digits)
 
 
 def test_links_and_pipes_are_written_to_not_replaced(tmp_path, digits):
-    from numpy_vit.tensorfile import replacing
+    from numpy_vit.files.tensorfile import replacing
 
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "link").symlink_to("real.txt")

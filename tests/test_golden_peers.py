@@ -11,8 +11,8 @@ from documents import code
 
 import numpy_vit
 from numpy_vit.cli import main
-from numpy_vit.tensorfile import read, tensor_of
-from numpy_vit.weights import Checkpoint, write_converted
+from numpy_vit.files.converted import Checkpoint, write_converted
+from numpy_vit.files.tensorfile import read, tensor_of
 
 from conftest import HERE
 

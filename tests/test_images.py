@@ -12,7 +12,7 @@ from PIL import Image
 
 from numpy_vit import InputError, Preprocess
 from numpy_vit.convert.preprocessing import read_preprocessor
-from numpy_vit.images import upright
+from numpy_vit.pictures.images import upright
 
 import pictures
 from conftest import DATA

@@ -8,7 +8,7 @@ import pytest
 import numpy_vit
 from numpy_vit import InputError
 from numpy_vit.convert import convert
-from numpy_vit.weights import write_converted
+from numpy_vit.files.converted import write_converted
 
 from conftest import DATA, relative_error
 

@@ -65,8 +65,8 @@ def test_another_image_size(option):
 
 @every_option
 def test_stored_and_loaded(option, tmp_path):
-    from numpy_vit.tensorfile import tensor_of
-    from numpy_vit.weights import Checkpoint, read_converted, write_converted
+    from numpy_vit.files.converted import Checkpoint, read_converted, write_converted
+    from numpy_vit.files.tensorfile import tensor_of
 
     model = model_with(option)
     tensors = {name: tensor_of(array) for name, array in model.tensors.items()}

@@ -138,7 +138,7 @@ def test_colour_modes_as_transformers_converts_them():
     from PIL import Image
     from transformers.image_transforms import convert_to_rgb
 
-    from numpy_vit.images import upright
+    from numpy_vit.pictures.images import upright
 
     import pictures
 

@@ -11,8 +11,9 @@ import pytest
 from test_ops import ulps
 
 import numpy_vit
-from numpy_vit import ops, portable
-from numpy_vit.portable import PortableArray
+from numpy_vit import ops
+from numpy_vit.arithmetic import portable
+from numpy_vit.arithmetic.portable import PortableArray
 
 from conftest import DATA, HERE, REPOSITORY, crooked_config, crooked_pixels, relative_error, without_simd
 
@@ -91,7 +92,7 @@ def test_stored_steps_of_transformers():
 CODE = """
 import os
 import golden_manifests as stored
-from numpy_vit.fast import simd_features
+from numpy_vit.arithmetic.fast import simd_features
 assert not {*simd_features()} & {*os.environ.get("NPY_DISABLE_CPU_FEATURES", "").split()}, simd_features()
 for name in stored.NAMES:
     assert stored.hashes(stored.manifest(name, noise=())) == stored.hashes(stored.stored(name)), name

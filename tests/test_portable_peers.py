@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import numpy_vit
-from numpy_vit import portable
-from numpy_vit.seeded import uniform
+from numpy_vit.arithmetic import portable
+from numpy_vit.files.seeded import uniform
 
 from conftest import crooked_config, relative_error
 

@@ -20,7 +20,7 @@ from numpy_vit.convert.preprocessing import (
     policy,
     read_preprocessor,
 )
-from numpy_vit.images import center_crop, resize_as_tensorflow, resize_as_torch
+from numpy_vit.pictures.images import center_crop, resize_as_tensorflow, resize_as_torch
 
 import pictures
 from conftest import DATA

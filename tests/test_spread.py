@@ -7,7 +7,8 @@ import pytest
 from options import OPTIONS, PLAIN
 
 import numpy_vit
-from numpy_vit import ops, spread
+from numpy_vit import ops
+from numpy_vit.arithmetic import parallel as spread
 from numpy_vit.config import ViTConfig
 from numpy_vit.steps import Step
 

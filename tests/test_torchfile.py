@@ -12,7 +12,7 @@ import pytest
 import numpy_vit
 from numpy_vit.cli import main
 from numpy_vit.convert.torchfile import read_torch
-from numpy_vit.tensorfile import read
+from numpy_vit.files.tensorfile import read
 
 from conftest import DATA, relative_error
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 import numpy_vit
-from numpy_vit import model, ops, render
+from numpy_vit import model, ops
+from numpy_vit.arithmetic.shape_only import Ledger, StandIn
 from numpy_vit.parameters import parameter_count
-from numpy_vit.standin import Ledger, StandIn
+from numpy_vit.tracing import render
 
 import pictures
 from conftest import DATA, crooked_config, crooked_pixels
@@ -269,7 +270,7 @@ def test_explain_reads_as_the_paper():
 
 def test_what_can_be_traced(tmp_path):
     from numpy_vit.convert import convert
-    from numpy_vit.weights import write_converted
+    from numpy_vit.files.converted import write_converted
 
     write_converted(tmp_path / "a.safetensors", convert(DATA / "classifier"))
     expected = numpy_vit.trace(convert(DATA / "classifier").config).macs

@@ -11,8 +11,8 @@ import safetensors.numpy
 import numpy_vit
 from numpy_vit import InputError
 from numpy_vit.convert import convert
-from numpy_vit.tensorfile import Tensor, read, replacing, tensor_of, write
-from numpy_vit.weights import Checkpoint, read_converted, write_converted
+from numpy_vit.files.converted import Checkpoint, read_converted, write_converted
+from numpy_vit.files.tensorfile import Tensor, read, replacing, tensor_of, write
 
 import ml_bits
 from conftest import DATA, crooked_config, crooked_pixels, relative_error
@@ -224,7 +224,7 @@ def test_unwritable_targets(tmp_path):
 
 def test_seeded_weights_are_the_documented_generator():
     """SplitMix64 as published, number by number in Python integers."""
-    from numpy_vit import seeded
+    from numpy_vit.files import seeded
 
     mask = (1 << 64) - 1
 

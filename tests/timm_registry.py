@@ -16,7 +16,7 @@ from numpy_vit import InputError  # isort: skip
 from numpy_vit.convert import convert_source  # isort: skip
 from numpy_vit.convert.sources import Source  # isort: skip
 from numpy_vit.convert.timm import OTHERS  # isort: skip
-from numpy_vit.tensorfile import Tensor  # isort: skip
+from numpy_vit.files.tensorfile import Tensor  # isort: skip
 
 ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "QuickGELU": "quick_gelu", "SiLU": "silu"}
 

@@ -42,7 +42,7 @@ def patch_place(text: str) -> tuple[int, int]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..tensorfile import replacing
+    from ..files.tensorfile import replacing
 
     if not arguments.output.lower().endswith(".png"):
         raise InputError(f"{arguments.output}: the name must end in .png")
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def drawn(runner: Runner, arguments: argparse.Namespace) -> "Image":
     """The picture that the options ask for."""
-    from .. import draw
+    from ..pictures import draw
 
     image, pixels = runner.look(arguments.picture)
     config = runner.model.config.for_image(pixels.shape[2:])

@@ -57,7 +57,7 @@ def batch_sizes(text: str) -> tuple[int, ...]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from .. import benchmarking
+    from . import benchmarking
 
     report: dict[str, Any] = {"machine": benchmarking.machine(), "dtype": arguments.dtype, "models": []}
     if not arguments.json:
@@ -89,9 +89,9 @@ def models_of(words: Sequence[str]) -> list[list[str]]:
 
 def bench(words: Sequence[str], arguments: argparse.Namespace, models: list[dict[str, Any]], progress: Progress) -> None:
     """Measure one model at every batch size. What was measured when it is interrupted is reported all the same."""
-    from .. import benchmarking
     from ..parameters import parameter_count
-    from ..tracing import trace
+    from ..tracing.tracer import trace
+    from . import benchmarking
 
     name = " ".join(words)
     progress.say(f"{name}: making the model")
@@ -129,8 +129,8 @@ def check(words: Sequence[str]) -> None:
 
 def find_model(words: Sequence[str], dtype: str) -> "tuple[ViT, str]":
     """A variant's name with what to change, or a file -> the model, and where its weights are from."""
-    from ..loading import open_checkpoint
-    from ..seeded import random_model
+    from ..files.loading import open_checkpoint
+    from ..files.seeded import random_model
 
     if has_weights(words[0]):
         return open_checkpoint(words[0]).model(dtype), "its own"
@@ -159,7 +159,7 @@ def memory_of(words: Sequence[str], arguments: argparse.Namespace, progress: Pro
 
 def print_memory(task: str) -> None:
     """What the process of `memory_of` does. Sizes go up, so that memory kept from a smaller batch hides nothing."""
-    from ..benchmarking import memory_in_use, pass_memory, seeded_pixels, touch
+    from .benchmarking import memory_in_use, pass_memory, seeded_pixels, touch
 
     words, dtype, sizes = json.loads(task)
     model, _ = find_model(words, dtype)
@@ -193,7 +193,7 @@ def machine_text(facts: dict[str, Any]) -> list[str]:
 
 def print_model(entry: dict[str, Any]) -> None:
     """A model's table, and its steps."""
-    from ..render import fitted
+    from ..tracing.render import fitted
 
     Y, X = entry["config"]["image"]
     weights = "seeded weights" if entry["weights"] == "seeded" else "its own weights"
@@ -223,7 +223,7 @@ def print_model(entry: dict[str, Any]) -> None:
 
 def print_steps(result: dict[str, Any]) -> None:
     """Where the time goes."""
-    from ..render import fitted
+    from ..tracing.render import fitted
 
     steps = result["steps"]
     rate = [f"{2 * s['macs'] / s['seconds'] / 1e9:.4g}" if s["macs"] and s["seconds"] else "" for s in steps]

@@ -12,9 +12,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arithmetic.threads import OURS, hold_blas, threads_to_use
 from ..config import DIGITS
 from ..errors import InputError
-from ..threads import OURS, hold_blas, threads_to_use
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -82,7 +82,7 @@ def field_value(key: str, text: str) -> Any:
 
 
 def share_threads(arguments: argparse.Namespace) -> None:
-    """Before NumPy is imported: one BLAS thread, and threads of numpy_vit's own (numpy_vit.spread) for what is large.
+    """Before NumPy is imported: one BLAS thread, and threads of numpy_vit's own (arithmetic.parallel) for what is large.
 
     As many as OPENBLAS_NUM_THREADS or OMP_NUM_THREADS say, else one a processor. Where there is little or nothing to
     compute one thread is enough: a second one of OpenBLAS's would only spin. Left alone: goldens (`portable` arithmetic
@@ -124,7 +124,7 @@ class Runner:
     """A model as the options describe it, and its pixels and outputs for pictures."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        from ..loading import open_checkpoint
+        from ..files.loading import open_checkpoint
 
         self.name = arguments.weights
         checkpoint = open_checkpoint(arguments.weights, preprocessor=arguments.preprocessor)
@@ -149,7 +149,7 @@ class Runner:
         """The model's outputs, with the steps to `record`. Raises InputError where they are no numbers."""
         import numpy as np
 
-        from ..embedder import check_finite
+        from ..files.embedder import check_finite
 
         with np.errstate(all="ignore"):
             out = self.model(pixels, record, strict=self.strict, resize_positions=self.resize)
@@ -161,7 +161,7 @@ class Runner:
         import numpy as np
         from PIL import Image
 
-        from ..images import Preprocess
+        from ..pictures.images import Preprocess
 
         policy = self.model.preprocess_policy
         assert isinstance(policy, Preprocess)
@@ -235,7 +235,7 @@ def read_ahead(read: Callable[[Path], Any], paths: Iterable[Path]) -> Generator[
     from concurrent.futures import ThreadPoolExecutor
 
     pending: collections.deque[tuple[Path, Future[Any]]] = collections.deque()
-    # Threads that each silence Pillow's warnings for a moment (numpy_vit.images) would switch them on for one another.
+    # Threads that each silence Pillow's warnings for a moment (numpy_vit.pictures.images) would switch them on for one another.
     with warnings.catch_warnings(), ThreadPoolExecutor(READERS, "read") as pool:
         warnings.simplefilter("ignore")
         try:
@@ -251,7 +251,7 @@ def read_ahead(read: Callable[[Path], Any], paths: Iterable[Path]) -> Generator[
 
 def pictures(places: Sequence[str]) -> list[Path]:
     """The picture files named, and those in the folders named, in order. Raises InputError where there is none."""
-    from ..images import SUFFIXES
+    from ..pictures.images import SUFFIXES
 
     found = []
     for place in places:

@@ -34,8 +34,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     from ..convert import convert_opened, recognise
     from ..convert.sources import open_source
+    from ..files.converted import FORMAT, read_converted, write_converted
     from ..parameters import parameter_count
-    from ..weights import FORMAT, read_converted, write_converted
 
     output = Path(arguments.output)
     if arguments.map is not None and arguments.family is not None:

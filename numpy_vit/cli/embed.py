@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..embedder import OUTPUTS
 from ..errors import InputError
+from ..files.embedder import OUTPUTS
 from .common import BATCH, Runner, add_model_options, complain, note, pictures, summary
 from .partial import Partial, fingerprint, folder_of
 
@@ -66,7 +66,7 @@ def opened(arguments: argparse.Namespace, runner: Runner, paths: list[Path]) -> 
     """What an earlier run of the same has done, or nothing yet."""
     import numpy as np
 
-    from ..spread import THREADS
+    from ..arithmetic.parallel import THREADS
 
     options = {name: getattr(arguments, name) for name in ("what", "dtype", "image")}
     folder = folder_of(arguments.output)
@@ -102,7 +102,7 @@ def write_result(output: str, partial: Partial, dtype: Any) -> None:
     """The rows, from the file they are in, and the pictures' names: whole, or not at all."""
     import numpy as np
 
-    from ..tensorfile import replacing, tensor_of, write
+    from ..files.tensorfile import replacing, tensor_of, write
 
     embeddings, names = partial.rows(dtype), partial.names
     if output.endswith(".safetensors"):

@@ -26,8 +26,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..images import upright
-    from ..tensorfile import replacing
+    from ..files.tensorfile import replacing
+    from ..pictures.images import upright
 
     if not arguments.output.lower().endswith((".html", ".htm")):
         raise InputError(f"{arguments.output}: the name must end in .html")
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def written(runner: Runner, original: Any, arguments: argparse.Namespace) -> tuple[str, str]:
     """The page, and what it had to leave out."""
-    from ..page import Recording, page, what_fits
+    from ..pictures.page import Recording, page, what_fits
     from .predict import top
 
     seen, pixels = runner.look(arguments.picture)

@@ -168,8 +168,8 @@ def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
 
 def model_to_record(arguments: argparse.Namespace) -> "tuple[ViT, Any, dict[str, Any]]":
     """The model, its preprocessing (or None), and what the manifest says of them."""
-    from ..loading import open_checkpoint
-    from ..seeded import random_model
+    from ..files.loading import open_checkpoint
+    from ..files.seeded import random_model
     from .trace import config_of
 
     if arguments.model:
@@ -196,8 +196,8 @@ def pixels_to_record(arguments: argparse.Namespace, model: "ViT", preprocess: An
     """The pixels and what the manifest says of them."""
     import numpy as np
 
+    from ..files.seeded import uniform
     from ..golden.folder import DTYPES, read_arrays
-    from ..seeded import uniform
 
     config = model.config
     if arguments.image:
@@ -267,8 +267,8 @@ def compared(arguments: argparse.Namespace, need_model: bool) -> "Check":
 
 
 def run_check(arguments: argparse.Namespace) -> int:
+    from ..files.tensorfile import replacing
     from ..golden import report
-    from ..tensorfile import replacing
 
     checked = compared(arguments, need_model=False)
     title = f"{arguments.dump} against {arguments.golden}"

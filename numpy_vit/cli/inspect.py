@@ -45,9 +45,9 @@ def describe(file: str) -> dict[str, Any]:
     """Everything `inspect` prints, as data."""
     from ..convert import recognise
     from ..convert.sources import open_source
-    from ..loading import checkpoint_of
+    from ..files.converted import FORMAT
+    from ..files.loading import checkpoint_of
     from ..parameters import parameter_count
-    from ..weights import FORMAT
 
     opened = open_source(file)
     facts: dict[str, Any] = {"file": file}

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--top: {arguments.top} is not a number of classes")
     images = arguments.images
     if not images:
-        from ..weights import shipped
+        from ..files.converted import shipped
 
         images = [str(shipped("samples"))]
         if not arguments.json:

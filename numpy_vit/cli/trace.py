@@ -13,7 +13,7 @@ from .common import field_value, image_size, note, terminal_width, wants_colour
 
 if TYPE_CHECKING:
     from ..config import ViTConfig
-    from ..tracing import Trace
+    from ..tracing.tracer import Trace
 
 FORMATS = ("table", "markdown", "csv", "json", "svg", "mermaid")
 
@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from .. import render
+    from ..tracing import render
 
     refuse_what_does_not_go_together(arguments)
     if arguments.diff:
@@ -109,7 +109,7 @@ def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
 
 
 def traced_as_asked(words: Sequence[str], arguments: argparse.Namespace) -> "Trace":
-    from ..tracing import trace
+    from ..tracing.tracer import trace
 
     config, notes = config_of(words)
     for text in notes:
@@ -160,7 +160,7 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
     from ..convert import config_of
     from ..convert.hub import CONFIG
     from ..convert.sources import Source, open_source, read_json
-    from ..weights import FORMAT, read_metadata
+    from ..files.converted import FORMAT, read_metadata
 
     notes: list[str] = []
     if path.suffix == ".json" or (path.is_dir() and (path / CONFIG).is_file() and not any(path.glob("*.safetensors*"))):
@@ -176,8 +176,8 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
 
 def traced_with_values(arguments: argparse.Namespace) -> "Trace":
     """Run a real model on a real picture and keep what each step's numbers are like."""
-    from ..loading import open_checkpoint
-    from ..tracing import trace, with_values
+    from ..files.loading import open_checkpoint
+    from ..tracing.tracer import trace, with_values
 
     if arguments.model:
         raise InputError("--with-values traces the model of its WEIGHTS; leave MODEL out")
@@ -197,7 +197,7 @@ def selected(traced: "Trace", arguments: argparse.Namespace) -> "Trace":
     """The rows that --block and --only ask for."""
     import fnmatch
 
-    from ..tracing import Trace
+    from ..tracing.tracer import Trace
 
     rows = list(traced)
     if arguments.block is not None:
@@ -218,7 +218,7 @@ def selected(traced: "Trace", arguments: argparse.Namespace) -> "Trace":
 
 def print_diff(arguments: argparse.Namespace) -> int:
     """Two models, side by side."""
-    from .. import render
+    from ..tracing import render
 
     if arguments.model:
         raise InputError("--diff takes its two models itself: --diff A B (quote 'ViT-B/16 depth=4')")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config import ViTConfig
 from ..errors import InputError, about, nearest
-from ..weights import FORMAT, Checkpoint, validate
+from ..files.converted import FORMAT, Checkpoint, validate
 from .beit import BEIT
 from .dinov3 import DINOV3, TIMM_DINOV3
 from .eva02 import EVA02
@@ -129,7 +129,7 @@ def convert(
     told: Mapping[str, Any] | None = None,
     rename: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
-    """A file, a Hugging Face folder or a hub name -> our checkpoint, ready for numpy_vit.weights.write_converted.
+    """A file, a Hugging Face folder or a hub name -> our checkpoint, ready for numpy_vit.files.converted.write_converted.
 
     config         a JSON file to use instead of the one beside the weights
     preprocessor   likewise

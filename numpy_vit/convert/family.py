@@ -11,9 +11,9 @@ from typing import Any
 
 from ..config import ViTConfig
 from ..errors import InputError
-from ..images import Preprocess
-from ..tensorfile import Tensor, tensor_of
-from ..weights import Checkpoint
+from ..files.converted import Checkpoint
+from ..files.tensorfile import Tensor, tensor_of
+from ..pictures.images import Preprocess
 from .preprocessing import policy, read_preprocessor
 from .sources import Source
 from .table import Table, Tensors, measure, positions_for

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..config import ViTConfig
 from ..errors import InputError
-from ..tensorfile import Tensor
+from ..files.tensorfile import Tensor
 from .family import Family, Reading
 from .table import Row, Table, Tensors
 

@@ -38,7 +38,7 @@ import numpy as np
 
 from ..config import ViTConfig, whole_number
 from ..errors import InputError, about, nearest
-from ..tensorfile import Tensor
+from ..files.tensorfile import Tensor
 from .family import Family
 from .sources import read_json
 from .table import Row, Table, Tensors

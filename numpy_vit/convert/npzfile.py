@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ..errors import InputError
-from ..tensorfile import Tensor
+from ..files.tensorfile import Tensor
 from .zipped import check_growth, check_names, mapped, opened, stored
 
 Array = Any

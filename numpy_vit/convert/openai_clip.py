@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import ViTConfig
 from ..errors import InputError
-from ..images import Preprocess
+from ..pictures.images import Preprocess
 from .family import Family, Reading
 from .preprocessing import from_open_clip
 from .table import Row, Table

@@ -1,4 +1,4 @@
-"""How a foreign model wants its pictures, as a numpy_vit.images.Preprocess.
+"""How a foreign model wants its pictures, as a numpy_vit.pictures.images.Preprocess.
 
 There are four sources: transformers' preprocessor_config.json (`read_preprocessor`), timm's pretrained_cfg (`from_timm`),
 open_clip's preprocess_cfg (`from_open_clip`); and, of files that say nothing, the code they were published with (`policy`).
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import InputError, about, nearest
-from ..images import RESAMPLES, Preprocess
+from ..pictures.images import RESAMPLES, Preprocess
 
 
 class Statistics(NamedTuple):

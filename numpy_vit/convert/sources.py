@@ -10,8 +10,8 @@ from typing import Any
 
 from ..config import DIGITS
 from ..errors import InputError
-from ..tensorfile import Tensor, read
-from ..weights import shipped
+from ..files.converted import shipped
+from ..files.tensorfile import Tensor, read
 from . import hub
 from .npzfile import read_npz
 from .preprocessing import POLICIES

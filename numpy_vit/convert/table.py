@@ -16,8 +16,8 @@ import numpy as np
 
 from ..config import LINEARS, ViTConfig, check_image
 from ..errors import InputError, nearest
+from ..files.tensorfile import Tensor
 from ..parameters import parameter_shapes
-from ..tensorfile import Tensor
 
 Array = Any
 Tensors = Mapping[str, Tensor]

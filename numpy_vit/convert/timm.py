@@ -10,8 +10,8 @@ from typing import Any
 
 from ..config import ViTConfig
 from ..errors import InputError
-from ..images import Preprocess
-from ..tensorfile import Tensor
+from ..files.tensorfile import Tensor
+from ..pictures.images import Preprocess
 from .family import Family, Reading
 from .preprocessing import from_timm
 from .table import Row, Table, Tensors

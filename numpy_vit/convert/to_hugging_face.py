@@ -18,9 +18,9 @@ import numpy as np
 
 from ..config import ViTConfig
 from ..errors import InputError
-from ..images import RESAMPLES, Preprocess
-from ..tensorfile import Tensor, tensor_of, write
-from ..weights import Checkpoint, validate
+from ..files.converted import Checkpoint, validate
+from ..files.tensorfile import Tensor, tensor_of, write
+from ..pictures.images import RESAMPLES, Preprocess
 from . import hf_beit, hf_clip, hf_deit, hf_dinov2, hf_dinov3, hf_siglip, hf_vit
 from .family import Family
 from .hub import CONFIG, PREPROCESSOR, WEIGHTS

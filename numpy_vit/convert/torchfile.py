@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..tensorfile import STORED_AS, Tensor
+from ..files.tensorfile import STORED_AS, Tensor
 from .zipped import check_names, mapped, opened, stored
 
 Array = Any

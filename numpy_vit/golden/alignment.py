@@ -13,7 +13,7 @@ import numpy as np
 
 from ..convert.sources import read_json
 from ..errors import InputError, about, nearest
-from ..tensorfile import Tensor
+from ..files.tensorfile import Tensor
 from .folder import DTYPES
 
 Array = Any

@@ -20,18 +20,18 @@ from typing import Any
 
 import numpy as np
 
+from ..arithmetic.rounded import EPS, round_to
 from ..convert.sources import read_json
 from ..errors import InputError, about, nearest
-from ..loading import open_checkpoint
+from ..files.loading import open_checkpoint
+from ..files.seeded import random_model
+from ..files.tensorfile import Tensor
 from ..model import ViT
 from ..parameters import parameter_shapes
-from ..seeded import random_model
-from ..tensorfile import Tensor
-from ..tracing import trace
+from ..tracing.tracer import trace
 from .alignment import Aligned, align
 from .folder import Golden, weights_sha256
 from .replay import replay
-from .rounded import EPS, round_to
 
 Array = Any
 FACTOR = 4.0

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arithmetic.rounded import EPS
 from ..config import ViTConfig
 from ..errors import InputError
 from ..model import activation_name, conclude, embed, embedding_output, for_image, norm
@@ -19,7 +20,6 @@ from ..parameters import Weights, assemble
 from ..steps import Step
 from .checking import WRONG, Check, Error, error, noise_of
 from .mistakes import Mistake, Pass, both, mistakes
-from .rounded import EPS
 
 Array = Any
 PAIRS_OF = 8  # so many of the nearest mistakes are tried together with every other

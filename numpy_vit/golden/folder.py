@@ -20,8 +20,8 @@ import numpy as np
 
 from ..config import ViTConfig, from_plain
 from ..errors import InputError, about
-from ..images import Preprocess
-from ..tensorfile import STORED_AS, Tensor, read, tensor_of, write
+from ..files.tensorfile import STORED_AS, Tensor, read, tensor_of, write
+from ..pictures.images import Preprocess
 
 Array = Any
 FORMAT, VERSION = "numpy-vit golden", "1"

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from ..arithmetic.portable import total
+from ..arithmetic.rounded import FORMATS, KINDS, round_to, rounded_model
 from ..errors import InputError, nearest
 from ..model import ViT
 from ..parameters import parameter_shapes
-from ..portable import total
-from ..tracing import trace
+from ..tracing.tracer import trace
 from .folder import FORMAT, LAYOUTS, VERSION, file_name, manifest_sha256, sha256, weights_sha256
 from .replay import replay
-from .rounded import FORMATS, KINDS, round_to, rounded_model
 
 Array = Any
 Floors = dict[str, dict[str, dict[str, float]]]  # step -> "run" and "step" -> "largest", "l2", "gain"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..render import clean, fitted, shape_text
+from ..tracing.render import clean, fitted, shape_text
 from .checking import INHERITED, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result
 from .diagnosing import Finding, Tried
 

@@ -23,11 +23,11 @@ from measuring import COLD, US, by_tokens, cold_starts, forward_times, pass_memo
 from workers import Field  # noqa: E402
 
 from numpy_vit import InputError  # noqa: E402
-from numpy_vit.benchmarking import machine  # noqa: E402
 from numpy_vit.cli.bench import batch_sizes, between, megabytes, milliseconds, positive  # noqa: E402
+from numpy_vit.cli.benchmarking import machine  # noqa: E402
 from numpy_vit.cli.common import Progress  # noqa: E402
-from numpy_vit.render import fitted  # noqa: E402
-from numpy_vit.tensorfile import replacing  # noqa: E402
+from numpy_vit.files.tensorfile import replacing  # noqa: E402
+from numpy_vit.tracing.render import fitted  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:

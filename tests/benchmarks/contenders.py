@@ -30,7 +30,7 @@ class Loaded(NamedTuple):
 
 def numpy_vit_(folder: Path, threads: int) -> Loaded:
     import numpy_vit
-    from numpy_vit.benchmarking import touch
+    from numpy_vit.cli.benchmarking import touch
 
     model = numpy_vit.load(folder / "model.safetensors")
     version = f"numpy_vit {numpy_vit.__version__}, NumPy {np.__version__}"
@@ -40,7 +40,7 @@ def numpy_vit_(folder: Path, threads: int) -> Loaded:
 def products(folder: Path, threads: int) -> Loaded:
     """The matrix products alone: no contender, the bound of what NumPy's BLAS can do."""
     from numpy_vit import trace
-    from numpy_vit.benchmarking import BareProducts
+    from numpy_vit.cli.benchmarking import BareProducts
 
     def feed(pixels: Array) -> BareProducts:
         return BareProducts(trace(config_in(folder), batch=len(pixels)))

@@ -15,7 +15,7 @@ from materials import config_in, pixels
 from workers import Failed, Field
 
 import numpy_vit
-from numpy_vit.benchmarking import ratios, spread
+from numpy_vit.cli.benchmarking import ratios, spread
 
 US = "numpy_vit"
 AGREEMENT = 1e-4  # max|a-b| / max|b| of the logits, float32 against float32

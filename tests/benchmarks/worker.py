@@ -75,7 +75,7 @@ class Served:
 
     def memory(self, pixels: str, passes: int) -> dict[str, Any]:
         """Bytes in use with weights and input, and the most above that in the first passes, lazy loading included."""
-        from numpy_vit.benchmarking import memory_in_use, pass_memory
+        from numpy_vit.cli.benchmarking import memory_in_use, pass_memory
 
         fed, run = self.feed(pixels), self.model.run
         self.model.touch()

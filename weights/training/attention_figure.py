@@ -1,6 +1,6 @@
 """Does attention find the digit? The class token's rollout inside the digit's box, against outside, over held-out pictures.
 
-A picture's figure is the mean of the rollout (numpy_vit.draw.rollout) over the pixels of the digit's box, which the
+A picture's figure is the mean of the rollout (numpy_vit.pictures.draw.rollout) over the pixels of the digit's box, which the
 generator knows, divided by its mean over the other pixels; a pixel has its patch's number. As a control, because boxes
 overlap, each rollout is also held against the box of the next picture.
 
@@ -14,7 +14,7 @@ import itertools
 import numpy as np
 
 import numpy_vit
-from numpy_vit.draw import rollout, token_map
+from numpy_vit.pictures.draw import rollout, token_map
 
 from digits_pictures import held_out_pictures
 

@@ -140,7 +140,7 @@ def finish(work):
     """hf/ -> weights/digits.safetensors, with its accuracy as numpy_vit measures it; and the samples."""
     import numpy_vit
     from numpy_vit.convert import convert
-    from numpy_vit.weights import write_converted
+    from numpy_vit.files.converted import write_converted
 
     checkpoint = convert(work / "hf")
     assert not checkpoint.notes, checkpoint.notes

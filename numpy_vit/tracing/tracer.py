@@ -1,6 +1,6 @@
 """The shape tracer: every step of the forward pass, in order, with its shapes and its cost, from a config alone.
 
-It runs the forward pass itself (numpy_vit.model.forward) on arrays without numbers (numpy_vit.standin): no weights, no
+It runs the forward pass itself (numpy_vit.model.forward) on shape-only arrays (arithmetic.shape_only): no weights, no
 arithmetic, and no second description of the model that could drift from the code.
 
 Conventions. MACs: multiply-accumulates of the matrix products; elementwise work is not counted; one MAC is two FLOPs.
@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from .config import LARGEST_SIZE, ViTConfig, check_image, variant, whole_number
-from .errors import InputError, ShapeError
-from .explain import EXPLANATIONS, Explanation, fill_in, step_key
-from .model import activation_name, forward
-from .parameters import assemble, parameter_shapes
-from .precision import precision
-from .standin import Ledger, StandIn
-from .steps import Step
+from ..arithmetic.precision import precision
+from ..arithmetic.shape_only import Ledger, StandIn
+from ..config import LARGEST_SIZE, ViTConfig, check_image, variant, whole_number
+from ..errors import InputError, ShapeError
+from ..model import activation_name, forward
+from ..parameters import assemble, parameter_shapes
+from ..steps import Step
+from .step_texts import EXPLANATIONS, Explanation, fill_in, step_key
 
 PARTS = ("embed", "attention", "mlp", "norms and sums", "head")
 

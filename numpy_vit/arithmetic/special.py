@@ -15,7 +15,7 @@ import numpy as np
 
 from .dispatch import dispatched
 from .fast import PER_E, power
-from .spread import elementwise
+from .parallel import elementwise
 
 Array = Any
 

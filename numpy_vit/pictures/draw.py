@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .config import ViTConfig
-from .errors import InputError
+from ..config import ViTConfig
+from ..errors import InputError
 
 Array = Any
 RAMP = ((0, 32, 77), (66, 78, 108), (124, 123, 120), (188, 175, 102), (255, 234, 70))  # dark blue, grey, yellow

@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .config import ViTConfig
+from ..config import ViTConfig
+from ..errors import InputError
+from ..parameters import parameter_count
+from ..tracing.render import clean
+from ..tracing.tracer import Row, statistics, trace
 from .draw import RAMP, rollout
-from .errors import InputError
 from .images import Preprocess
-from .parameters import parameter_count
-from .render import clean
-from .tracing import Row, statistics, trace
 
 Array = Any
 Said = tuple[str, str]  # in English, in Chinese
@@ -108,7 +108,7 @@ class Recording:
             self.attention.append(packed(array[0] if self.kept.heads else self.means[-1], self.kept))
 
     def rollout(self) -> str:
-        """The flow through all blocks (numpy_vit.draw.rollout), packed."""
+        """The flow through all blocks (numpy_vit.pictures.draw.rollout), packed."""
         return packed(rollout(self.means), self.kept)
 
 

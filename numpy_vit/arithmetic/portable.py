@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from . import ops, special
-from .doubled import Doubled, add, divide, multiply, polynomial, quick_two_sum, two_product, two_sum
+from .. import ops
+from . import special
+from .double_double import Doubled, add, divide, multiply, polynomial, quick_two_sum, two_product, two_sum
 
 Array = Any
 
@@ -369,7 +370,7 @@ class PortableArray(np.ndarray):
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if function in FUNCTIONS:
             return self.elementwise(FUNCTIONS[function], np.asarray(args[0])).view(type(self))
-        if hasattr(function, "__wrapped__") and function.__module__.startswith(__package__):
+        if hasattr(function, "__wrapped__") and function.__module__.startswith("numpy_vit."):
             return function.__wrapped__(*args, **kwargs)  # ours, and made of portable operations
         result = super().__array_function__(function, types, args, kwargs)
         return result.view(type(self)) if isinstance(result, np.ndarray) else result
@@ -381,7 +382,7 @@ class PortableArray(np.ndarray):
     def mean(self, axis: int = -1, keepdims: bool = False) -> Any:  # type: ignore[override]
         return self.sum(axis, keepdims) / self.shape[axis]
 
-    # What numpy_vit.golden.rounded does otherwise, to simulate narrower arithmetic.
+    # What numpy_vit.arithmetic.rounded does otherwise, to simulate narrower arithmetic.
 
     @classmethod
     def product(cls, a: Array, b: Array) -> Array:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .config import ViTConfig, variant
-from .model import ViT
-from .parameters import parameter_shapes
-from .precision import precision
+from ..arithmetic.precision import precision
+from ..config import ViTConfig, variant
+from ..model import ViT
+from ..parameters import parameter_shapes
 
 Array = Any
 GOLDEN = 0x9E3779B97F4A7C15

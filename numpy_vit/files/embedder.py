@@ -7,11 +7,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import DIGITS
-from .errors import InputError
+from ..config import DIGITS
+from ..errors import InputError
 
 if TYPE_CHECKING:
-    from .model import ViT
+    from ..model import ViT
 
 Array = Any
 OUTPUTS = {  # what may be asked for -> its name in ViTOutput
@@ -94,7 +94,7 @@ class Embedder:
         """The batch as this model wants it: (B, C, Y, X)."""
         import numpy as np
 
-        from .images import Preprocess
+        from ..pictures.images import Preprocess
 
         if isinstance(batch, np.ndarray) and batch.dtype.kind == "f":
             return batch

@@ -108,8 +108,8 @@ def parts(count: int, size: int, pieces: int) -> list[slice]:
     return [slice(count * n // number, count * (n + 1) // number) for n in range(number)]
 
 
-# Decorators for the functions of numpy_vit.ops. Arrays that bring their own arithmetic (numpy_vit.standin,
-# numpy_vit.portable) go through the function as it is written.
+# Decorators for the functions of numpy_vit.ops. Arrays that bring their own arithmetic (numpy_vit.arithmetic.shape_only,
+# numpy_vit.arithmetic.portable) go through the function as it is written.
 
 
 def by_rows(function: Callable[..., Array]) -> Callable[..., Array]:

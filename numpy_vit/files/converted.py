@@ -5,7 +5,7 @@ Tensors under the names of numpy_vit.parameters, linear weights (in, out), and i
     format      "numpy-vit"
     version     "1"
     config      the fields of ViTConfig
-    preprocess  the fields of numpy_vit.images.Preprocess, or null
+    preprocess  the fields of numpy_vit.pictures.images.Preprocess, or null
     labels      class names, or null
     source      where the weights come from: family, file names and their SHA-256, and what else is known
 """
@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from .config import ViTConfig
-from .errors import InputError, about, nearest
-from .images import Preprocess
-from .model import ViT
-from .parameters import parameter_shapes
-from .precision import precision
+from ..arithmetic.precision import precision
+from ..config import ViTConfig
+from ..errors import InputError, about, nearest
+from ..model import ViT
+from ..parameters import parameter_shapes
+from ..pictures.images import Preprocess
 from .tensorfile import Tensor, read, tensor_of, write
 
 FORMAT = "numpy-vit"
@@ -43,7 +43,7 @@ class Checkpoint:
     notes: list[str] = dataclasses.field(default_factory=list)  # what the source did not say, one sentence each
 
     def model(self, dtype: Any = "float32") -> ViT:
-        """The model, its weights in `dtype` (see numpy_vit.precision). Weights already of it stay in the file's map."""
+        """The model, its weights in `dtype` (see arithmetic.precision). Weights already of it stay in the file's map."""
         dtype, kind = precision(dtype)
         tensors = {name: tensor.to_float(dtype).view(kind) for name, tensor in self.tensors.items()}
         for name, tensor in self.tensors.items():
@@ -131,5 +131,6 @@ def write_converted(path: str | os.PathLike[str], checkpoint: Checkpoint) -> Non
 
 def shipped(name: str) -> Path:
     """A file of the repository's `weights/` folder, which a wheel carries as numpy_vit/shipped."""
-    installed = Path(__file__).parent / "shipped" / name
-    return installed if installed.exists() else Path(__file__).parent.parent / "weights" / name
+    package = Path(__file__).parents[1]
+    installed = package / "shipped" / name
+    return installed if installed.exists() else package.parent / "weights" / name

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
 
 
 def precision(name: Any) -> tuple[Any, type]:

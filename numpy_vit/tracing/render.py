@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .tracing import Row, Trace
+from .tracer import Row, Trace
 
 COLOURS = {"embed": 36, "attention": 34, "mlp": 35, "norms and sums": 90, "head": 32}
 FILLS = {"embed": "#d6ecf3", "attention": "#d9e2f7", "mlp": "#ecdcf2", "norms and sums": "#ececec", "head": "#dcefdc"}

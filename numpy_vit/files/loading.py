@@ -4,12 +4,12 @@ import os
 import warnings
 from typing import Any
 
-from .config import DIGITS
-from .convert.preprocessing import policy, read_preprocessor
-from .convert.sources import Source, open_source
-from .model import ViT
-from .precision import precision
-from .weights import FORMAT, Checkpoint, read_converted
+from ..arithmetic.precision import precision
+from ..config import DIGITS
+from ..convert.preprocessing import policy, read_preprocessor
+from ..convert.sources import Source, open_source
+from ..model import ViT
+from .converted import FORMAT, Checkpoint, read_converted
 
 
 def load(
@@ -54,6 +54,6 @@ def checkpoint_of(opened: Source, preprocessor_given: bool = False) -> Checkpoin
         if opened.policy is not None:
             checkpoint.preprocess = policy(opened.policy, checkpoint.config.image, checkpoint.config.channels)
         return checkpoint
-    from .convert import convert_source  # which loads every family's module
+    from ..convert import convert_source  # which loads every family's module
 
     return convert_source(opened)

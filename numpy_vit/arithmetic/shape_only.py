@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from . import ops, positions, rotary, special
+from .. import ops, positions, rotary
+from . import special
 
 
 class Operation(NamedTuple):

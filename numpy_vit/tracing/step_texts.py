@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .steps import evaluate
+from ..steps import evaluate
 
 
 class Explanation(NamedTuple):

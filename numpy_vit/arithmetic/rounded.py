@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops, special
+from .. import ops
 from ..model import ViT
-from ..portable import PortableArray, in_tiles, matmul
+from . import special
+from .portable import PortableArray, in_tiles, matmul
 
 Array = Any
 EPS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}

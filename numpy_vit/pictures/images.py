@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from .config import from_plain, to_plain
-from .errors import InputError
-from .positions import RULES
+from ..config import from_plain, to_plain
+from ..errors import InputError
+from ..positions import RULES
 
 Array = Any
 RESAMPLES = {

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from .fast import simd_features
-from .model import ViT
-from .seeded import uniform
-from .spread import THREADS
-from .threads import BLAS, OURS, usable_cpus
-from .tracing import Trace
+from ..arithmetic.fast import simd_features
+from ..arithmetic.parallel import THREADS
+from ..arithmetic.threads import BLAS, OURS, usable_cpus
+from ..files.seeded import uniform
+from ..model import ViT
+from ..tracing.tracer import Trace
 
 Array = Any
 VARIABLES = (OURS, "OMP_NUM_THREADS", *BLAS, "OPENBLAS_CORETYPE")  # the last chooses its kernels

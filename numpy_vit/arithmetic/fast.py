@@ -1,7 +1,6 @@
 """Three things that NumPy does much faster by another name than the obvious one. float32 and float64 alone take part.
 
-Measured in docs/performance.md; arrays that bring their own arithmetic (numpy_vit.standin, numpy_vit.portable) go the
-obvious way.
+Measured in docs/performance.md; arrays that bring their own arithmetic (shape_only, portable) go the obvious way.
 """
 
 import functools

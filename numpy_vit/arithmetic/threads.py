@@ -24,7 +24,7 @@ def threads_to_use() -> int:
 
 
 def hold_blas() -> None:
-    """One BLAS thread where NUMPY_VIT_THREADS asks for threads of our own (numpy_vit.spread); a BLAS reads it but once."""
+    """One BLAS thread where NUMPY_VIT_THREADS asks for threads of our own (arithmetic.parallel); a BLAS reads it but once."""
     if OURS in os.environ and "numpy" not in sys.modules:
         for name in BLAS:
             os.environ[name] = "1"

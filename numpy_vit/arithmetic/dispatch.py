@@ -10,8 +10,8 @@ import numpy as np
 def dispatched(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make `function` overridable by its first argument, through NumPy's own protocol (`__array_function__`, NEP 18).
 
-    For leaf functions that work in tiles or by index, which an array without numbers (numpy_vit.standin) cannot run, or
-    that an array with its own arithmetic (numpy_vit.portable) computes otherwise.
+    For leaf functions that work in tiles or by index, which a shape-only array cannot run, or that an array
+    with its own arithmetic computes otherwise.
     """
 
     @functools.wraps(function)

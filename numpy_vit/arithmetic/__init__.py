@@ -1,0 +1,1 @@
+"""How numbers are computed: fast, spread over threads, exact, rounded to narrower formats."""

@@ -1,0 +1,1 @@
+"""Files: safetensors, the converted weights file, `load`, seeded models."""
