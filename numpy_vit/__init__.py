@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from .files.embedder import Embedder as Embedder
     from .files.loading import load as load
     from .files.seeded import random_model as random_model
-    from .model import ViT as ViT
-    from .model import ViTOutput as ViTOutput
     from .parameters import parameter_count as parameter_count
     from .pictures.images import Preprocess as Preprocess
     from .tracing.tracer import Trace as Trace
     from .tracing.tracer import trace as trace
+    from .vit import ViT as ViT
+    from .vit import ViTOutput as ViTOutput
 
 __version__ = "0.1.0"
 
@@ -41,8 +41,8 @@ _WHERE = {
     "ShapeError": "errors",
     "Preprocess": "pictures.images",
     "load": "files.loading",
-    "ViT": "model",
-    "ViTOutput": "model",
+    "ViT": "vit",
+    "ViTOutput": "vit",
     "parameter_count": "parameters",
     "random_model": "files.seeded",
     "Trace": "tracing.tracer",

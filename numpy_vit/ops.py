@@ -1,27 +1,44 @@
-"""The arithmetic of a Vision Transformer, one plain function per formula.
+"""The arithmetic of a Vision Transformer, one textbook formula per function.
 
-Arrays are float32 or float64 and come out in the dtype they came in. Shapes are in the letters of numpy_vit.steps; `...`
-stands for any leading axes. "The paper" is Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929.
+Arrays are float32 or float64 in the forward pass, and come out in the dtype they came in; lists and integers do as well.
+Shapes are in the letters of numpy_vit.steps; `...` stands for any leading axes. "The paper" is Dosovitskiy et al., "An Image
+is Worth 16x16 Words", arXiv 2010.11929.
+
+The formulas are what the reference computes. A kind of array may have its own way of computing one (numpy_vit.arithmetic):
+float32 and float64 arrays in blocks and by several processors at once, portable arrays with the same bits on every machine,
+the tracer's shape-only arrays not at all. `OPERATION.formula` is the formula itself.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from .arithmetic.dispatch import dispatched
-from .arithmetic.fast import exp, is_plain, row_mean, row_mean_square, row_sum
-from .arithmetic.parallel import by_columns, by_rows, elementwise
-from .arithmetic.special import erf as erf
-from .arithmetic.special import gelu
-
 Array = Any
+WAYS: dict[type, dict[Callable[..., Any], Callable[..., Any]]] = {}
+"""Kind of array -> operation -> how that kind computes it. What is not in it is computed by its formula."""
+
+
+def operation(formula: Callable[..., Any]) -> Any:
+    """Let a kind of array compute a formula in its own way, as WAYS says by the first argument's type."""
+
+    @functools.wraps(formula)
+    def compute(*inputs: Any, **named: Any) -> Any:
+        first = inputs[0] if inputs else next(iter(named.values()), None)
+        if isinstance(first, list | tuple | int | float) and inputs:
+            inputs = (np.asarray(first), *inputs[1:])
+        return WAYS.get(type(first), {}).get(compute, formula)(*inputs, **named)
+
+    compute.formula = formula  # type: ignore[attr-defined]
+    return compute
 
 
 # Picture <-> patches
 
 
+@operation
 def patchify(pixels: Array, patch: int) -> Array:
     """Cut pictures into patches, row by row, each flattened channel first (c, py, px).
 
@@ -36,6 +53,7 @@ def patchify(pixels: Array, patch: int) -> Array:
     return grid.reshape(B, rows * columns, C * P * P)
 
 
+@operation
 def unpatchify(patches: Array, patch: int, image: tuple[int, int]) -> Array:
     """The inverse of patchify. patches (B, Y/P * X/P, C*P*P), image (Y, X) -> (B, C, Y, X)."""
     B, _, row = patches.shape
@@ -49,82 +67,74 @@ def unpatchify(patches: Array, patch: int, image: tuple[int, int]) -> Array:
 # Tokens
 
 
-@by_columns
-def linear(x: Array, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
+@operation
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """y = x W + b. x (..., in), weight (in, out), bias (out,) or None -> (..., out)."""
-    y = np.matmul(x, weight, out=out)
-    if bias is not None:
-        y += bias  # in place: a fresh array of this size costs more than the addition
-    return y
+    return x @ weight if bias is None else x @ weight + bias
 
 
 def prepend(special: Sequence[Array], tokens: Array) -> Array:
-    """Put the same tokens before every sequence. special [(1, D), ...], tokens (B, G, D) -> (B, N, D). Paper, eq. 1: x_class.
+    """Put the same tokens before every sequence. special [(D,) or (n, D), ...], tokens (B, G, D) -> (B, N, D).
 
-    The paper has one, the class token.
+    Paper, eq. 1: x_class. The paper has one, the class token.
     """
     B, _, D = tokens.shape
-    return np.concatenate([*(np.broadcast_to(token, (B, len(token), D)) for token in special), tokens], axis=1)
+    special = [np.broadcast_to(token, (B, token.size // D, D)) for token in special]
+    return np.concatenate([*special, tokens], axis=1)
 
 
-def standardize(x: Array, eps: float, out: Array | None = None) -> Array:
-    """Shift and scale each token to mean 0 and variance 1 (of the population, as every framework does).
+@operation
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
+    """Shift and scale each token to mean 0 and variance 1, then by a learned scale and shift for each of the D numbers.
 
-    x (..., D) -> (..., D). `eps` keeps a constant token from dividing by zero.
+    x (..., D), weight (D,), bias (D,) -> (..., D). The variance is the population's, as in every framework; `eps` keeps a
+    constant token from dividing by zero. Ba et al., "Layer Normalization", arXiv 1607.06450.
     """
-    centred = np.subtract(x, row_mean(x), out=out)
-    variance = row_mean_square(centred)
-    centred /= np.sqrt(variance + eps)
-    return centred
-
-
-@by_rows
-def layer_norm(x: Array, weight: Array, bias: Array, eps: float, out: Array | None = None) -> Array:
-    """Layer normalisation (Ba et al., arXiv 1607.06450): standardize, then a learned scale and place for each of the D.
-
-    x (..., D), weight (D,), bias (D,) -> (..., D).
-    """
-    y = standardize(x, eps, out)
-    y *= weight
-    y += bias
-    return y
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + eps) * weight + bias
 
 
 # Attention
 
 
+@operation
 def split_heads(x: Array, heads: int) -> Array:
     """x (B, N, H*K) -> (B, H, N, K): head h takes the K numbers from h*K on."""
     B, N, width = x.shape
     return x.reshape(B, N, heads, width // heads).swapaxes(1, 2)
 
 
+@operation
 def merge_heads(x: Array) -> Array:
     """The inverse of split_heads. x (B, H, N, K) -> (B, N, H*K)."""
     B, H, N, K = x.shape
     return x.swapaxes(1, 2).reshape(B, N, H * K)
 
 
-@by_rows
-def softmax(x: Array, out: Array | None = None) -> Array:
+@operation
+def softmax(x: Array) -> Array:
     """exp(x) / sum(exp(x)) over the last axis. x (..., N) -> (..., N); every row sums to 1.
 
-    Where numbers are large, so that exp could overflow or a row vanish, the row's maximum is taken off first: that is the
-    same, but for rounding.
+    The row's maximum is subtracted first, so that exp cannot overflow: the quotient is the same.
     """
-    if not within(x, 20):
-        x = out = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
-    e = exp(x, out)
-    e /= row_sum(e)
-    return e
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
 
 
-def within(x: Array, bound: float) -> bool:
-    """Whether all numbers are known to be between -bound and bound; of float32 and float64 arrays alone that is known."""
-    return is_plain(x) and x.size > 0 and -bound <= x.min() and x.max() <= bound
+# Activations, all elementwise: x any shape -> the same
 
 
-# Activations, all elementwise: x any shape -> the same. GELU itself is in numpy_vit.arithmetic.special.
+@operation
+def erf(x: Array) -> Array:
+    """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x. NumPy has none; Python has."""
+    return np.vectorize(math.erf, otypes=[np.float64])(x).astype(np.result_type(x, np.float32))
+
+
+@operation
+def gelu(x: Array) -> Array:
+    """x Phi(x), Phi being the normal distribution: the exact GELU. Hendrycks and Gimpel, arXiv 1606.08415."""
+    return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 
 
 def sigmoid(x: Array) -> Array:
@@ -133,74 +143,39 @@ def sigmoid(x: Array) -> Array:
         return 1 / (1 + np.exp(-x))
 
 
-@dispatched
-@elementwise
-def gelu_tanh(x: Array, out: Array | None = None) -> Array:
-    """0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3): the approximation JAX and GPT-2 use for GELU.
+@operation
+def gelu_tanh(x: Array) -> Array:
+    """0.5 x (1 + tanh(u)), u = sqrt(2/pi) (x + 0.044715 x^3): the approximation of GELU in JAX and GPT-2.
 
     Written as x sigmoid(2 u), which is the same and keeps its digits in the negative tail.
     """
     with np.errstate(over="ignore"):  # of the cube: sigmoid of infinity is the right limit
         u = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
-    return np.multiply(x, sigmoid(2 * u), out=out)
+    return x * sigmoid(2 * u)
 
 
-@dispatched
-@elementwise
-def quick_gelu(x: Array, out: Array | None = None) -> Array:
-    """x sigmoid(1.702 x): the approximation OpenAI's CLIP was trained with."""
-    return np.multiply(x, sigmoid(1.702 * x), out=out)
+@operation
+def quick_gelu(x: Array) -> Array:
+    """x sigmoid(1.702 x): the approximation of GELU that OpenAI's CLIP was trained with."""
+    return x * sigmoid(1.702 * x)
 
 
-@dispatched
-@elementwise
-def silu(x: Array, out: Array | None = None) -> Array:
+@operation
+def silu(x: Array) -> Array:
     """x sigmoid(x), also called swish."""
-    return np.multiply(x, sigmoid(x), out=out)
+    return x * sigmoid(x)
 
 
-@elementwise
-def relu(x: Array, out: Array | None = None) -> Array:
+@operation
+def relu(x: Array) -> Array:
     """max(x, 0)."""
-    return np.maximum(x, 0, out=out)
+    return np.maximum(x, 0)
 
 
-ACTIVATIONS: dict[str, Callable[..., Array]] = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
     "relu": relu,
     "silu": silu,
 }
-
-
-# Invariants, checked where a step is `strict`. Shapes alone let a softmax over the wrong axis pass.
-
-
-def rows_sum_to_1(probs: Array) -> bool:
-    """every row is a probability distribution: nothing negative, sum 1"""
-    probs = np.asarray(probs)
-    slack = 8 * np.finfo(probs.dtype).eps * math.sqrt(probs.shape[-1])
-    return bool((probs >= 0).all() and (abs(probs.sum(axis=-1) - 1) <= slack).all())
-
-
-def mean_0_variance_1(y: Array, x: Array, weight: Array, bias: Array, eps: float) -> bool:
-    """a layer norm before scale and shift has mean 0 and variance v / (v + eps) in every token"""
-    standard = standardize(x, eps)
-    rounding = np.finfo(standard.dtype).eps
-    y, scaled, bias = np.asarray(y), np.asarray(standard * weight), np.asarray(bias)
-    if not (abs(y - scaled - bias) <= 64 * rounding * (abs(scaled) + abs(bias))).all():
-        return False  # y was not made of it
-    x = np.asarray(x, np.float64)
-    variance, noise = x.var(axis=-1), rounding * abs(x).max(axis=-1)
-    expected = variance / (variance + eps)
-    slack = 64 * (rounding + noise / np.sqrt(variance + eps))
-    standard = np.asarray(standard, np.float64)
-    mean_is_0 = abs(standard.mean(axis=-1)) <= slack
-    return bool((mean_is_0 & (abs(standard.var(axis=-1) - expected) <= slack)).all())
-
-
-def undone_by_unpatchify(patches: Array, pixels: Array, patch: int) -> bool:
-    """patches put together again are the picture"""
-    Y, X = (side // patch * patch for side in pixels.shape[2:])
-    return np.array_equal(unpatchify(patches, patch, (Y, X)), pixels[:, :, :Y, :X], equal_nan=True)

@@ -1,84 +1,59 @@
 """The learned numbers of a model: their names, their shapes, and the tree the forward pass reads them from.
 
-Linear weights are (in, out), so that code reads `x @ W + b` as in the paper. What a model does not have is None in the tree.
+Linear weights are (in, out), so that code reads `x @ W + b` as in the paper.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from .config import ViTConfig
+from .errors import InputError, nearest
 from .steps import evaluate
 
 Array = Any
 
 
-class Linear(NamedTuple):
-    weight: Array  # (in, out)
-    bias: Array | None  # (out,)
+class Weights:
+    """The arrays under a common name: w.attention.query is the linear layer "attention.query", w.blocks[3] a block.
+
+    It unpacks to what it has, in order: `linear(x, *w.query)`. What a model does not have is not there: `"bias" in w.query`.
+    """
+
+    def __init__(self, **children: Any) -> None:
+        self.__dict__.update(children)
+
+    def __getattr__(self, name: str) -> Any:  # only called where there is none
+        raise AttributeError(f"no weights are called '{name}' here, but {', '.join(self.__dict__)}")
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.__dict__.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.__dict__
+
+    def having(self, **changes: Any) -> "Weights":
+        """The same weights with some changed, or added."""
+        return Weights(**{**self.__dict__, **changes})
 
 
-class Norm(NamedTuple):
-    weight: Array  # (D,)
-    bias: Array  # (D,)
+def weights_tree(tensors: Mapping[str, Array], config: ViTConfig) -> Weights:
+    """The flat table name -> array as the tree the forward pass reads. Raises KeyError for a tensor that is missing."""
+    tree: dict[str, Any] = {}
+    for name in parameter_dims(config):
+        *path, last = name.split(".")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[last] = tensors[name]
+    return grown(tree)
 
 
-class Embedding(NamedTuple):
-    projection: Linear  # (C*P*P, D)
-    special_tokens: tuple[Array, ...]  # the class token (1, D), and in some families others
-    positions: Array | None  # (N, D)
-    norm: Norm | None
-
-
-class Rotation(NamedTuple):
-    cos: Array  # (G, K)
-    sin: Array  # (G, K)
-
-
-class Attention(NamedTuple):
-    query: Linear  # (D, H*K)
-    key: Linear  # (D, H*K)
-    value: Linear  # (D, H*K)
-    output: Linear  # (H*K, D)
-    query_norm: Norm | None  # (K,)
-    key_norm: Norm | None  # (K,)
-    rotation: Rotation | None  # made for each picture size by numpy_vit.model.for_image
-    relative_positions: Array | None  # (distances, H)
-
-
-class Mlp(NamedTuple):
-    hidden: Linear  # (D, M)
-    output: Linear  # (M, D)
-    gate: Linear | None  # (D, M)
-    norm: Norm | None  # (M,)
-
-
-class Block(NamedTuple):
-    norm1: Norm
-    attention: Attention
-    layer_scale1: Array | None  # (D,)
-    norm2: Norm
-    mlp: Mlp
-    layer_scale2: Array | None  # (D,)
-
-
-class AttentionPool(NamedTuple):
-    probe: Array  # (1, D)
-    attention: Attention
-    norm: Norm
-    mlp: Mlp
-
-
-class Weights(NamedTuple):
-    embed: Embedding
-    rope_frequencies: Array | None  # (K/4,)
-    blocks: tuple[Block, ...]
-    norm: Norm | None
-    map: AttentionPool | None
-    pooled_norm: Norm | None
-    pooler: Linear | None  # (D, R)
-    head: Linear | None  # (D, O)
-    distillation_head: Linear | None  # (D, O)
-    projection: Linear | None  # (D, E)
+def grown(branch: Any) -> Any:
+    """Nested dictionaries as Weights; those whose keys are numbers as a tuple."""
+    if not isinstance(branch, dict):
+        return branch
+    children = {name: grown(child) for name, child in branch.items()}
+    return tuple(children.values()) if "0" in children else Weights(**children)
 
 
 def parameter_dims(config: ViTConfig) -> dict[str, str]:
@@ -157,6 +132,18 @@ def parameter_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(evaluate(dim, sizes) for dim in dims.split()) for name, dims in parameter_dims(config).items()}
 
 
+def check_parameters(shapes: Mapping[str, tuple[int, ...]], config: ViTConfig) -> None:
+    """Raise InputError unless tensors of these shapes are those of the config: none missing, none unused."""
+    expected = parameter_shapes(config)
+    for name, shape in expected.items():
+        if name not in shapes:
+            raise InputError(f"model: tensor '{name}' is missing{nearest(name, shapes)}")
+        if tuple(shapes[name]) != shape:
+            raise InputError(f"model: tensor '{name}' is {tuple(shapes[name])}, the config says {shape}")
+    for name in sorted(set(shapes) - set(expected)):
+        raise InputError(f"model: tensor '{name}' is not used{nearest(name, expected)}")
+
+
 def parameter_count(config: ViTConfig) -> int:
     """How many learned numbers the model has (86,567,656 for ViT-B/16 with 1,000 classes).
 
@@ -174,97 +161,3 @@ def parameter_count(config: ViTConfig) -> int:
 
     one, two = (count(parameter_shapes(config.replace(depth=depth))) for depth in (1, 2))
     return one + (config.depth - 1) * (two - one)
-
-
-def assemble(tensors: Mapping[str, Array], config: ViTConfig) -> Weights:
-    """The flat name -> array table as the tree the forward pass reads. What is not in the table is None in the tree.
-
-    Raises KeyError for a missing tensor that every model has.
-    """
-
-    def linear(name: str) -> Linear:
-        return Linear(tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
-
-    def norm(name: str) -> Norm:
-        return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
-
-    def linear_if_there(name: str) -> Linear | None:
-        return linear(name) if f"{name}.weight" in tensors else None
-
-    def norm_if_there(name: str) -> Norm | None:
-        return norm(name) if f"{name}.weight" in tensors else None
-
-    def attention(name: str) -> Attention:
-        query, key, value, output = (linear(f"{name}.{part}") for part in ("query", "key", "value", "output"))
-        norms = norm_if_there(f"{name}.query_norm"), norm_if_there(f"{name}.key_norm")
-        return Attention(query, key, value, output, *norms, None, tensors.get(f"{name}.relative_positions"))
-
-    def mlp(name: str) -> Mlp:
-        gate, inner_norm = linear_if_there(f"{name}.gate"), norm_if_there(f"{name}.norm")
-        return Mlp(linear(f"{name}.hidden"), linear(f"{name}.output"), gate, inner_norm)
-
-    def block(name: str) -> Block:
-        scale1, scale2 = (tensors.get(f"{name}.layer_scale{half}") for half in (1, 2))
-        return Block(
-            norm(f"{name}.norm1"), attention(f"{name}.attention"), scale1, norm(f"{name}.norm2"), mlp(f"{name}.mlp"), scale2
-        )
-
-    special = (tensors.get(f"embed.{name}") for name in ("class_token", "distillation_token", "registers"))
-    embed = Embedding(
-        projection=linear("embed.projection"),
-        special_tokens=tuple(token.reshape(-1, config.width) for token in special if token is not None),
-        positions=tensors.get("embed.positions"),
-        norm=norm_if_there("embed.norm"),
-    )
-    pool = None
-    if config.pooling == "map":
-        pool = AttentionPool(tensors["map.probe"], attention("map.attention"), norm("map.norm"), mlp("map.mlp"))
-    return Weights(
-        embed=embed,
-        rope_frequencies=tensors.get("rope.frequencies"),
-        blocks=tuple(block(f"blocks.{n}") for n in range(config.depth)),
-        norm=norm_if_there("norm"),
-        map=pool,
-        pooled_norm=norm_if_there("pooled_norm"),
-        pooler=linear_if_there("pooler"),
-        head=linear_if_there("head"),
-        distillation_head=linear_if_there("distillation_head"),
-        projection=linear_if_there("projection"),
-    )
-
-
-# Shares of a block's work (numpy_vit.arithmetic.parallel.by_shares): views, not copies
-
-
-def attention_share(w: Attention, n: int, of: int) -> Attention:
-    """Share n of `of`: so many of the heads. The shares' outputs add up to the whole's."""
-    positions = w.relative_positions
-    return w._replace(
-        query=columns(w.query, n, of),
-        key=columns(w.key, n, of),
-        value=columns(w.value, n, of),
-        output=rows(w.output, n, of),
-        relative_positions=None if positions is None else share(positions, n, of),
-    )
-
-
-def mlp_share(w: Mlp, n: int, of: int) -> Mlp:
-    """Share n of `of`: so many of the M hidden numbers. The shares' outputs add up to the whole's."""
-    gate = None if w.gate is None else columns(w.gate, n, of)
-    return w._replace(hidden=columns(w.hidden, n, of), output=rows(w.output, n, of), gate=gate)
-
-
-def columns(w: Linear, n: int, of: int) -> Linear:
-    """A share of the outputs."""
-    return Linear(share(w.weight, n, of), None if w.bias is None else share(w.bias, n, of))
-
-
-def rows(w: Linear, n: int, of: int) -> Linear:
-    """A share of the inputs; the first alone has the bias, since it is to be added once."""
-    return Linear(share(w.weight.T, n, of).T, w.bias if n == 0 else None)
-
-
-def share(x: Array, n: int, of: int) -> Array:
-    """An equal part of the last axis, as a view."""
-    size = x.shape[-1] // of
-    return x[..., n * size : (n + 1) * size]

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic.dispatch import dispatched
+from .ops import operation
 
 Array = Any
 
 
-@dispatched
+@operation
 def resize_positions(positions: Array, old: tuple[int, int], new: tuple[int, int], rule: str) -> Array:
     """positions (S + old rows * old columns, D) -> (S + new rows * new columns, D), in the same dtype.
 

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from .arithmetic.dispatch import dispatched
+from .ops import operation
 
 Array = Any
 PI = decimal.Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211706798")
 
 
-@dispatched
+@operation
 def rotation_tables(frequencies: Array, grid: tuple[int, int], rope: str, rope_grid: tuple[int, int] | None) -> Array:
     """The cosines and sines of every patch's angles. frequencies (K/4,), grid (rows, columns) -> (2, G, K)."""
     places = [place(size, rope, rope_grid[axis] if rope_grid else 0) for axis, size in enumerate(grid)]

@@ -2,13 +2,13 @@
 
     step("scores", query @ key.swapaxes(-1, -2), "B H N N")
 
-is a comment, an assertion and a row of the trace in one literal. A `Step` checks the array and hands it back, and shows
-it to whoever listens (a recorder, the shape tracer, a notebook). It raises `ShapeError`; it is never a bare `assert`,
-which `python -O` would strip.
+is a comment, an assertion and a row of the trace in one literal. A `Step` checks the array and hands it back; on the way it
+may be heard (by a recorder, the tracer, a notebook) and changed (by a "what if", or a port's own numbers). A wrong array
+raises `ShapeError`; it is never a bare `assert`, which `python -O` would strip.
 
 The letters, everywhere in this package:
 
-    B batch             C channels        Y X image height and width    P patch size
+    B batch             C channels        Y X picture height and width  P patch size
     G patches           N tokens (the patches and the class token)      D width
     H heads             K head dimension  M MLP width                   L depth
     O classes           R pooler width    E width of the space shared with texts
@@ -19,101 +19,133 @@ A dimension may also be a number, or letters joined by `*` and `-`: "B G C*P*P" 
 import copy
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
-from .errors import InvariantError, ShapeError
+from .errors import ShapeError
 
+Array = Any
 Listener = Callable[[str, Any, str], None]
 """Called as listener(full_name, array, dims) once for every step, in the order of execution."""
 
 
 class Step:
-    """Checks and announces the steps of one forward pass.
+    """One forward pass: what its steps are held to, who hears and changes them, and what stands in the paper's place.
 
-    sizes   letter -> size; a letter not yet in it is bound by the first array that has it
-    dtype   what every step's array must have. NumPy 2 silently upcasts (`float32 / np.sqrt(64)` is float64); this
-            catches it
-    listen  called with every step, or None
-    strict  also check the invariants: shapes prove little by themselves (a transposed 197 x 197 matrix has the
-            right shape)
+    sizes    letter -> size; a letter not yet in it is bound by the first array that has it
+    dtype    what every step's array must have. NumPy 2 silently upcasts (`float32 / np.sqrt(64)` is float64); this
+             catches it
+    hear     called with every step, after it was changed
+    change   a step's full name -> a function of its array; what that gives is held to the same contract, and goes on
+    touched  the full names of the steps that are heard or changed, and the names above them; what is not touched may be
+             computed in another way (numpy_vit.arithmetic.parallel)
+    uses     function of the paper -> the function that a family has in its place (numpy_vit.families)
+    ways     function of the paper -> how to run it, or what stands in its place, fast (numpy_vit.arithmetic.parallel)
     """
-
-    whole = False  # a subclass that does something to steps itself says True: then each is one array, as for a listener
 
     def __init__(
         self,
         sizes: Mapping[str, int],
         dtype: Any,
-        listen: Listener | None = None,
-        strict: bool = False,
+        *,
+        hear: Listener | None = None,
+        change: Mapping[str, Callable[[Array], Array]] | None = None,
+        touched: Container[str] | None = None,
+        uses: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+        ways: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
     ) -> None:
         self.sizes = dict(sizes)
         self.dtype = dtype
-        self.listen = listen
-        self.strict = strict
+        self.hear = hear
+        self.change = change or {}
+        self.touched = touched if touched is not None else EVERY if hear or change else ()
+        self.uses = uses or {}
+        self.ways = ways or {}
         self.path = ""
-        self.part: tuple[int, ...] = ()
+        self.after: Mapping[str, Callable[..., Array]] = {}
+        self.fitting: set[tuple[Any, ...]] = set()  # shapes that were found right: checked once is enough
 
-    def under(self, name: str) -> "Step":
-        """The same contract one level down: `step.under("attention")("query", ...)` is "attention.query"."""
-        deeper = copy.copy(self)  # shares what is bound
-        deeper.path = f"{self.path}{name}."
-        return deeper
-
-    def of_part(self, shape: tuple[int, ...]) -> "Step":
-        """The same contract for a part of the arrays, whose first axes have these sizes; nobody hears of it."""
-        smaller = copy.copy(self)
-        smaller.part, smaller.listen = tuple(shape), None
-        return smaller
-
-    def of_share(self, config: Any) -> "Step":
-        """The same contract for a share of the heads or hidden numbers, as many as `config` has."""
-        narrower = copy.copy(self)
-        narrower.sizes = {**self.sizes, "H": config.heads, "M": config.mlp}
-        return narrower
-
-    @property
-    def unheard(self) -> bool:
-        """Whether nobody listens to any step."""
-        return self.listen is None and not self.whole
-
-    def wants(self, name: str) -> bool:
-        """Whether somebody listens to this step. A listener may say what it wants by a function `wants(full_name)`."""
-        return self.whole or (self.listen is not None and getattr(self.listen, "wants", lambda _: True)(self.path + name))
-
-    def spare(self, name: str, array: Any) -> Any:
-        """The array of a step, for the next to be written over it; None where somebody has seen it and may keep it."""
-        return None if self.wants(name) else array
-
-    def __call__(self, name: str, array: Any, dims: str) -> Any:
-        """Hold `array` to `dims` and to the dtype, announce it, and return it unchanged.
+    def __call__(self, name: str, array: Array, dims: str) -> Array:
+        """Hold `array` to `dims` and to the dtype; change it, let it be heard, and return it.
 
         Raises ShapeError with the step's full name, the dimensions with their sizes, and what came.
         """
-        if not fits(array.shape, dims, self.sizes, self.part):
-            expected = " ".join(spell(d, self.sizes) for d in dims.split())
-            raise ShapeError(f"step {self.path}{name}: expected ({expected}), got {tuple(array.shape)}")
+        name = self.path + name
+        self.check(name, array, dims)
+        if name in self.change:
+            array = self.change[name](array)
+            self.check(name, array, dims)
+        if self.hear is not None:
+            self.hear(name, array, dims)
+        return self.after[name](array, self) if name in self.after else array
+
+    def check(self, name: str, array: Array, dims: str) -> None:
+        """Raise ShapeError unless the array has these dimensions and the dtype."""
+        shape = array.shape
+        if (shape, dims) not in self.fitting:
+            if not self.fits(shape, dims):
+                expected = " ".join(spell(dim, self.sizes) for dim in dims.split())
+                raise ShapeError(f"step {name}: expected ({expected}), got {tuple(shape)}")
+            self.fitting.add((shape, dims))
         if array.dtype != self.dtype:
-            raise ShapeError(f"step {self.path}{name}: expected dtype {self.dtype}, got {array.dtype}")
-        if self.listen is not None:
-            self.listen(self.path + name, array, dims)
+            raise ShapeError(f"step {name}: expected dtype {self.dtype}, got {array.dtype}")
+
+    def fits(self, shape: tuple[int, ...], dims: str) -> bool:
+        """Whether `shape` is `dims`; binds the lone letters that are new."""
+        return fits(shape, dims, self.sizes)
+
+    def into(self, name: str, function: Callable[..., Any], *inputs: Any) -> Any:
+        """function(*inputs, step), its steps named "name. ...": one level down, or with "" on the same level.
+
+        What a family, or a mistake, has in the function's place is called instead; how it is run is arithmetic's business.
+        """
+        step = self.under(name) if name else self
+        chosen, way = self.uses.get(function, function), self.ways.get(function)
+        result = chosen(*inputs, step) if way is None else way(chosen, *inputs, step)
+        name = self.path + name
+        return self.after[name](result, self) if name in self.after else result
+
+    def under(self, name: str) -> "Step":
+        """The same contract one level down: `step.under("attention")("query", ...)` is "attention.query"."""
+        return self.having(path=f"{self.path}{name}.")
+
+    def then(self, after: Mapping[str, Callable[[Array, "Step"], Array]]) -> "Step":
+        """The same contract, where more comes after some steps of this level: name -> f(array, step) -> what goes on."""
+        return self.having(after={**self.after, **{self.path + name: what for name, what in after.items()}})
+
+    def having(self, **changes: Any) -> "Step":
+        """The same contract, which shares what is bound, with some attributes changed."""
+        other = copy.copy(self)
+        other.__dict__.update(changes)
+        return other
+
+    def touches(self, *names: str) -> bool:
+        """Whether one of these steps of this level is heard or changed; without names, whether any below this level is."""
+        return any(self.path + name in self.touched for name in names) if names else self.path.rstrip(".") in self.touched
+
+    def part_of(self, array: Array) -> Array:
+        """Of an array (H, N, N), what goes with the scores at hand: all of it, but in tiles (arithmetic.parallel)."""
         return array
 
-    def invariant(self, name: str, holds: Callable[..., bool], *arrays: Any) -> None:
-        """With `strict`, raise InvariantError unless holds(*arrays). Its docstring says what must hold."""
-        if self.strict and not holds(*arrays):
-            raise InvariantError(f"step {self.path}{name}: {(holds.__doc__ or holds.__name__).strip()}: not so")
+
+class Every:
+    """Contains everything."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
 
 
-def fits(shape: tuple[int, ...], dims: str, sizes: Mapping[str, int], part: tuple[int, ...] = ()) -> bool:
-    """Whether `shape` is `dims`, but for the first axes the sizes of a part; binds in `sizes` the lone letters that are new."""
+EVERY = Every()
+
+
+def fits(shape: tuple[int, ...], dims: str, sizes: dict[str, int]) -> bool:
+    """Whether `shape` is `dims`; binds in `sizes` the lone letters that are new."""
     expected = parse(dims)
-    if len(shape) != len(expected) or shape[: len(part)] != part:
+    if len(shape) != len(expected):
         return False
-    for size, (dim, letters) in list(zip(shape, expected, strict=True))[len(part) :]:
+    for size, (dim, letters) in zip(shape, expected, strict=True):
         if dim == letters and dim not in sizes:
-            sizes[dim] = size  # type: ignore[index]
+            sizes[dim] = size
         if size != evaluate(dim, sizes):
             return False
     return True

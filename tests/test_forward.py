@@ -1,5 +1,7 @@
 """The forward pass against what transformers computed (stored arrays, tests/make_upstream_arrays.py)."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -66,7 +68,7 @@ def test_another_image_size_is_asked_for_not_assumed():
     larger = np.random.default_rng(0).normal(size=(2, 3, 16, 12))
     with pytest.raises(numpy_vit.InputError, match=r"pixels are 16x12, the model takes 12x20"):
         model(larger)
-    out = model(larger, resize_positions=True, record=["embed.*"], strict=True)
+    out = model(larger, resize_positions=True, record=["embed.*", "attentions"], strict=True)
     assert out.last_hidden_state.shape == (2, 13, 15)
     assert out.steps["embed.resized_positions"].shape == (13, 15)
     assert out.attentions[0].shape == (2, 5, 13, 13)
@@ -78,7 +80,11 @@ def test_another_image_size_is_asked_for_not_assumed():
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((3, 12, 20)), r"must be \(B, C, Y, X\)"),
+        (np.zeros((3, 12, 20)), r"must be an array \(B, C, Y, X\) .* not \(3, 12, 20\): one picture is a batch of one"),
+        (np.zeros((2, 12, 20, 3)), r"pixels have 12 channels, the model takes 3: channels come first"),
+        ("picture.png", r"not str: model.preprocess"),
+        (None, r"not None: model.preprocess"),
+        ({}, r"not dict: model.preprocess"),
         (np.zeros((1, 1, 12, 20)), "pixels have 1 channels, the model takes 3"),
         (np.zeros((1, 3, 12, 20), np.uint8), "preprocess them first"),
         (np.zeros((0, 3, 12, 20)), "an empty batch"),
@@ -100,8 +106,20 @@ def test_recording():
     assert list(model(pixels, record=True).steps) == model.step_names()
     with pytest.raises(numpy_vit.InputError, match="no step is called 'atention.probs'"):
         model(pixels, record="atention.probs")
-    out = model(pixels, record="blocks.0.attention.probs")
-    assert len(out.attentions) == 3 and len(out.hidden_states) == 4  # what was not recorded is computed
+    out = model(pixels, record=["attentions", "hidden_states"])
+    assert len(out.attentions) == 3 and len(out.hidden_states) == 4
+    assert np.array_equal(out.hidden_states[-1], out.steps["blocks.2.residual2"])
+    out = pickle.loads(pickle.dumps(model(pixels, record="attentions")))
+    assert out.attentions[2].shape == (3, 5, 16, 16)
+    with pytest.raises(numpy_vit.InputError, match='hidden_states were not kept: run model.pixels, record="hidden_states"'):
+        out.hidden_states  # noqa: B018
+
+
+def test_every_output_is_its_own_memory():
+    model = numpy_vit.random_model(crooked_config())
+    for record in (None, True):
+        out = model(crooked_pixels(model.config), record=record)
+        assert not np.may_share_memory(out.pooled, out.last_hidden_state)
 
 
 def test_tensors_that_do_not_fit_the_config():
@@ -139,17 +157,6 @@ def test_mnist_digits_0_to_2(foreign):
     right = model(pixels).logits.argmax(axis=-1) == labels[chosen]
     assert chosen.sum() == 3147
     assert right.mean() >= 0.96
-
-
-def test_the_pixels_may_be_filled_anew():
-    """What is computed on the first look is of the pixels that were given."""
-    model = numpy_vit.random_model(crooked_config())
-    pixels = crooked_pixels(model.config, dtype="float32")
-    expected = model(pixels, record="embed.positions").steps["embed.positions"]
-    out = model(pixels, record="norm")
-    pixels[:] = 0
-    assert np.array_equal(out.hidden_states[0], expected)
-    assert list(out.steps) == ["norm"]
 
 
 def test_a_record_that_is_none():

@@ -16,7 +16,7 @@ import pytest
 import safetensors.numpy
 
 import numpy_vit
-from numpy_vit.arithmetic.rounded import FORMATS, round_to, rounded_model
+from numpy_vit.arithmetic.rounded import FORMATS, round_to, rounded_tensors
 from numpy_vit.cli import main
 from numpy_vit.files.seeded import uniform
 from numpy_vit.files.tensorfile import Tensor, tensor_of
@@ -320,7 +320,7 @@ def test_every_mistake_can_be_run_and_changes_something():
 def test_correct_ports_in_every_format_pass(digits, format):
     golden = read_golden(digits)
     model = model_of(golden)
-    narrow = rounded_model(model, format)
+    narrow = numpy_vit.ViT(model.config, rounded_tensors(format, model.tensors))
     steps = narrow(round_to(format, golden.arrays["pixels"]), record=True).steps
     checked = check(golden, {name: tensor_of(array) for name, array in steps.items()}, format=format, model=model)
     assert checked.passed and checked.compared == len(steps)
@@ -346,7 +346,7 @@ def test_errors_that_only_add_up_are_not_blamed_on_a_step(digits):
     exact = model(golden.arrays["pixels"], record=True).steps
     steps = {name: tensor_of(array.astype(np.float32)) for name, array in exact.items()}
     steps["blocks.0.residual2"] = tensor_of(steps["blocks.0.residual2"].data * np.float32(1.001))
-    from numpy_vit.golden.replay import replay
+    from numpy_vit.golden.recording import replay
 
     given = {"blocks.0.residual2": steps["blocks.0.residual2"].data.astype(np.float64)}
     replay(model, golden.arrays["pixels"], given, lambda name, array: steps.update(

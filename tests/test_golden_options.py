@@ -13,7 +13,7 @@ from numpy_vit.files.tensorfile import tensor_of
 from numpy_vit.golden.checking import check, model_of
 from numpy_vit.golden.diagnosing import Bench, diagnose
 from numpy_vit.golden.folder import Golden
-from numpy_vit.golden.mistakes import Pass, mistakes, option_mistakes
+from numpy_vit.golden.mistakes import Variation, mistakes, option_mistakes
 from numpy_vit.golden.recording import record
 
 from conftest import HERE
@@ -40,7 +40,9 @@ def test_right_runs_pass_and_mistakes_are_named(option):
     last = list(right)[-1]
     for mistake in option_mistakes(config):
         steps = {}
-        bench.replay(mistake.change(Pass(config)), None, last, lambda name, array, steps=steps: steps.update({name: array}))
+        bench.replay(
+            mistake.change(Variation(config)), None, last, lambda name, array, steps=steps: steps.update({name: array})
+        )
         found = diagnose(check(golden, dumped(steps), model=again))
         assert mistake.name in {m.name for f in found if f.best for m in f.best.mistakes}, mistake.name
     assert len({mistake.name for mistake in mistakes(config)}) == len(mistakes(config))

@@ -10,7 +10,7 @@ from options import OPTIONS, PLAIN
 import numpy_vit
 from numpy_vit import InputError
 from numpy_vit.config import ViTConfig
-from numpy_vit.model import embedding_output
+from numpy_vit.families import embedding_output
 from numpy_vit.parameters import parameter_count, parameter_shapes
 from numpy_vit.positions import distance_numbers
 from numpy_vit.rotary import cos_sin, rotation_tables

@@ -92,7 +92,7 @@ def test_stored_steps_of_transformers():
 CODE = """
 import os
 import golden_manifests as stored
-from numpy_vit.arithmetic.fast import simd_features
+from numpy_vit.arithmetic.primitives import simd_features
 assert not {*simd_features()} & {*os.environ.get("NPY_DISABLE_CPU_FEATURES", "").split()}, simd_features()
 for name in stored.NAMES:
     assert stored.hashes(stored.manifest(name, noise=())) == stored.hashes(stored.stored(name)), name

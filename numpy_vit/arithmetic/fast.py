@@ -1,82 +1,91 @@
-"""Three things that NumPy does much faster by another name than the obvious one. float32 and float64 alone take part.
+"""How float32 and float64 arrays compute the operations of numpy_vit.ops: in place, in blocks, by several threads.
 
-Measured in docs/performance.md; arrays that bring their own arithmetic (shape_only, portable) go the obvious way.
+Each gives what its formula gives, but for rounding; measured in docs/performance.md. An argument is never written to.
 """
 
-import functools
-import math
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from .. import ops
+from . import special
+from .parallel import LEAST, THREADS, even_slices, in_blocks, is_plain, parallel_for
+from .primitives import exp, row_products, row_sum
+
 Array = Any
 
 
-def is_plain(x: Array) -> bool:
-    """Whether x is an array of NumPy's own, of float32 or float64."""
-    return type(x) is np.ndarray and x.dtype.char in "fd"
+# The operations. What is given as `out` is memory to write the result into.
 
 
-def simd_features() -> list[str]:
-    """The instructions NumPy uses on this processor, in its own names; none where it does not tell (before 1.25)."""
-    try:
-        config: Any = np.show_config(mode="dicts") or {}
-    except TypeError:
-        return []
-    simd = config.get("SIMD Extensions", {})
-    return [*simd.get("baseline", []), *simd.get("found", [])]
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """x W + b, every thread its own columns of W."""
+    rows, columns = x.reshape(-1, x.shape[-1]), weight.shape[-1]
+    y = np.empty((len(rows), columns), x.dtype)
+
+    def work(part: slice) -> None:
+        product = np.matmul(rows, weight[:, part], out=y[:, part])
+        if bias is not None:
+            product += bias[part]  # in place: a fresh array of this size costs more than the addition
+
+    pieces = 1 if y.size < LEAST else THREADS.free(products=True)
+    parallel_for(work, even_slices(columns, columns, pieces))
+    return y.reshape(*x.shape[:-1], columns)
 
 
-def _has_exp2() -> bool:
-    """Whether NumPy's exp2 of float32 is vectorised here: with AVX-512 under Linux it is, and takes half of exp's time."""
-    return sys.platform == "linux" and bool({"X86_V4", "AVX512_SKX"} & {*simd_features()})
+def layer_norm(x: Array, weight: Array, bias: Array, eps: float, out: Array) -> Array:
+    y = np.subtract(x, row_sum(x) / x.shape[-1], out=out)
+    y /= np.sqrt(row_products(y, y) / x.shape[-1] + eps)  # without the array of the squares
+    y *= weight
+    y += bias
+    return y
 
 
-# power(PER_E * x) is exp(x), for float32.
-power, PER_E = (np.exp2, math.log2(math.e)) if _has_exp2() else (np.exp, 1.0)
+def softmax(x: Array, out: Array) -> Array:
+    """The row's maximum is subtracted only where numbers are large, so that exp could overflow or a row vanish."""
+    if not (x.min() >= -20 and x.max() <= 20):
+        x = np.subtract(x, x.max(axis=-1, keepdims=True), out=out)
+    e = exp(x, out)
+    e /= row_sum(e)
+    return e
 
 
-def exp(x: Array, out: Array | None = None) -> Array:
-    """e to the x. x any shape -> the same."""
-    if not is_plain(x) or x.dtype != np.float32 or power is np.exp:
-        return np.exp(x, out=out)
-    with np.errstate(over="ignore"):  # to minus infinity, of which 0 is the right exp
-        scaled = np.multiply(x, PER_E, out=out)
-    return power(scaled, out=scaled)
+def elementwise(formula: Callable[[Array], Array]) -> Callable[..., Array]:
+    """A formula of one number, as a function that has `out`."""
+    return lambda x, out: formula(x)
 
 
-def row_products(a: Array, b: Array) -> Array:
-    """The scalar product of every row. a (..., N), b (..., N) or (N,) -> (..., 1).
+def in_blocks_of(operation: Any, compute: Callable[..., Array], by_rows: bool = False) -> Callable[..., Array]:
+    """How an array of float32 or float64 computes an operation: `compute`, a block at a time."""
 
-    BLAS adds them up as accurately as np.sum does, in a third of the time.
-    """
-    return np.matmul(a[..., None, :], b[..., None])[..., 0]
+    def way(x: Array, *rest: Any, **named: Any) -> Array:
+        if not suitable(x, *rest, *named.values()):
+            return operation.formula(x, *rest, **named)
+        return in_blocks(compute, x, *rest, by_rows=by_rows, **named)
 
-
-def row_sum(x: Array) -> Array:
-    """The sum over the last axis. x (..., N) -> (..., 1)."""
-    return row_products(x, np.ones(x.shape[-1], x.dtype)) if is_plain(x) else x.sum(axis=-1, keepdims=True)
+    return way
 
 
-def row_mean(x: Array) -> Array:
-    """The mean over the last axis. x (..., N) -> (..., 1)."""
-    return row_sum(x) / x.shape[-1] if is_plain(x) else x.mean(axis=-1, keepdims=True)
+def suitable(x: Array, *rest: Any) -> bool:
+    """Whether these are numbers of one kind, float32 or float64, and some: for others the formula says what comes of them."""
+    return is_plain(x) and x.size > 0 and x.ndim > 0 and all(type(a) is not np.ndarray or a.dtype == x.dtype for a in rest)
 
 
-def row_mean_square(x: Array) -> Array:
-    """The mean of x * x over the last axis, without the array x * x. x (..., N) -> (..., 1)."""
-    if not is_plain(x):
-        return (x * x).mean(axis=-1, keepdims=True)
-    return row_products(x, x) / x.shape[-1]
+def linear_of_any(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    there = suitable(x, weight, bias) and type(weight) is np.ndarray and weight.ndim == 2 and x.ndim > 1
+    return linear(x, weight, bias) if there else ops.linear.formula(x, weight, bias)
 
 
-@functools.cache
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory of arrays up to 32 MB that are freed, for the next ones.
-
-    Otherwise it gives memory back to the system, which hands it out anew page by page, each filled with zeros: a tenth of
-    the forward pass. glibc goes by the largest array it has seen freed, so it is shown one, which is never written to.
-    (mallopt(3), M_MMAP_THRESHOLD, "dynamic". Elsewhere this does nothing.)
-    """
-    np.empty(2**25 - 2**13, np.uint8)
+BY_NUMBER: dict[Any, Callable[..., Array]] = {
+    ops.erf: special.erf,
+    ops.gelu: special.gelu,
+    ops.relu: lambda x, out: np.maximum(x, 0, out=out),
+    **{each: elementwise(each.formula) for each in (ops.gelu_tanh, ops.quick_gelu, ops.silu)},
+}
+BY_ROW: dict[Any, Callable[..., Array]] = {ops.layer_norm: layer_norm, ops.softmax: softmax}
+ops.WAYS[np.ndarray] = {
+    ops.linear: linear_of_any,
+    **{each: in_blocks_of(each, compute) for each, compute in BY_NUMBER.items()},
+    **{each: in_blocks_of(each, compute, by_rows=True) for each, compute in BY_ROW.items()},
+}

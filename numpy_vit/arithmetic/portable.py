@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from .. import ops
-from . import special
 from .double_double import Doubled, add, divide, multiply, polynomial, quick_two_sum, two_product, two_sum
 
 Array = Any
@@ -327,11 +326,10 @@ def in_tiles(function: Callable[[Array], Array], x: Array, tile: int = 8192) -> 
 
 # The array
 
-FUNCTIONS: dict[Any, Callable[[Array], Array]] = {
-    np.exp: exp,
-    np.tanh: tanh,
-    special.erf: erf,
-    special.gelu: gelu,
+FUNCTIONS: dict[Any, Callable[[Array], Array]] = {np.exp: exp, np.tanh: tanh}
+ACTIVATIONS: dict[Any, Callable[[Array], Array]] = {
+    ops.erf: erf,
+    ops.gelu: gelu,
     ops.gelu_tanh: gelu_tanh,
     ops.quick_gelu: quick_gelu,
     ops.silu: silu,
@@ -368,10 +366,6 @@ class PortableArray(np.ndarray):
         return result.view(type(self)) if isinstance(result, np.ndarray) else result
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if function in FUNCTIONS:
-            return self.elementwise(FUNCTIONS[function], np.asarray(args[0])).view(type(self))
-        if hasattr(function, "__wrapped__") and function.__module__.startswith("numpy_vit."):
-            return function.__wrapped__(*args, **kwargs)  # ours, and made of portable operations
         result = super().__array_function__(function, types, args, kwargs)
         return result.view(type(self)) if isinstance(result, np.ndarray) else result
 
@@ -398,3 +392,11 @@ class PortableArray(np.ndarray):
     def rounded(cls, result: Array) -> Array:
         """What an operation's result is rounded to: float64 it is already."""
         return result
+
+
+def of_every_number(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """A function of float64 numbers, as the arrays of a kind compute it."""
+    return lambda x: type(x).elementwise(function, np.asarray(x)).view(type(x))
+
+
+ops.WAYS[PortableArray] = {operation: of_every_number(function) for operation, function in ACTIVATIONS.items()}

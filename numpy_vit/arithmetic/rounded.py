@@ -5,16 +5,13 @@ product adds its terms one after another, the worst order; that of a narrower fo
 the accumulator is float32. Only IEEE operations are used, so the measured floor is the same on every machine.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from .. import ops
-from ..model import ViT
-from . import special
-from .portable import PortableArray, in_tiles, matmul
+from .portable import PortableArray, erf, in_tiles, matmul, of_every_number
 
 Array = Any
 EPS = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -44,13 +41,6 @@ class Float32Array(PortableArray):
     """A float32 array whose matrix products add up term by term."""
 
     format = "float32"
-
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if function is special.gelu:
-            return plain_gelu(args[0])
-        if function in (ops.gelu_tanh, ops.quick_gelu, ops.silu):
-            return function.__wrapped__(*args)
-        return super().__array_function__(function, types, args, kwargs)
 
     @classmethod
     def product(cls, a: Array, b: Array) -> Array:
@@ -82,13 +72,10 @@ class BFloat16Array(Float16Array):
     format = "bfloat16"
 
 
-def plain_gelu(x: Array) -> Array:
-    """As most ports write it; each of its operations is rounded."""
-    return 0.5 * x * (1 + special.erf(x * math.sqrt(0.5)))
-
-
 KINDS = {kind.format: kind for kind in (Float32Array, Float16Array, BFloat16Array)}
 FORMATS = tuple(KINDS)
+for kind in KINDS.values():  # GELU as most ports write it, by its formula: each of its operations is rounded
+    ops.WAYS[kind] = {ops.erf: of_every_number(erf)}
 
 
 def product_term_by_term(a: Array, b: Array, columns: int = 4096, tile_size: int = 49152) -> Array:
@@ -114,8 +101,6 @@ def product_term_by_term(a: Array, b: Array, columns: int = 4096, tile_size: int
     return out
 
 
-def rounded_model(model: ViT, name: str) -> ViT:
-    """The same model with its weights rounded to a format, running in that format's arithmetic."""
-    kind = KINDS[name]
-    tensors: Mapping[str, Array] = {key: round_to(name, np.asarray(t)).view(kind) for key, t in model.tensors.items()}
-    return ViT(model.config, tensors)
+def rounded_tensors(name: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """Weights rounded to a format, as arrays of that format's arithmetic."""
+    return {key: round_to(name, np.asarray(tensor)).view(KINDS[name]) for key, tensor in tensors.items()}

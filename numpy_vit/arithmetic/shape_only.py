@@ -15,13 +15,14 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from .. import ops, positions, rotary
-from . import special
 
 
 class Operation(NamedTuple):
+    """What was done. It holds on to arrays that have a name alone, so that the others are freed when a real run frees them."""
+
     kind: str  # "matmul", "add", "exp", ...
-    inputs: tuple["StandIn", ...]
-    output: "StandIn"
+    named: tuple[tuple[str, "StandIn"], ...]  # of the inputs, the steps and weights, with their names
+    shapes: tuple[tuple[int, ...], ...]  # of all inputs
     macs: int
 
 
@@ -36,6 +37,11 @@ class Ledger:
     def allocate(self, size: int) -> None:
         self.in_use += size
         self.peak = max(self.peak, self.in_use)
+
+    def note(self, kind: str, inputs: tuple["StandIn", ...], macs: int = 0) -> None:
+        """Put an operation down."""
+        named = tuple((x.name, x if x.owner is None else x.owner) for x in inputs if x.name is not None)
+        self.operations.append(Operation(kind, named, tuple(x.shape for x in inputs), macs))
 
 
 class StandIn(NDArrayOperatorsMixin):
@@ -125,7 +131,7 @@ class StandIn(NDArrayOperatorsMixin):
 
     def _made(self, kind: str, inputs: tuple["StandIn", ...], shape: tuple[int, ...], dtype: Any, macs: int = 0) -> "StandIn":
         output = StandIn(shape, dtype, self.ledger)
-        self.ledger.operations.append(Operation(kind, inputs, output, macs))
+        self.ledger.note(kind, inputs, macs)
         return output
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
@@ -146,7 +152,7 @@ class StandIn(NDArrayOperatorsMixin):
             return self._made(ufunc.__name__, standins, shape, dtype)
         if out.shape != shape or not np.can_cast(dtype, out.dtype, "same_kind"):
             raise ValueError(f"{ufunc.__name__}: {shape} {dtype} does not fit into {out.shape} {out.dtype}")
-        self.ledger.operations.append(Operation(ufunc.__name__, standins, out, 0))
+        self.ledger.note(ufunc.__name__, standins)
         return out
 
     def _reduced(self, kind: str, axis: int, keepdims: bool) -> "StandIn":
@@ -209,12 +215,39 @@ def _rotation_tables(frequencies: StandIn, grid: tuple[int, int], *rest: Any) ->
     return frequencies._made("cos and sin", (frequencies,), shape, frequencies.dtype)
 
 
-# Functions that a stand-in answers itself: NumPy's, and our own leaf functions, which work in tiles.
-FUNCTIONS: dict[Any, Callable[..., Any]] = {
-    np.concatenate: _concatenate,
-    np.broadcast_to: _broadcast_to,
-    special.erf: _elementwise("erf"),
-    special.gelu: _elementwise("gelu"),
+# In place where float32 arrays are (numpy_vit.arithmetic.fast), so that the memory is counted that a run takes
+
+
+def _linear(x: StandIn, weight: StandIn, bias: StandIn | None = None) -> StandIn:
+    y = x @ weight
+    if bias is not None:
+        y += bias
+    return y
+
+
+def _layer_norm(x: StandIn, weight: StandIn, bias: StandIn, eps: float) -> StandIn:
+    y = x - x.mean(axis=-1, keepdims=True)
+    y /= np.sqrt((y * y).mean(axis=-1, keepdims=True) + eps)
+    y *= weight
+    y += bias
+    return y
+
+
+def _softmax(x: StandIn) -> StandIn:
+    e = x - x.max(axis=-1, keepdims=True)
+    np.exp(e, out=e)
+    e /= e.sum(axis=-1, keepdims=True)
+    return e
+
+
+FUNCTIONS: dict[Any, Callable[..., Any]] = {np.concatenate: _concatenate, np.broadcast_to: _broadcast_to}
+"""What NumPy hands over to the array (`__array_function__`)."""
+ops.WAYS[StandIn] = {
+    ops.linear: _linear,
+    ops.layer_norm: _layer_norm,
+    ops.softmax: _softmax,
+    ops.erf: _elementwise("erf"),
+    ops.gelu: _elementwise("gelu"),
     ops.gelu_tanh: _elementwise("gelu_tanh"),
     ops.quick_gelu: _elementwise("quick_gelu"),
     ops.silu: _elementwise("silu"),

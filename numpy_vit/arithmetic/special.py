@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .dispatch import dispatched
-from .fast import PER_E, power
-from .parallel import elementwise
+from .primitives import PER_E, power
 
 Array = Any
 
@@ -49,15 +47,11 @@ ERF_AS_TANH = (
 GELU_AS_SIGMOID = tuple(-math.sqrt(2) * PER_E * c / 2**n for n, c in enumerate(ERF_AS_TANH))
 
 
-@dispatched
-@elementwise
 def erf(x: Array, out: Array | None = None) -> Array:
     """The error function, elementwise. x any shape, float32 or float64 -> the same."""
     return of_dtype(x, _erf_float32, _erf_float64, out)
 
 
-@dispatched
-@elementwise
 def gelu(x: Array, out: Array | None = None) -> Array:
     """x * Phi(x), elementwise: the exact GELU, not the tanh approximation. x any shape -> the same."""
     return of_dtype(x, _gelu_float32, _gelu_float64, out)

@@ -16,7 +16,7 @@ from .common import Progress, complain, note, printable, terminal_width
 from .trace import config_of
 
 if TYPE_CHECKING:
-    from ..model import ViT
+    from ..vit import ViT
 
 WIDTH = 80
 DEFAULT = "ViT-B/16"

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from ..arithmetic.fast import simd_features
 from ..arithmetic.parallel import THREADS
+from ..arithmetic.primitives import simd_features
 from ..arithmetic.threads import BLAS, OURS, usable_cpus
 from ..files.seeded import uniform
-from ..model import ViT
 from ..tracing.tracer import Trace
+from ..vit import ViT
 
 Array = Any
 VARIABLES = (OURS, "OMP_NUM_THREADS", *BLAS, "OPENBLAS_CORETYPE")  # the last chooses its kernels

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from ..model import ViT
+    from ..vit import ViT
 
 BATCH = 16
 READERS = min(4, os.cpu_count() or 1)  # threads that read pictures
@@ -152,7 +152,7 @@ class Runner:
         from ..files.embedder import check_finite
 
         with np.errstate(all="ignore"):
-            out = self.model(pixels, record, strict=self.strict, resize_positions=self.resize)
+            out = self.model(pixels, record=record, strict=self.strict, resize_positions=self.resize)
         check_finite(self.name, out.last_hidden_state if out.logits is None else out.logits)
         return out
 

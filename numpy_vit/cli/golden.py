@@ -9,7 +9,7 @@ from .common import Progress, image_size, note, terminal_width, wants_colour
 
 if TYPE_CHECKING:
     from ..golden.checking import Check
-    from ..model import ViT
+    from ..vit import ViT
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:

@@ -22,9 +22,9 @@ import numpy as np
 from ..arithmetic.precision import precision
 from ..config import ViTConfig
 from ..errors import InputError, about, nearest
-from ..model import ViT
 from ..parameters import parameter_shapes
 from ..pictures.images import Preprocess
+from ..vit import ViT
 from .tensorfile import Tensor, read, tensor_of, write
 
 FORMAT = "numpy-vit"

@@ -11,7 +11,7 @@ from ..config import DIGITS
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..model import ViT
+    from ..vit import ViT
 
 Array = Any
 OUTPUTS = {  # what may be asked for -> its name in ViTOutput

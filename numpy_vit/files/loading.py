@@ -8,7 +8,7 @@ from ..arithmetic.precision import precision
 from ..config import DIGITS
 from ..convert.preprocessing import policy, read_preprocessor
 from ..convert.sources import Source, open_source
-from ..model import ViT
+from ..vit import ViT
 from .converted import FORMAT, Checkpoint, read_converted
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..arithmetic.precision import precision
 from ..config import ViTConfig, variant
-from ..model import ViT
 from ..parameters import parameter_shapes
+from ..vit import ViT
 
 Array = Any
 GOLDEN = 0x9E3779B97F4A7C15

@@ -6,7 +6,5 @@ alignment   the names and layouts of a port's arrays -> ours
 checking    how far a dump is from a golden, step by step, and whose fault it is
 mistakes    what people do wrong, as changes of the forward pass
 diagnosing  which of those reproduces a port's numbers
-rounded     what float32, float16 and bfloat16 arithmetic does to a ViT: the noise floor
-replay      the forward pass, step by step, from a port's own inputs
 report      all of it on paper
 """

@@ -26,12 +26,12 @@ from ..errors import InputError, about, nearest
 from ..files.loading import open_checkpoint
 from ..files.seeded import random_model
 from ..files.tensorfile import Tensor
-from ..model import ViT
 from ..parameters import parameter_shapes
 from ..tracing.tracer import trace
+from ..vit import ViT
 from .alignment import Aligned, align
 from .folder import Golden, weights_sha256
-from .replay import replay
+from .recording import replay
 
 Array = Any
 FACTOR = 4.0

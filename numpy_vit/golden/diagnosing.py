@@ -6,20 +6,22 @@ a correct one, and far nearer than without it; what nothing explains is said to 
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from .. import model as paper
 from ..arithmetic.rounded import EPS
 from ..config import ViTConfig
 from ..errors import InputError
-from ..model import activation_name, conclude, embed, embedding_output, for_image, norm
-from ..parameters import Weights, assemble
-from ..steps import Step
+from ..families import activation_name, at_image_size, embedding_output, norm, uses
+from ..parameters import Weights, weights_tree
+from ..vit import new_step
 from .checking import WRONG, Check, Error, error, noise_of
-from .mistakes import Mistake, Pass, both, mistakes
+from .mistakes import Mistake, Variation, both, mistakes
 
 Array = Any
 PAIRS_OF = 8  # so many of the nearest mistakes are tried together with every other
@@ -221,7 +223,7 @@ class Bench:
 
         with np.errstate(all="ignore"):
             try:
-                run = both(*(mistake.change for mistake in several))(Pass(self.config))
+                run = both(*(mistake.change for mistake in several))(Variation(self.config))
                 self.replay(run, start, hood[-1], hear)
             except Reached:
                 pass
@@ -229,31 +231,34 @@ class Bench:
                 return {}
         return {name: error(self.port[name], array, self.floors[name]["step"]) for name, array in heard.items()}
 
-    def replay(self, run: Pass, start: str | None, end: str, hear: Callable[[str, Array], None]) -> None:
-        """numpy_vit.model.forward, from a block boundary on, with the changes of `run`."""
+    def replay(self, run: Variation, start: str | None, end: str, hear: Callable[[str, Array], None]) -> None:
+        """The forward pass from a block boundary on, with the changes of `run`, every step from the port's own inputs."""
         config = run.config
         last = stage_of(end)
         first_block = 0 if start is None or start.startswith("embed.") else int(str(start).split(".")[1]) + 1
         used = range(first_block, config.depth if last == "tail" else 0 if last == "embed" else int(last.split(".")[1]) + 1)
         weights = self.weights(run, used, start is None, last == "tail")
         image = self.pixels.shape[2:]
-        sizes = config.sizes_of_run(len(self.pixels), image)
-        step = MistakenStep(sizes, self.model.dtype, self.port, hear, run, self.model.tensors, self.config)
-        weights, config = for_image(image, weights, config, step.under("embed"))
+        change = PortsOwn(self, run, hear)
+        step = new_step(
+            config, len(self.pixels), image, self.model.dtype, change=change, uses={**uses(config), **run.uses}, ways={}
+        )
+        weights, config = at_image_size(image, weights, config, step)
         if start is None:
-            x = embed(step("pixels", run.pixels(self.pixels), "B C Y X"), weights.embed, config, step.under("embed"))
+            pixels = step("pixels", run.pixels(self.pixels), "B C Y X")
+            x = step.into("embed", paper.embed, pixels, weights.embed, config)
         else:
-            x = self.port[start]
-            step.seen[start] = x
+            x = change.seen[start] = self.port[start]
             block, _, name = start.rpartition(".")
             if name != run.block_output and block != "embed":  # a port whose blocks end otherwise
-                x = norm(run.block_output, x, self.model.weights.blocks[first_block - 1].norm2, config, step.under(block))
+                before = self.model.weights.blocks[first_block - 1]
+                x = norm(run.block_output, before, config)(x, step.under(block))
         for n in used:
-            x = run.block(x, weights.blocks[n], config, step.under(f"blocks.{n}"))
+            x = step.into(f"blocks.{n}", paper.encoder_block, x, weights.blocks[n], config)
         if last == "tail":
-            conclude(x, weights, config, step)
+            step.into("", paper.classify, x, weights, config)
 
-    def weights(self, run: Pass, blocks: range, with_embedding: bool, with_tail: bool) -> Weights:
+    def weights(self, run: Variation, blocks: range, with_embedding: bool, with_tail: bool) -> Weights:
         """The weights as the port has them, where they will be used."""
         if not run.on_weight:
             return self.model.weights
@@ -266,56 +271,53 @@ class Bench:
                 changed = change(name, get, run.config) if use else None
                 if changed is not None:
                     tensors[name] = changed
-        return assemble(tensors, self.config)
+        return weights_tree(tensors, self.config)
 
 
-class MistakenStep(Step):
-    """Makes a step wrong as a Pass says, lets it be heard, and hands on what the port has in its place."""
+class PortsOwn:
+    """As `change` of a run: makes a step wrong as a Variation says, lets it be heard, and hands on what the port has for it."""
 
-    whole = True
-
-    def __init__(
-        self,
-        sizes: Mapping[str, int],
-        dtype: Any,
-        port: Mapping[str, Array],
-        hear: Callable[[str, Array], None],
-        run: Pass,
-        tensors: Mapping[str, Array],
-        config: ViTConfig,
-    ) -> None:
-        super().__init__(sizes, dtype)
-        self.port = port
-        self.hear = hear
+    def __init__(self, bench: Bench, run: Variation, hear: Callable[[str, Array], None]) -> None:
+        self.bench = bench
         self.run = run
-        self.tensors = tensors
-        self.activation = activation_name(config)  # the golden's name for it
-        self.borders = borders(config)
+        self.hear = hear
+        self.config = run.config
         self.seen: dict[str, Array] = {}
+        self.stage = ""  # of the step that is being changed
 
-    def __call__(self, name: str, array: Array, dims: str) -> Array:
-        full = self.path + name
-        stage = stage_of(full)
-        short = full.removeprefix(f"{stage}.") if stage.startswith("blocks.") else full
-        if short == f"mlp.{activation_name(self.run.config)}":
-            short, full = "mlp.activation", f"{stage}.mlp.{self.activation}"
-        change = self.run.on_step.get(short)
-        if change is not None:
-            array = change(array, lambda wanted: self.earlier(stage, wanted), self.run.config)
-        array = super().__call__(name, np.ascontiguousarray(array), dims)
-        self.hear(full, array)
-        array = self.port.get(full, array)
-        self.seen[full] = array
+    def __contains__(self, name: str) -> bool:
+        return True
+
+    def __getitem__(self, name: str) -> Any:
+        return functools.partial(self.changed, name)
+
+    def changed(self, name: str, array: Array) -> Array:
+        self.stage = stage_of(name)
+        short = name.removeprefix(f"{self.stage}.") if self.stage.startswith("blocks.") else name
+        if short == f"mlp.{activation_name(self.run.config)}":  # a mistake, and the golden, may name it otherwise
+            short, name = "mlp.activation", f"{self.stage}.mlp.{activation_name(self.bench.config)}"
+        if short in self.run.change:
+            array = self.run.change[short](array, Earlier(self))
+        array = np.ascontiguousarray(array)
+        self.hear(name, array)
+        self.seen[name] = array = self.bench.port.get(name, array)
         return array
 
-    def earlier(self, stage: str, name: str) -> Array:
-        """An earlier step, or a weight, by its name within the block; "input" is what came into the block."""
+
+class Earlier:
+    """What a mistake sees of a run: earlier steps and weights by their name within the block (mistakes.Run)."""
+
+    def __init__(self, so_far: PortsOwn) -> None:
+        self.so_far = so_far
+        self.config = so_far.config
+
+    def __getitem__(self, name: str) -> Array:
+        seen, stage, bench = self.so_far.seen, self.so_far.stage, self.so_far.bench
         if name == "input":
-            return next(
-                array for step, array in reversed(self.seen.items()) if step in self.borders and stage_of(step) != stage
-            )
+            ends = borders(bench.config)
+            return next(array for step, array in reversed(seen.items()) if step in ends and stage_of(step) != stage)
         full = f"{stage}.{name}" if stage.startswith("blocks.") and not name.startswith("embed.") else name
-        return self.seen[full] if full in self.seen else self.tensors[full]
+        return seen[full] if full in seen else bench.model.tensors[full]
 
 
 def borders(config: ViTConfig) -> set[str]:

@@ -7,35 +7,48 @@ where several explain a dump equally well, the one listed first is named.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from .. import model as paper
 from ..config import ViTConfig
-from ..model import encoder_block, mlp, multi_head_attention, norm
-from ..ops import merge_heads, softmax
+from ..families import layer_scales, norm
+from ..ops import linear, merge_heads, softmax
+from ..parameters import Weights
 from ..positions import RULES
 from ..rotary import rotate
+from ..steps import Step
 
 Array = Any
-Get = Callable[[str], Array]  # a weight, or an earlier step of this run, by its name
+Get = Callable[[str], Array]  # a weight by its name
 OnWeight = Callable[[str, Get, ViTConfig], Array | None]  # a weight's name -> what the port has instead; None: nothing else
-OnStep = Callable[[Array, Get, ViTConfig], Array]  # the right result, earlier steps of the block -> the wrong result
+
+
+class Run(Protocol):
+    """Of one run: earlier steps and weights, by their name within the block; "input" is what came into the block."""
+
+    config: ViTConfig
+
+    def __getitem__(self, name: str) -> Array: ...
+
+
+OnStep = Callable[[Array, Run], Array]  # the right result, what was computed before -> the wrong result
 
 
 @dataclasses.dataclass(frozen=True)
-class Pass:
+class Variation:
     """A forward pass as a port may have it. Without changes it is the model's own."""
 
     config: ViTConfig
     pixels: Callable[[Array], Array] = lambda pixels: pixels
     on_weight: tuple[OnWeight, ...] = ()
-    on_step: Mapping[str, OnStep] = dataclasses.field(default_factory=dict)  # by the step's name within its block
-    block: Callable[..., Array] = encoder_block
+    change: Mapping[str, OnStep] = dataclasses.field(default_factory=dict)  # by the step's name within its block
+    uses: Mapping[Callable[..., Any], Callable[..., Any]] = dataclasses.field(default_factory=dict)  # numpy_vit.steps.Step
     block_output: str = "residual2"  # the step that goes into the next block
 
 
-Change = Callable[[Pass], Pass]
+Change = Callable[[Variation], Variation]
 
 
 def config(**changes: Any) -> Change:
@@ -55,7 +68,7 @@ def weight(change: OnWeight) -> Change:
 
 def step(name: str, change: OnStep) -> Change:
     """Another result of a step, named as it is within its block."""
-    return lambda run: dataclasses.replace(run, on_step={**run.on_step, name: change})
+    return lambda run: dataclasses.replace(run, change={**run.change, name: change})
 
 
 def both(*changes: Change) -> Change:
@@ -120,9 +133,9 @@ def pixel_mistakes(channels: int, square: bool, preprocess: Mapping[str, Any] | 
 def patch_rows(order: tuple[int, int, int]) -> OnStep:
     """Patches flattened in another order of the axes (c, py, px)."""
 
-    def change(patches: Array, get: Get, config: ViTConfig) -> Array:
+    def change(patches: Array, run: Run) -> Array:
         B, patch_count, _ = patches.shape
-        rows = patches.reshape(B, patch_count, config.channels, config.patch, config.patch)
+        rows = patches.reshape(B, patch_count, run.config.channels, run.config.patch, run.config.patch)
         return rows.transpose(0, 1, *(2 + axis for axis in order)).reshape(patches.shape)
 
     return change
@@ -136,26 +149,26 @@ def projection_rows(name: str, get: Get, config: ViTConfig) -> Array | None:
     return weight.reshape(C, P, P, -1).transpose(1, 2, 0, 3).reshape(weight.shape)
 
 
-def patches_by_column(patches: Array, get: Get, config: ViTConfig) -> Array:
+def patches_by_column(patches: Array, run: Run) -> Array:
     B, N, row = patches.shape
-    Y, X = get("pixels").shape[2:]
-    grid = patches.reshape(B, Y // config.patch, X // config.patch, row)
+    Y, X = run["pixels"].shape[2:]
+    grid = patches.reshape(B, Y // run.config.patch, X // run.config.patch, row)
     return grid.swapaxes(1, 2).reshape(B, N, row)
 
 
-def class_token_last(tokens: Array, get: Get, config: ViTConfig) -> Array:
+def class_token_last(tokens: Array, run: Run) -> Array:
     return np.concatenate([tokens[:, 1:], tokens[:, :1]], axis=1)
 
 
 def positions_become(change: Callable[[Array], Array]) -> OnStep:
     """Other positions are added: what is made of those learned, or resized."""
 
-    def added(result: Array, get: Get, config: ViTConfig) -> Array:
+    def added(result: Array, run: Run) -> Array:
         try:
-            positions = get("embed.resized_positions")
+            positions = run["embed.resized_positions"]
         except KeyError:
-            positions = get("embed.positions")
-        return get("embed.tokens") + change(positions)
+            positions = run["embed.positions"]
+        return run["embed.tokens"] + change(positions)
 
     return added
 
@@ -205,7 +218,7 @@ def unit_scale(name: str, get: Get, config: ViTConfig) -> Array | None:
     return np.ones_like(get(name)) if ends_with(name, "weight", NORMS) else None
 
 
-def unbiased(run: Pass) -> Pass:
+def unbiased(run: Variation) -> Variation:
     """Variance over D - 1. 1/sqrt(v D/(D-1) + eps) is sqrt((D-1)/D) / sqrt(v + eps (D-1)/D)."""
     less = (run.config.width - 1) / run.config.width
 
@@ -279,51 +292,52 @@ def heads_last_merged(name: str, get: Get, config: ViTConfig) -> Array | None:
 
 
 def scores_times(factor: float) -> OnStep:
-    return lambda scores, get, config: scores * factor
+    return lambda scores, run: scores * factor
 
 
 def softmax_over(axis: int) -> OnStep:
-    return lambda probs, get, config: softmax(get("attention.scores").swapaxes(axis, -1)).swapaxes(axis, -1)
+    return lambda probs, run: softmax(run["attention.scores"].swapaxes(axis, -1)).swapaxes(axis, -1)
 
 
-def reshaped_heads(x: Array, get: Get, config: ViTConfig) -> Array:
+def reshaped_heads(x: Array, run: Run) -> Array:
     """(B, N, H*K) reshaped to (B, H, N, K) without moving an axis."""
     return merge_heads(x).reshape(x.shape)
 
 
-def output_of_unmoved_heads(output: Array, get: Get, config: ViTConfig) -> Array:
+def output_of_unmoved_heads(output: Array, run: Run) -> Array:
     """attention.output from (B, H, N, K) reshaped to (B, N, H*K) without moving an axis."""
-    B, H, N, K = get("attention.context").shape
-    merged = get("attention.context").reshape(B, N, H * K)
-    return merged @ get("attention.output.weight") + get("attention.output.bias")
+    B, H, N, K = run["attention.context"].shape
+    merged = run["attention.context"].reshape(B, N, H * K)
+    return merged @ run["attention.output.weight"] + run["attention.output.bias"]
 
 
-def pooler_without_tanh(pooled: Array, get: Get, config: ViTConfig) -> Array:
-    return get("norm")[:, 0] @ get("pooler.weight") + get("pooler.bias")
+def pooler_without_tanh(pooled: Array, run: Run) -> Array:
+    return linear(run["norm"][:, 0], run["pooler.weight"], run["pooler.bias"])
 
 
 # Blocks and tail
 
 
-def post_norm_block(x: Array, w: Any, config: ViTConfig, step: Any) -> Array:
+def post_norm_block(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
     """LN(x + attention(x)), then LN(x + MLP(x)), as in the first Transformer."""
-    x = step("residual1", x + multi_head_attention(x, w.attention, config, step.under("attention")), "B N D")
-    x = norm("norm1", x, w.norm1, config, step)
-    x = step("residual2", x + mlp(x, w.mlp, config, step.under("mlp")), "B N D")
-    return norm("norm2", x, w.norm2, config, step)
+    step = step.then(layer_scales(w))
+    x = step("residual1", x + step.into("attention", paper.multi_head_attention, x, w.attention, config), "B N D")
+    x = norm("norm1", w, config)(x, step)
+    x = step("residual2", x + step.into("mlp", paper.mlp, x, w.mlp, config), "B N D")
+    return norm("norm2", w, config)(x, step)
 
 
-def post_norm(run: Pass) -> Pass:
-    return dataclasses.replace(run, block=post_norm_block, block_output="norm2")
+def post_norm(run: Variation) -> Variation:
+    return dataclasses.replace(run, uses={**run.uses, paper.encoder_block: post_norm_block}, block_output="norm2")
 
 
 def earlier(name: str) -> OnStep:
     """The result is an earlier step's, unchanged."""
-    return lambda result, get, config: get(name)
+    return lambda result, run: run[name]
 
 
 def plus(one: str, other: str) -> OnStep:
-    return lambda result, get, config: get(one) + get(other)
+    return lambda result, run: run[one] + run[other]
 
 
 LINEARS = {
@@ -377,23 +391,26 @@ def exchanged(one: str, other: str) -> OnWeight:
 def paired_otherwise(part: str) -> OnStep:
     """Rotary positions with neighbours paired instead of halves, or the reverse."""
 
-    def change(rotated: Array, get: Get, config: ViTConfig) -> Array:
-        pairs = config.rope == "index_pairs"
-        cos, sin = (get(f"embed.rope_{name}") for name in ("cos", "sin"))
+    def change(rotated: Array, run: Run) -> Array:
+        pairs = run.config.rope == "index_pairs"
+        cos, sin = (run[f"embed.rope_{name}"] for name in ("cos", "sin"))
         once = [table[:, ::2] if pairs else table[:, : table.shape[1] // 2] for table in (cos, sin)]
         cos, sin = (np.tile(t, 2) if pairs else np.repeat(t, 2, axis=-1) for t in once)
-        step = f"attention.{part}_norm" if config.qk_norm else f"attention.{part}"
-        return rotate(get(step), cos, sin, "centred_halves" if pairs else "index_pairs")
+        return rotate(before_rotation(part, run), cos, sin, "centred_halves" if pairs else "index_pairs")
 
     return change
 
 
 def missing_rotation(part: str) -> OnStep:
-    return lambda rotated, get, config: get(f"attention.{part}_norm" if config.qk_norm else f"attention.{part}")
+    return lambda rotated, run: before_rotation(part, run)
 
 
-def bias_transposed(scores: Array, get: Get, config: ViTConfig) -> Array:
-    return get("attention.scores") + get("attention.relative_bias").swapaxes(-1, -2)
+def before_rotation(part: str, run: Run) -> Array:
+    return run[f"attention.{part}_norm" if run.config.qk_norm else f"attention.{part}"]
+
+
+def bias_transposed(scores: Array, run: Run) -> Array:
+    return run["attention.scores"] + run["attention.relative_bias"].swapaxes(-1, -2)
 
 
 def option_mistakes(c: ViTConfig) -> list[Mistake]:
@@ -499,7 +516,7 @@ def mistakes(model: ViTConfig, preprocess: Mapping[str, Any] | None = None) -> l
     text = "scores are divided by K instead of sqrt(K)"
     say("scale-by-K", text, step("attention.scores", scores_times(model.head_dim**-0.5)))
     text = "scores are key times query instead of query times key"
-    say("scores-transposed", text, step("attention.scores", lambda scores, get, model: scores.swapaxes(-1, -2)))
+    say("scores-transposed", text, step("attention.scores", lambda scores, run: scores.swapaxes(-1, -2)))
     text = "softmax runs over the queries (axis -2) instead of the keys (axis -1)"
     say("softmax-over-queries", text, step("attention.probs", softmax_over(-2)))
     say("softmax-over-heads", "softmax runs over the heads instead of the keys", step("attention.probs", softmax_over(-3)))
@@ -525,7 +542,7 @@ def mistakes(model: ViTConfig, preprocess: Mapping[str, Any] | None = None) -> l
     else:
         say("pooling-class", "the class token is taken instead of the mean of the patch tokens", config(pooling="class"))
     text = "the mean of all tokens, the class token included, is taken"
-    say("pooling-all", text, step("pool", lambda pooled, get, model: get("norm").mean(axis=1)))
+    say("pooling-all", text, step("pool", lambda pooled, run: run["norm"].mean(axis=1)))
     if model.pooler:
         say("pooler-no-tanh", "the pooler has no tanh", step("pooler", pooler_without_tanh))
 

@@ -1,6 +1,7 @@
 """Record a golden: run a model once and keep every step, its hash, and how much noise narrower arithmetic makes there."""
 
 import fnmatch
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,13 +10,12 @@ import numpy as np
 
 from .. import __version__
 from ..arithmetic.portable import total
-from ..arithmetic.rounded import FORMATS, KINDS, round_to, rounded_model
+from ..arithmetic.rounded import FORMATS, KINDS, round_to, rounded_tensors
 from ..errors import InputError, nearest
-from ..model import ViT
 from ..parameters import parameter_shapes
 from ..tracing.tracer import trace
+from ..vit import ViT, step_names
 from .folder import FORMAT, LAYOUTS, VERSION, file_name, manifest_sha256, sha256, weights_sha256
-from .replay import replay
 
 Array = Any
 Floors = dict[str, dict[str, dict[str, float]]]  # step -> "run" and "step" -> "largest", "l2", "gain"
@@ -107,6 +107,22 @@ def record(
     return {**manifest, "sha256": manifest_sha256(manifest)}, stored
 
 
+def replay(model: ViT, pixels: Array, given: Mapping[str, Array], hear: Callable[[str, Array], None]) -> None:
+    """The forward pass again, step by step, from a port's own inputs (teacher forcing): hear(name, array) gets every step as
+    computed from the given arrays before it, and then the given array takes its place.
+
+    pixels (B, C, Y, X) and the given arrays are of the model's dtype. So accumulated error is told from a fresh mistake.
+    """
+
+    def heard_and_replaced(name: str, array: Array) -> Array:
+        hear(name, array)
+        return given.get(name, array)
+
+    names = step_names(model.config, pixels.shape[2:])
+    change = {name: functools.partial(heard_and_replaced, name) for name in names}
+    model(pixels, change=change, resize_positions=True)
+
+
 def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
     """How far arithmetic in a format is from exact at every step, measured by running it.
 
@@ -115,7 +131,7 @@ def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
     "run": the whole forward pass in the format, up to this step. "step": this step alone, against the exact step from the same
     inputs, which are the exact ones rounded to the format. Both as `distance` gives them.
     """
-    narrow = rounded_model(model, kind)
+    narrow = ViT(model.config, rounded_tensors(kind, model.tensors))
     rounded = {name: round_to(kind, array).view(KINDS[kind]) for name, array in exact.items()}
     pixels = distance(rounded["pixels"], exact["pixels"])
     floors: Floors = {name: {} for name in exact}

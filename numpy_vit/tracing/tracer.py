@@ -23,9 +23,8 @@ from ..arithmetic.precision import precision
 from ..arithmetic.shape_only import Ledger, StandIn
 from ..config import LARGEST_SIZE, ViTConfig, check_image, variant, whole_number
 from ..errors import InputError, ShapeError
-from ..model import activation_name, forward
-from ..parameters import assemble, parameter_shapes
-from ..steps import Step
+from ..families import activation_name
+from ..vit import dry_run
 from .step_texts import EXPLANATIONS, Explanation, fill_in, step_key
 
 PARTS = ("embed", "attention", "mlp", "norms and sums", "head")
@@ -174,10 +173,8 @@ def trace(
         raise InputError(f"{batch} x {config.heads} heads x {sizes['N']:,} tokens squared: too large for any machine")
     ledger = Ledger()
     recorder = _Recorder(config, sizes, ledger)
-    tensors = {name: StandIn(shape, dtype, ledger, name=name, weight=True) for name, shape in parameter_shapes(config).items()}
-    pixels = StandIn((batch, config.channels, Y, X), dtype, ledger, name="pixels")
     try:
-        forward(pixels, assemble(tensors, config), config, Step(sizes, dtype, recorder))
+        dry_run(config, batch, (Y, X), dtype, recorder, ledger)
     except ShapeError:
         raise
     except (ValueError, IndexError) as error:  # NumPy's own: shapes that do not fit, before the step that would say so
@@ -202,13 +199,12 @@ class _Recorder:
     def __call__(self, name: str, array: StandIn, dims: str) -> None:
         used: dict[str, StandIn] = {}
         for operation in self.ledger.operations:
-            for operand in operation.inputs:
-                if operand.name is not None:
-                    used.setdefault(operand.name, operand if operand.owner is None else operand.owner)
+            for operand_name, operand in operation.named:
+                used.setdefault(operand_name, operand)
         if array.name is not None:  # a view of an earlier step: nothing was computed
             used.setdefault(array.name, array if array.owner is None else array.owner)
         macs = sum(operation.macs for operation in self.ledger.operations)
-        self.products += [(o.inputs[0].shape, o.inputs[1].shape) for o in self.ledger.operations if o.macs]
+        self.products += [(o.shapes[0], o.shapes[1]) for o in self.ledger.operations if o.macs]
         self.ledger.operations.clear()
         array.name = name
         self._shapes[name] = array.shape

@@ -1,0 +1,217 @@
+"""What later families add to the paper's model: functions that stand in the place of numpy_vit.model's.
+
+    uses(config)        function of the paper -> the one this model has instead; empty for the paper's own model
+    at_image_size(...)  what depends on the patches' places, made or resized for pictures of another size
+
+Most take the paper's function and say what comes after one of its steps (`step.then`): a rotation after "query", layer scale
+after "attention". numpy_vit.config says which family has which option.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import model
+from .config import ViTConfig
+from .ops import ACTIVATIONS, layer_norm, linear, merge_heads, patchify, prepend, softmax, split_heads
+from .parameters import Weights
+from .positions import relative_bias, resize_distances, resize_positions, with_rows_of_zeros
+from .rotary import rotate, rotation_tables
+from .steps import Array, Step
+
+After = Callable[[Array, Step], Array]
+
+
+def uses(config: ViTConfig) -> dict[Callable[..., Any], Callable[..., Any]]:
+    """The functions that this model has in the place of the paper's."""
+    c, found = config, {}
+    only_class_token = c.class_token and not (c.distillation_token or c.registers)
+    if not only_class_token or c.positions == "none" or c.pre_norm:
+        found[model.embed] = embed
+    if c.layer_scale:
+        found[model.encoder_block] = encoder_block
+    if c.qk_norm or c.rope != "none" or c.relative_positions:
+        found[model.multi_head_attention] = multi_head_attention
+    if c.gated_mlp or c.mlp_norm or c.activation != "gelu":
+        found[model.mlp] = mlp
+    tail = (c.pooling, c.final_norm, c.pooler, c.projection, c.distillation_head)
+    if tail != ("class", "tokens", 0, 0, False) or not c.classes:
+        found[model.classify] = classify
+    return found
+
+
+# Tokens and positions
+
+
+def embed(pixels: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """Eq. 1 with other tokens before the patches, or none; without positions; with a norm (CLIP). -> (B, N, D)."""
+    patches = step("patches", patchify(pixels, config.patch), "B G C*P*P")
+    x = step("projection", linear(patches, *w.projection), "B G D")
+    special = [getattr(w, name) for name in ("class_token", "distillation_token", "registers") if name in w]
+    x = step("tokens", prepend(special, x), "B N D")
+    if "positions" in w:
+        x = step("positions", x + w.positions, "B N D")
+    return norm("norm", w, config)(x, step) if "norm" in w else x
+
+
+def embedding_output(config: ViTConfig) -> str:
+    """The name of the step that goes into the first block."""
+    return f"embed.{'norm' if config.pre_norm else 'tokens' if config.positions == 'none' else 'positions'}"
+
+
+def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: Step) -> tuple[Weights, ViTConfig]:
+    """The model for pictures of (Y, X) pixels: what depends on the patches' places, resized or made for their grid."""
+    old, new = config.grid, (image[0] // config.patch, image[1] // config.patch)
+    embed, blocks, rule = w.embed, w.blocks, config.position_rule
+    step = step.under("embed")
+    config = config.for_image(image)
+    if "positions" in embed:
+        positions = embed.positions if new == old else resize_positions(embed.positions, old, new, rule)
+        if len(positions) < config.tokens:  # registers have no position, class tokens not always
+            before = len(positions) - config.patches
+            positions = with_rows_of_zeros(positions, before, config.tokens - len(positions))
+        embed = embed.having(positions=positions if new == old else step("resized_positions", positions, "N D"))
+    if new != old and config.relative_positions:
+        tables = [resize_distances(block.attention.relative_positions, old, new, rule) for block in blocks]
+        blocks = [with_attention(b, relative_positions=table) for b, table in zip(blocks, tables, strict=True)]
+    if config.rope != "none":
+        cos, sin = rotation_tables(w.rope.frequencies, new, config.rope, config.rope_grid)
+        rotation = (step("rope_cos", cos, "G K"), step("rope_sin", sin, "G K"))
+        blocks = [with_attention(block, rotation=rotation) for block in blocks]
+    return w.having(embed=embed, blocks=blocks), config
+
+
+def with_attention(block: Weights, **changes: Any) -> Weights:
+    """The same block with something changed in its attention."""
+    return block.having(attention=block.attention.having(**changes))
+
+
+# Inside a block
+
+
+def encoder_block(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """Layer scale (CaiT, arXiv 2103.17239): a learned factor for each of the D numbers that are added. -> (B, N, D)."""
+    return model.encoder_block(x, w, config, step.then(layer_scales(w)))
+
+
+def layer_scales(w: Weights) -> dict[str, After]:
+    """What comes after attention and MLP in a block that has layer scale."""
+
+    def scaled(name: str) -> After:
+        return lambda x, step: step(name, x * getattr(w, name), "B N D")
+
+    parts = {"attention": "layer_scale1", "mlp": "layer_scale2"}
+    return {part: scaled(name) for part, name in parts.items() if name in w}
+
+
+def norm(name: str, w: Weights, config: ViTConfig, dims: str = "B N D") -> After:
+    """The layer norm of this name, as what comes after a step."""
+    return lambda x, step: step(name, layer_norm(x, *getattr(w, name), config.eps), dims)
+
+
+def multi_head_attention(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """Query and key normed (ViT-22B), rotated by their position (RoPE), or scores by distance (BEiT). -> (B, N, D)."""
+    after: dict[str, After] = {}
+    for name in ("query", "key"):
+        if config.qk_norm or config.rope != "none":
+            after[name] = normed_and_rotated(name, w, config)
+    if config.relative_positions:  # arXiv 2106.08254: a learned number for every head and distance
+        bias = step("relative_bias", relative_bias(w.relative_positions, config.grid), "H N N")
+        after["scores"] = lambda scores, step: step("biased_scores", scores + step.part_of(bias), "B H N N")
+    return model.multi_head_attention(x, w, config, step.then(after))
+
+
+def normed_and_rotated(name: str, w: Weights, config: ViTConfig) -> After:
+    """What is done to a query or key before it goes into the scores. (B, H, N, K) -> (B, H, N, K)."""
+
+    def finish(x: Array, step: Step) -> Array:
+        if config.qk_norm:
+            x = norm(f"{name}_norm", w, config, "B H N K")(x, step)
+        return x if config.rope == "none" else step(f"{name}_rotated", rotate(x, *w.rotation, config.rope), "B H N K")
+
+    return finish
+
+
+def activation_name(config: ViTConfig) -> str:
+    """The activation's step: "gelu" for all three dialects of GELU, else its own name."""
+    return "gelu" if "gelu" in config.activation else config.activation
+
+
+def mlp(x: Array, w: Weights, config: ViTConfig, step: Step, tokens: str = "N") -> Array:
+    """Another activation; a gate for each hidden number (GLU, arXiv 2002.05202); a norm of them (EVA-02). -> (B, N, D)."""
+    activate, name, dims = ACTIVATIONS[config.activation], activation_name(config), f"B {tokens} M"
+    hidden = step("hidden", linear(x, *w.hidden), dims)
+    if "gate" in w:
+        gate = step("gate", linear(x, *w.gate), dims)
+        gate = step(name, activate(gate), dims)
+        hidden = step("gated", gate * hidden, dims)
+    else:
+        hidden = step(name, activate(hidden), dims)
+    if "norm" in w:
+        hidden = norm("norm", w, config, dims)(hidden, step)
+    return step("output", linear(hidden, *w.output), f"B {tokens} D")
+
+
+# After the blocks
+
+
+def classify(x: Array, w: Weights, config: ViTConfig, step: Step) -> dict[str, Array]:
+    """One vector for the picture by another rule than the paper's, and what is made of it. (B, N, D) -> the outputs."""
+    x = norm("norm", w, config)(x, step) if config.final_norm == "tokens" else x
+    pooled = POOLINGS[config.pooling](x, w, config, step)
+    pooled = norm("pooled_norm", w, config, "B D")(pooled, step) if config.final_norm == "pooled" else pooled
+    outputs = {"last_hidden_state": x, "pooled": pooled}
+    if config.pooler:  # what transformers' ViTModel keeps of pre-training: one more layer on the class token
+        outputs["pooler_output"] = step("pooler", np.tanh(linear(pooled, *w.pooler)), "B R")
+    if config.classes:
+        logits = linear(outputs["pooler_output"] if config.pre_logits else pooled, *w.head)
+        outputs["logits"] = step("logits", distilled(logits, x, w, step) if config.distillation_head else logits, "B O")
+    if config.projection:  # CLIP (arXiv 2103.00020): the picture in the space shared with texts, not normalised
+        outputs["image_embedding"] = step("image_embedding", linear(pooled, *w.projection), "B E")
+    return outputs
+
+
+def distilled(logits: Array, x: Array, w: Weights, step: Step) -> Array:
+    """DeiT (arXiv 2012.12877): the mean of what the heads of class and distillation token say. -> (B, O)."""
+    logits = step("class_logits", logits, "B O")
+    other = step("distillation_logits", linear(x[:, 1], *w.distillation_head), "B O")
+    return (logits + other) / 2
+
+
+def pool_class(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """The class token (eq. 4). (B, N, D) -> (B, D)."""
+    return step("pool", x[:, 0], "B D")
+
+
+def pool_mean(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """The mean of the patches' tokens. (B, N, D) -> (B, D)."""
+    return step("pool", x[:, config.special_tokens :].mean(axis=1), "B D")
+
+
+def pool_class_and_mean(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """Both, one after the other (DINOv2's classifiers). (B, N, D) -> (B, 2*D)."""
+    return step("pool", np.concatenate([x[:, 0], x[:, config.special_tokens :].mean(axis=1)], axis=-1), "B 2*D")
+
+
+def pool_by_attention(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """MAP (Set Transformer, arXiv 1810.00825; SigLIP): a learned query attends to all tokens; then an MLP. -> (B, D)."""
+    path, a = step.under("map"), w.map.attention
+    probe = np.broadcast_to(w.map.probe, (len(x), *w.map.probe.shape))  # (B, 1, D)
+    query = path("query", split_heads(linear(probe, *a.query), config.heads), "B H 1 K")
+    key = path("key", split_heads(linear(x, *a.key), config.heads), "B H N K")
+    value = path("value", split_heads(linear(x, *a.value), config.heads), "B H N K")
+    scores = path("scores", query @ key.swapaxes(-1, -2) * config.head_dim**-0.5, "B H 1 N")
+    probs = path("probs", softmax(scores), "B H 1 N")
+    context = path("context", probs @ value, "B H 1 K")
+    attended = path("output", linear(merge_heads(context), *a.output), "B 1 D")
+    normed = norm("norm", w.map, config, "B 1 D")(attended, path)
+    return step("pool", (attended + path.into("mlp", pooling_mlp, normed, w.map.mlp, config))[:, 0], "B D")
+
+
+def pooling_mlp(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """The MLP of one token. (B, 1, D) -> (B, 1, D)."""
+    return mlp(x, w, config, step, "1")
+
+
+POOLINGS = {"class": pool_class, "mean": pool_mean, "class_and_mean": pool_class_and_mean, "map": pool_by_attention}
