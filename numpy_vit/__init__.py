@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .config import variants as variants
     from .errors import InputError as InputError
     from .errors import InvariantError as InvariantError
+    from .errors import NumpyVitError as NumpyVitError
     from .errors import ShapeError as ShapeError
     from .files.embedder import Embedder as Embedder
     from .files.loading import load as load
@@ -38,6 +39,7 @@ _WHERE = {
     "Embedder": "files.embedder",
     "InputError": "errors",
     "InvariantError": "errors",
+    "NumpyVitError": "errors",
     "ShapeError": "errors",
     "Preprocess": "pictures.images",
     "load": "files.loading",

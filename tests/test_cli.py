@@ -6,13 +6,16 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import numpy_vit
+from numpy_vit.cli import main
 
 import pictures
 from conftest import DATA, relative_error
@@ -97,6 +100,16 @@ def test_bad_usage(run):
     for words in (["predict", "--image", "axb"], ["predict", "--dtype", "int8"], ["nonsense"], [], ["embed", "x.png"]):
         status, out, err = run(*words)
         assert status == 2 and out == "" and err.startswith("numpy-vit") and err.count("\n") == 1 and "--help)" in err
+
+
+def test_the_nearest_is_suggested(run):
+    for words, nearest in (
+        (["predct"], "predict"),
+        (["golden", "chekc"], "check"),
+        (["predict", "--dtype", "flaot64"], "float64"),
+    ):
+        status, _, err = run(*words)
+        assert status == 2 and f"did you mean '{nearest}'?" in err and err.count("\n") == 1
 
 
 def test_every_broken_picture(refused, tmp_path):
@@ -238,6 +251,95 @@ def test_a_reader_that_stops_early():
 def test_debug_shows_the_traceback(run, tmp_path):
     status, _, err = run("inspect", tmp_path / "absent", "--debug")
     assert status == 2 and "Traceback" in err and err.splitlines()[-1].startswith("numpy-vit: error: ")
+
+
+def test_our_own_mistake_is_not_the_users(run, monkeypatch):
+    """Status 70, and one line that says how to report it."""
+    monkeypatch.setattr("numpy_vit.cli.inspect.describe", lambda file: {}["never"])
+    for words in (["inspect", "digits"], ["inspect", "digits", "--debug"]):
+        status, out, err = run(*words)
+        assert (status, out) == (70, "") and ("Traceback" in err) == ("--debug" in words)
+        last = err.splitlines()[-1]
+        assert last.startswith("numpy-vit: error: a bug in numpy-vit") and "KeyError: 'never'" in last and "report" in last
+    for error in (numpy_vit.InputError, numpy_vit.ShapeError, numpy_vit.InvariantError):
+        assert issubclass(error, numpy_vit.NumpyVitError) and issubclass(error, ValueError)
+
+
+@pytest.mark.parametrize("words", [["inspect", "digits"], ["inspect", "absent"], ["trace", "--nonsense"]])
+def test_signals_and_streams_are_left_as_they_were(words, capfd):
+    """In the main thread and in another, where no signal can be handled."""
+
+    def state():
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        return [*handlers, sys.stdout, sys.stdout.errors, sys.stderr, sys.stderr.errors]
+
+    def status():
+        try:
+            return main(words)
+        except SystemExit as stop:
+            return stop.code
+
+    before, expected = state(), 0 if words[1] == "digits" else 2
+    assert status() == expected and state() == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(status).result() == expected
+    assert state() == before
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors and errors.count("error: ") == (2 if expected else 0)
+
+
+def test_closed_streams_stay_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["inspect", "digits"]) == 0 and main(["inspect", "absent"]) == 2
+    assert sys.stdout is None and sys.stderr is None
+
+
+def test_a_full_disk_leaves_standard_output_as_it_was():
+    """main() in another program: what could not be written is gone, and later output goes where it went before."""
+    code = (
+        "import os, sys; from numpy_vit.cli import main; full = os.fstat(1).st_rdev; status = main(['inspect', 'digits'])\n"
+        "sys.stderr.write(f'{status} {os.fstat(1).st_rdev == full}')"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "2 True", done.stderr
+
+
+STARTING = """
+import runpy, signal, sys
+
+class Interrupt:  # Ctrl-C while this module is being imported
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[0]:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv.pop(0)
+runpy.run_module("numpy_vit", run_name="__main__", alter_sys=False)
+"""
+
+
+@pytest.mark.parametrize("module", ["numpy_vit.cli", "argparse", "numpy_vit.cli.trace", "numpy", "numpy.linalg", "PIL"])
+def test_ctrl_c_while_it_starts(module):
+    """At whatever import: one line, status 130, no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-c", STARTING, module, "predict"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+    assert done.stderr.splitlines()[-1].startswith("numpy-vit: error: interrupted") and "Traceback" not in done.stderr
+
+
+def test_a_background_job_ignores_ctrl_c():
+    done = subprocess.run(
+        [sys.executable, "-c", STARTING, "numpy_vit.cli.trace", "inspect", "digits"],
+        capture_output=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    assert done.returncode == 0 and b"error" not in done.stderr
 
 
 def test_importing_costs_nothing_but_definitions():

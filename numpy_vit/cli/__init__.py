@@ -1,49 +1,87 @@
 """The command line: `numpy-vit COMMAND ...`, one small module a command.
 
-Exit status: 0 success, 1 a check that failed, 2 bad usage or bad input. Results go to stdout, everything else to stderr.
+Exit status: 0 success, 1 a check that failed, 2 bad usage or bad input, 70 a mistake of this program's own, 130 interrupted.
+Results go to stdout, everything else to stderr.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import InputError, InvariantError, ShapeError
+from ..errors import NumpyVitError, nearest
 from . import attend, bench, convert, embed, evaluate, explain, golden, inspect, predict, trace
-from .common import complain, share_threads
-
-BAD_INPUT = 2
+from .common import BAD_INPUT, BUG, INTERRUPTED, complain, share_threads
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status. Bad input is one line on stderr; `--debug` shows the traceback."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller
-            setattr(sys, name, open(os.devnull, "w"))
-        elif hasattr(getattr(sys, name), "reconfigure"):  # what the terminal cannot show is spelled out
-            getattr(sys, name).reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _terminate)
-    arguments = parsed(argv)
+def main(argv: Sequence[str] | None = None, *, begin: Callable[[], None] | None = None) -> int:
+    """Run one command and return its exit status; usage that makes no sense, and --help, raise SystemExit, as argparse does.
+
+    Bad input is one line on stderr; `--debug` shows the traceback. It may be called in any thread; signal handlers and
+    streams are afterwards what they were.
+
+    argv    the words of the command; those of this process where nothing is given
+    begin   called when the command is understood and its work begins
+    """
+    with streams_that_take_everything(), terminated_politely():
+        arguments = parsed(argv)
+        try:
+            if "numpy" not in sys.modules:
+                share_threads(arguments)
+            if begin is not None:
+                begin()
+            status = arguments.run(arguments)
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:  # the reader, `head` say, has seen enough
+            drop_what_stdout_cannot_take()
+            return getattr(arguments, "verdict", 0)
+        except (Exception, KeyboardInterrupt) as error:
+            if arguments.debug:
+                import traceback
+
+                traceback.print_exception(error)
+            drop_what_stdout_cannot_take()
+            status, text = verdict(error)
+            complain(text)
+            return status
+
+
+@contextlib.contextmanager
+def streams_that_take_everything() -> Iterator[None]:
+    """A closed stream is one to nowhere, and what the terminal cannot show is spelled out, as long as the block lasts."""
+    with contextlib.ExitStack() as undo:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None:  # closed by the caller
+                setattr(sys, name, undo.enter_context(open(os.devnull, "w")))
+                undo.callback(setattr, sys, name, None)
+            elif hasattr(stream, "reconfigure"):
+                undo.callback(stream.reconfigure, errors=stream.errors)
+                stream.reconfigure(errors="backslashreplace")
+        yield
+
+
+@contextlib.contextmanager
+def terminated_politely() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that temporary files are removed, as long as the block lasts."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may say what a signal does
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        if "numpy" not in sys.modules:
-            share_threads(arguments)
-        status = arguments.run(arguments)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        _quietly_drop_stdout()
-        return getattr(arguments, "verdict", 0)
-    except (Exception, KeyboardInterrupt) as error:
-        if arguments.debug:
-            import traceback
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
-            traceback.print_exception(error)
-        _quietly_drop_stdout()
-        complain(reason(error))
-        return BAD_INPUT
+
+def _terminate(*_: Any) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -59,17 +97,20 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong, in one sentence for the user."""
+def verdict(error: BaseException) -> tuple[int, str]:
+    """What went wrong: the exit status, and one sentence for the user."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted; no file was left half-written"
-    if isinstance(error, InputError | ShapeError | InvariantError):
-        return str(error)
+        return INTERRUPTED, "interrupted; no file was left half-written"
+    if isinstance(error, NumpyVitError):
+        return BAD_INPUT, str(error)
     if isinstance(error, MemoryError):
-        return "out of memory: give fewer pictures at a time or a smaller image"
+        return BAD_INPUT, "out of memory: give fewer pictures at a time or a smaller image"
     if isinstance(error, OSError):
-        return f"{error.filename or 'output'}: {error.strerror or error}"
-    return f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)"
+        return BAD_INPUT, f"{error.filename or 'output'}: {error.strerror or error}"
+    return BUG, (
+        f"a bug in numpy-vit {__version__}, not your mistake: {type(error).__name__}: {error}; "
+        "please report it with your command and what that prints with --debug"
+    )
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,6 +118,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """The nearest of the choices is offered, which argparse does from Python 3.14 on, where asked to."""
+        if action.choices is not None and value not in action.choices:
+            known = list(map(str, action.choices))
+            message = f"'{value}' is not one of {', '.join(known)}{nearest(str(value), known)}"
+            raise argparse.ArgumentError(action, message)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,14 +144,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _terminate(*_: Any) -> NoReturn:
-    """A polite kill unwinds like Ctrl-C, so that temporary files are removed."""
-    sys.exit(128 + signal.SIGTERM)
-
-
-def _quietly_drop_stdout() -> None:
+def drop_what_stdout_cannot_take() -> None:
     """What is still buffered for a stdout that cannot take it (a full disk) would raise again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        number = sys.stdout.fileno()
+        kept, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        sys.stdout.flush()
+        os.dup2(kept, number)
+        os.close(kept)
+        os.close(nowhere)

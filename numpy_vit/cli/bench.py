@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import DIGITS
 from ..errors import InputError
-from .common import Progress, complain, note, printable, terminal_width
+from .common import INTERRUPTED, OK, Progress, complain, note, printable, terminal_width
 from .trace import config_of
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(report, indent=1))
     if report.get("interrupted"):
         complain("interrupted; what was measured until then is printed")
-        return 2
-    return 0
+        return INTERRUPTED
+    return OK
 
 
 def models_of(words: Sequence[str]) -> list[list[str]]:

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
     from ..model import ViT
 
+OK, FAILED, BAD_INPUT, BUG, INTERRUPTED = (
+    0,
+    1,
+    2,
+    70,
+    130,
+)  # exit statuses: sysexits.h's EX_SOFTWARE, and a shell's 128 + SIGINT
 BATCH = 16
 READERS = min(4, os.cpu_count() or 1)  # threads that read pictures
 AHEAD = BATCH  # how many pictures at most are read before they are asked for
