@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -242,9 +241,7 @@ def read_ahead(read: Callable[[Path], Any], paths: Iterable[Path]) -> Generator[
     from concurrent.futures import ThreadPoolExecutor
 
     pending: collections.deque[tuple[Path, Future[Any]]] = collections.deque()
-    # Threads that each silence Pillow's warnings for a moment (numpy_vit.pictures.images) would switch them on for one another.
-    with warnings.catch_warnings(), ThreadPoolExecutor(READERS, "read") as pool:
-        warnings.simplefilter("ignore")
+    with ThreadPoolExecutor(READERS, "read") as pool:
         try:
             for path in paths:
                 pending.append((path, pool.submit(read, path)))

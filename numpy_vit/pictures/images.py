@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..config import from_plain, to_plain
 from ..errors import InputError
 from ..positions import RULES
 
-Array = Any
+Array = npt.NDArray[Any]
 RESAMPLES = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -38,6 +39,10 @@ ARITHMETICS = {  # whose resizing, and what it can do
 ROUNDINGS = ("down", "even")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 LARGEST_SIDE = 100_000
+# Pillow warns from 89 million pixels on (a phone has 108) and refuses from 179 million on; it also warns of damaged EXIF data,
+# which do no harm. Said once for the process, since to silence it for the time of a call is to silence other threads too.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -281,11 +286,7 @@ def upright(image: Any, channels: int = 3) -> Image.Image:
     """
     name = str(image) if isinstance(image, str | os.PathLike) else "the picture"
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels on (a phone has 108) and refuses from 179 million on; it also warns of
-            # damaged EXIF data, which do no harm.
-            warnings.simplefilter("ignore")
-            return _to_mode(_open(image), "RGB" if channels == 3 else "L")
+        return _to_mode(_open(image), "RGB" if channels == 3 else "L")
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     except FileNotFoundError as error:
