@@ -81,7 +81,7 @@ def test_predict_goes_on_after_a_bad_picture(run, folder):
 
 
 def test_predict_at_another_size(run, folder):
-    status, out, _ = run("predict", folder / "class 0" / "a.png", "--weights", CLASSIFIER, "--image", "32x24")
+    status, out, _ = run("predict", folder / "class 0" / "a.png", "--weights", CLASSIFIER, "--size", "32x24")
     assert status == 0 and out
 
 
@@ -90,14 +90,28 @@ def test_predict_refuses(refused, folder, tmp_path):
     refused("predict", picture, "--weights", tmp_path / "absent.safetensors", message="no such file or folder")
     refused("predict", picture, "--weights", BACKBONE, message="does not say how pictures are prepared")
     refused("predict", tmp_path / "absent.png", "--weights", CLASSIFIER, message="absent.png: no such file or folder")
-    refused("predict", picture, "--weights", CLASSIFIER, "--top", 0, message="--top: 0")
-    refused("predict", picture, "--weights", CLASSIFIER, "--image", "30x30", message="not a multiple of the patch size 8")
+    refused(
+        "predict",
+        picture,
+        "--weights",
+        CLASSIFIER,
+        "--size",
+        "30x30",
+        message="image height 30 is not a multiple of the patch size 8",
+    )
     (tmp_path / "empty").mkdir()
     refused("predict", tmp_path / "empty", "--weights", CLASSIFIER, message="no picture in this folder")
 
 
 def test_bad_usage(run):
-    for words in (["predict", "--image", "axb"], ["predict", "--dtype", "int8"], ["nonsense"], [], ["embed", "x.png"]):
+    for words in (
+        ["predict", "--size", "axb"],
+        ["predict", "--dtype", "int8"],
+        ["predict", "--top", "0"],
+        ["nonsense"],
+        [],
+        ["embed", "x.png"],
+    ):
         status, out, err = run(*words)
         assert status == 2 and out == "" and err.startswith("numpy-vit") and err.count("\n") == 1 and "--help)" in err
 
@@ -142,10 +156,20 @@ def test_embed(run, folder, tmp_path, suffix):
 
 
 def test_embed_other_outputs(run, refused, folder, tmp_path):
-    for what, shape in (("tokens", (3, 16, 20)), ("logits", (3, 6))):
+    for what, shape in (("last_hidden_state", (3, 16, 20)), ("logits", (3, 6))):
         assert run("embed", folder, "-o", tmp_path / "o.npy", "--weights", CLASSIFIER, "--what", what)[0] == 0
         assert np.load(tmp_path / "o.npy").shape == shape
-    refused("embed", folder, "-o", tmp_path / "p.npy", "--weights", CLASSIFIER, "--what", "pooler", message="has no pooler")
+    refused(
+        "embed",
+        folder,
+        "-o",
+        tmp_path / "p.npy",
+        "--weights",
+        CLASSIFIER,
+        "--what",
+        "pooler_output",
+        message="has no pooler_output",
+    )
     refused("embed", folder, "-o", tmp_path / "p.txt", "--weights", CLASSIFIER, message="the name must end in")
     refused("embed", folder, "-o", tmp_path / "no/p.npy", "--weights", CLASSIFIER, message="there is no folder")
     refused("embed", folder, "-o", "/proc/p.npy", "--weights", CLASSIFIER, message="cannot be written")
@@ -273,16 +297,10 @@ def test_signals_and_streams_are_left_as_they_were(words, capfd):
         handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         return [*handlers, sys.stdout, sys.stdout.errors, sys.stderr, sys.stderr.errors]
 
-    def status():
-        try:
-            return main(words)
-        except SystemExit as stop:
-            return stop.code
-
     before, expected = state(), 0 if words[1] == "digits" else 2
-    assert status() == expected and state() == before
+    assert main(words) == expected and state() == before
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(status).result() == expected
+        assert pool.submit(main, words).result() == expected
     assert state() == before
     errors = capfd.readouterr().err
     assert "Traceback" not in errors and errors.count("error: ") == (2 if expected else 0)
@@ -360,7 +378,7 @@ def test_importing_costs_nothing_but_definitions():
 def test_a_small_model_needs_no_second_thread(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from numpy_vit.cli.common import SMALL_MODEL, share_threads
+    from numpy_vit.cli.sharing import SMALL_MODEL, share_threads
 
     large = tmp_path / "large"
     large.mkdir()
@@ -370,7 +388,7 @@ def test_a_small_model_needs_no_second_thread(tmp_path, monkeypatch):
     for arguments, blas, own in (
         ({"weights": "digits"}, "1", None),
         ({"weights": CLASSIFIER}, "1", None),
-        ({"weights": str(large)}, None, "3"),  # hold_blas, before NumPy is imported, sees to the BLAS
+        ({"weights": str(large)}, None, "3"),  # limit_blas, before NumPy is imported, sees to the BLAS
         ({"weights": str(large / "model.safetensors")}, None, "3"),
         ({"weights": str(large), "dtype": "portable"}, None, None),
         ({"weights": "google/vit-base-patch16-224"}, None, "3"),

@@ -418,7 +418,7 @@ def test_strict_eval(folder, capsys):
     [
         (["--what", "pooled"], "was begun with what logits, not pooled"),
         (["--dtype", "float64"], "was begun with dtype float32, not float64"),
-        (["--image", "32x24"], "was begun with image None, not [32, 24]"),
+        (["--size", "32x24"], "was begun with size None, not [32, 24]"),
         (["--weights", "other"], "was begun with another model"),
         (["--preprocessor", "clip"], "was begun with another model"),
     ],

@@ -160,9 +160,9 @@ def test_a_list_is_a_batch():
 
 def test_another_size_keeps_the_policy():
     edge = dataclasses.replace(SQUASH, resize="shortest_edge", size=256, crop=(224, 224))
-    assert edge.for_image((448, 448)).size == 512 and edge.for_image((448, 448)).crop == (448, 448)
-    assert SQUASH.for_image((32, 64)).size == (32, 64)
-    assert edge.for_image((64, 96))(pictures.draw(50, 50)).shape == (1, 3, 64, 96)
+    assert edge.at_image_size((448, 448)).size == 512 and edge.at_image_size((448, 448)).crop == (448, 448)
+    assert SQUASH.at_image_size((32, 64)).size == (32, 64)
+    assert edge.at_image_size((64, 96))(pictures.draw(50, 50)).shape == (1, 3, 64, 96)
 
 
 QUIET = """

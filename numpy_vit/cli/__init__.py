@@ -16,11 +16,12 @@ from typing import Any, NoReturn
 from .. import __version__
 from ..errors import NumpyVitError, nearest
 from . import attend, bench, convert, embed, evaluate, explain, golden, inspect, predict, trace
-from .common import BAD_INPUT, BUG, INTERRUPTED, complain, share_threads
+from .common import BAD_INPUT, BUG, INTERRUPTED, OK, complain
+from .sharing import share_threads
 
 
 def main(argv: Sequence[str] | None = None, *, begin: Callable[[], None] | None = None) -> int:
-    """Run one command and return its exit status; usage that makes no sense, and --help, raise SystemExit, as argparse does.
+    """Run one command and return its exit status.
 
     Bad input is one line on stderr; `--debug` shows the traceback. It may be called in any thread; signal handlers and
     streams are afterwards what they were.
@@ -29,7 +30,10 @@ def main(argv: Sequence[str] | None = None, *, begin: Callable[[], None] | None 
     begin   called when the command is understood and its work begins
     """
     with streams_that_take_everything(), terminated_politely():
-        arguments = parsed(argv)
+        try:
+            arguments = parsed(argv)
+        except SystemExit as stop:  # argparse has said what is wrong, or printed the help that was asked for
+            return int(stop.code or OK)
         try:
             if "numpy" not in sys.modules:
                 share_threads(arguments)
@@ -40,7 +44,7 @@ def main(argv: Sequence[str] | None = None, *, begin: Callable[[], None] | None 
             return status
         except BrokenPipeError:  # the reader, `head` say, has seen enough
             drop_what_stdout_cannot_take()
-            return getattr(arguments, "verdict", 0)
+            return getattr(arguments, "verdict", OK)
         except (Exception, KeyboardInterrupt) as error:
             if arguments.debug:
                 import traceback
@@ -114,7 +118,11 @@ def verdict(error: BaseException) -> tuple[int, str]:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with the usage in one line."""
+    """Says what is wrong with the usage in one line. Every command has --debug."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -135,12 +143,10 @@ def parser() -> argparse.ArgumentParser:
         epilog="`numpy-vit predict` alone classifies the shipped samples with the shipped model.",
     )
     top.add_argument("--version", action="version", version=f"numpy-vit {__version__}")
+    top.set_defaults(debug=False)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     for module in (predict, embed, attend, explain, evaluate, convert, inspect, trace, golden, bench):
-        command = module.add_parser(commands)
-        if module is not golden:  # whose actions have it
-            command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.set_defaults(run=module.run)
+        module.add_parser(commands).set_defaults(run=module.run)
     return top
 
 
