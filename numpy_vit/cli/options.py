@@ -26,26 +26,15 @@ def positive(text: str) -> int:
 
 STRICT = "also check the invariants of every step"
 SHARED: dict[str, dict[str, Any]] = {
-    "--weights": {
-        "metavar": "MODEL",
-        "help": "a converted file, a Hugging Face folder, a hub name, or digits (the default)",
-    },
-    "--preprocessor": {"metavar": "FILE", "help": "a preprocessor_config.json, or a published way: clip, dinov2, ..."},
-    "--dtype": {
-        "choices": ("float32", "float64", "portable"),
-        "default": "float32",
-        "help": "what the model computes in (default: %(default)s)",
-    },
-    "--size": {
-        "type": image_size,
-        "metavar": "HEIGHTxWIDTH",
-        "help": "run at another image size: positions are resized",
-    },
-    "--strict": {"action": "store_true", "help": STRICT},
-    "--batch": {"type": positive, "metavar": "B", "help": "pictures at once (default: 1)"},
-    "--top": {"type": positive, "metavar": "K", "help": "how many classes to show (default: %(default)s)"},
-    "--lang": {"choices": ("en", "zh"), "default": "en", "help": "the language (default: %(default)s)"},
-    "--json": {"action": "store_true", "help": "print JSON"},
+    "--weights": dict(metavar="MODEL", help="a converted file, a Hugging Face folder, a hub name, or digits (the default)"),
+    "--preprocessor": dict(metavar="FILE", help="a preprocessor_config.json, or a published way: clip, dinov2, ..."),
+    "--dtype": dict(choices=("float32", "float64", "portable"), default="float32", help="to compute in (default: %(default)s)"),
+    "--size": dict(type=image_size, metavar="HEIGHTxWIDTH", help="run at another image size: positions are resized"),
+    "--strict": dict(action="store_true", help=STRICT),
+    "--batch": dict(type=positive, metavar="B", help="pictures at once (default: 1)"),
+    "--top": dict(type=positive, metavar="K", help="how many classes to show (default: %(default)s)"),
+    "--lang": dict(choices=("en", "zh"), default="en", help="the language (default: %(default)s)"),
+    "--json": dict(action="store_true", help="print JSON"),
 }
 
 

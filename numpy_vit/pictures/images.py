@@ -161,7 +161,7 @@ class Preprocess:
 
     def resize_and_crop(self, image: Picture) -> Array:
         """One picture -> (Y, X, C), values 0..255: uint8, or floats where `arithmetic` does not round to 8 bits."""
-        array = self.resized(upright(image, self.channels))
+        array = self.resized(upright(image, channels=self.channels))
         return array if self.crop is None else center_crop(array, self.crop, self.crop_rounding)
 
     def resized(self, picture: Image.Image) -> Array:
@@ -280,7 +280,7 @@ def center_crop(array: Array, crop: tuple[int, int], rounding: str = "down") -> 
     return array[top : top + crop[0], left : left + crop[1]]
 
 
-def upright(image: Picture, channels: int = 3) -> Image.Image:
+def upright(image: Picture, *, channels: int = 3) -> Image.Image:
     """A path, PIL image or uint8 array (Y, X[, C]) as an 8-bit "RGB" (or, for 1 channel, "L") image, turned upright.
 
     Transparent parts become white, as in transformers; 16-bit grey is scaled to 8 bits; EXIF rotation is applied.
