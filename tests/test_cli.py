@@ -18,6 +18,7 @@ import pytest
 
 import numpy_vit
 from numpy_vit.cli import main, parsed
+from numpy_vit.cli.common import check_output
 
 import pictures
 from conftest import DATA, REPOSITORY, relative_error
@@ -155,6 +156,8 @@ def test_the_nearest_is_suggested(run):
     for words, nearest in (
         (["predct"], "predict"),
         (["golden", "chekc"], "check"),
+        (["golden", "check", "a", "b", "--jsno"], "--json"),
+        (["predict", "--sise", "32"], "--size"),
         (["predict", "--dtype", "flaot64"], "float64"),
     ):
         status, _, err = run(*words)
@@ -272,6 +275,14 @@ def test_convert_refuses(refused, tmp_path, run):
     refused("convert", source, "-o", tmp_path / "out.safetensors", message="not a valid safetensors file")
     run("convert", CLASSIFIER, "-o", tmp_path / "out.safetensors")
     refused("convert", tmp_path / "out.safetensors", "-o", tmp_path / "again.safetensors", message="already a converted file")
+
+
+def test_where_a_file_cannot_be_made(tmp_path, monkeypatch):
+    """What is replaced needs a place beside it; a device or a pipe is there already."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    check_output("/dev/null")
+    with pytest.raises(numpy_vit.InputError, match="Permission denied"):
+        check_output(str(tmp_path / "page.html"))
 
 
 def test_a_full_disk(refused, tmp_path, monkeypatch):

@@ -90,12 +90,12 @@ def _terminate(*_: Any) -> NoReturn:
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments. argparse takes positional ones in one place alone; KEY=VALUE may come after options too."""
-    top = parser()
-    arguments, others = top.parse_known_args(argv)
+    arguments, others = parser().parse_known_args(argv)
     name = getattr(arguments, "key_values", None)
     unknown = [text for text in others if name is None or text.startswith("-") or "=" not in text]
     if unknown:
-        top.error(f"unrecognized arguments: {' '.join(unknown)}")
+        known = arguments.parser._option_string_actions
+        arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}{nearest(unknown[0], known)}")
     if others:
         setattr(arguments, str(name), [*getattr(arguments, str(name)), *others])
     return arguments
@@ -123,6 +123,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+        self.set_defaults(parser=self)  # of several within each other, the innermost stays
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see {self.prog} --help)\n")

@@ -47,12 +47,13 @@ def refuse(*rules: tuple[object, str]) -> None:
 
 def check_output(output: str, *suffixes: str) -> None:
     """Refuse a target that cannot be written before the work, not after it."""
-    folder = Path(output).parent
+    path, folder = Path(output), Path(output).parent
+    special = path.exists() and not path.is_file()  # a device or a pipe is written to, not replaced
     refuse(
         (suffixes and not output.lower().endswith(suffixes), f"{output}: the name must end in {', '.join(suffixes)}"),
-        (Path(output).is_dir(), f"{output}: cannot be written (it is a folder; give a file name)"),
+        (path.is_dir(), f"{output}: cannot be written (it is a folder; give a file name)"),
         (not folder.is_dir(), f"{output}: cannot be written (there is no folder {folder})"),
-        (not os.access(folder, os.W_OK), f"{output}: cannot be written (Permission denied)"),
+        (not (special or os.access(folder, os.W_OK)), f"{output}: cannot be written (Permission denied)"),
     )
 
 

@@ -251,9 +251,9 @@ def compared(arguments: argparse.Namespace, need_model: bool) -> "Check":
             no_model=why,
         )
     if checked.unknown:
-        some = ", ".join(f"'{name}'{nearest(name, golden.arrays)}" for name in checked.unknown[:3])
+        first_names = ", ".join(f"'{name}'{nearest(name, golden.arrays)}" for name in checked.unknown[:3])
         more = f" and {len(checked.unknown) - 3} more" if len(checked.unknown) > 3 else ""
-        note(f"{arguments.dump}: no step of the golden is called {some}{more}")
+        note(f"{arguments.dump}: no step of the golden is called {first_names}{more}")
     return checked
 
 

@@ -67,7 +67,7 @@ def describe(file: str) -> dict[str, Any]:
         except InputError as error:
             if facts["format"] != "foreign":
                 raise
-            facts |= {"to convert it": str(error), "its tensors tell": seen(opened)}
+            facts |= {"to convert it": str(error), "its tensors tell": inferred(opened)}
     if checkpoint is not None:
         facts |= {"parameters": parameter_count(checkpoint.config), "config": checkpoint.config.to_dict()}
         facts["preprocess"] = checkpoint.preprocess.to_dict() if checkpoint.preprocess else None
@@ -79,7 +79,7 @@ def describe(file: str) -> dict[str, Any]:
     return facts
 
 
-def seen(source: "Source") -> dict[str, Any]:
+def inferred(source: "Source") -> dict[str, Any]:
     """What the tensors of a foreign file tell of its model."""
     from ..convert import family_of
 
