@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from options import OPTIONS, PLAIN
 from PIL import Image
 
 import numpy_vit
 from numpy_vit import Embedder, InputError
+from numpy_vit.config import ViTConfig
 from numpy_vit.convert import convert
 from numpy_vit.files import embedder, loading
 from numpy_vit.files.converted import shipped, write_converted
@@ -104,6 +106,16 @@ def test_what_is_refused(paths, tmp_path):
             embed(batch)
         assert "\n" not in str(error.value)
         assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # it comes back from another process
+
+
+def test_no_output_may_be_other_than_numbers():
+    """Whichever is asked for: an embedding that overflows where the last hidden state does not."""
+    model = numpy_vit.random_model(ViTConfig(**{**PLAIN, **OPTIONS["CLIP"]}))
+    pixels = np.random.default_rng(0).normal(size=(1, 3, 12, 20)).astype(np.float32)
+    assert embedder.outputs(model, pixels, name="clip").image_embedding.shape == (1, 7)
+    tensors = {**model.tensors, "projection.weight": np.full_like(model.tensors["projection.weight"], 3e38)}
+    with pytest.raises(InputError, match="clip: gives NaN or infinite numbers"):
+        embedder.outputs(numpy_vit.ViT(model.config, tensors), pixels, name="clip")
 
 
 def test_pickled_it_is_small_and_copies_share_one_model(paths):
