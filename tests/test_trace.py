@@ -179,7 +179,7 @@ def command(*words, **environment):
         [sys.executable, "-m", "numpy_vit", "trace", *map(str, words)],
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
+        env={**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, **environment},
     )
     assert "Traceback" not in done.stderr
     return done
