@@ -366,7 +366,8 @@ def test_a_full_disk_leaves_standard_output_as_it_was():
         "sys.stderr.write(f'{status} {os.fstat(1).st_rdev == full}')"
     )
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, env=buffered)
     assert done.returncode == 0 and done.stderr.splitlines()[-1] == "2 True", done.stderr
 
 

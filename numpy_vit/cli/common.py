@@ -33,9 +33,10 @@ def complain(text: str) -> None:
     print(f"numpy-vit: error: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
-def note(text: str) -> None:
-    """One line on stderr that is no error."""
-    print(f"numpy-vit: note: {printable(text)}", file=sys.stderr)
+def note(*texts: str) -> None:
+    """Lines on stderr that are no errors."""
+    for text in texts:
+        print(f"numpy-vit: note: {printable(text)}", file=sys.stderr)
 
 
 def refuse(*rules: tuple[object, str]) -> None:

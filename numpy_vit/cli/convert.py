@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, nearest
+from ..errors import InputError
 from .common import OK, check_output, note, refuse
-from .models import field_value
+from .models import fields
 from .options import add, add_output
 
 
@@ -55,32 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
         checkpoint = read_converted(opened.files[0])
     else:
         checkpoint = convert_opened(opened, arguments.family, fields(arguments.overrides), arguments.map)
-    for text in checkpoint.notes:
-        note(text)
+    note(*checkpoint.notes)
     if arguments.to == "hf":
         from ..convert.to_hugging_face import write_hugging_face
 
-        for text in write_hugging_face(output, checkpoint):
-            note(text)
+        note(*write_hugging_face(output, checkpoint))
     else:
         write_converted(output, checkpoint)
     known = opened.metadata.get("format") == FORMAT or arguments.family is not None or arguments.map is not None
     why = "" if known else f" ({recognise(opened)[1]})"
     note(f"{output}: {checkpoint.source.get('family', 'model')}{why}, {parameter_count(checkpoint.config):,} parameters")
     return OK
-
-
-def fields(texts: list[str]) -> dict[str, Any]:
-    """["heads=12", "eps=1e-6"] -> {"heads": 12, "eps": 1e-6}. Raises InputError for a field that ViTConfig does not have."""
-    import dataclasses
-
-    from ..config import ViTConfig
-
-    known = [field.name for field in dataclasses.fields(ViTConfig)]
-    overrides: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or key not in known:
-            raise InputError(f"'{text}': give KEY=VALUE, KEY being one of {', '.join(known)}{nearest(key, known)}")
-        overrides[key] = field_value(key, value)
-    return overrides

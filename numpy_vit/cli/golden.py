@@ -170,8 +170,7 @@ def model_to_record(arguments: argparse.Namespace) -> "tuple[ViT, Any, dict[str,
 
     if arguments.model:
         config, notes = config_of(arguments.model)
-        for text in notes:
-            note(text)
+        note(*notes)
         if arguments.size is not None:
             check_image(arguments.size, config.patch)
         seed = arguments.seed or 0

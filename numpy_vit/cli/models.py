@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import DIGITS
 from ..errors import InputError, nearest
-from .common import note
+from .common import note, refuse
 from .options import image_size
 
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ def open_weights(weights: str, preprocessor: str | None, size: tuple[int, int] |
     from ..files.loading import open_checkpoint
 
     checkpoint = open_checkpoint(weights, preprocessor=preprocessor)
-    for text in checkpoint.notes:
-        note(text)
+    note(*checkpoint.notes)
     if size is not None:
         check_image(size, checkpoint.config.patch)
         if checkpoint.preprocess is not None:
@@ -35,15 +34,11 @@ def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
     from ..config import check_image
 
     models = [word for word in words if "=" not in word or Path(word).exists()]
-    pairs = [word.split("=", 1) for word in words if word not in models]
-    changes = dict(pairs)
-    for key, _ in pairs:
-        if [k for k, _ in pairs].count(key) > 1:
-            raise InputError(f"{key} is given twice")
+    changes = fields([word for word in words if word not in models])
     if len(models) > 1:
         raise InputError(f"one model at a time: '{models[0]}' or '{models[1]}'? (--diff shows two)")
     config, notes = find_config(models[0] if models else "ViT-B/16")
-    config = config.replace(**{key: field_value(key, text) for key, text in changes.items()})
+    config = config.replace(**changes)
     if {"image", "patch"} & changes.keys():
         check_image(config.image, config.patch)
     return config, notes
@@ -87,13 +82,27 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
     return config_of(source, notes), notes
 
 
-def field_value(key: str, text: str) -> Any:
-    """The text after KEY= as the field of ViTConfig wants it; of an unknown field, the text. Raises InputError."""
+def fields(pairs: Sequence[str]) -> dict[str, Any]:
+    """["heads=12", "eps=1e-6"] -> {"heads": 12, "eps": 1e-6}. Raises InputError for what ViTConfig does not have, or twice."""
     import dataclasses
 
     from ..config import ViTConfig
 
-    kind = {field.name: field.type for field in dataclasses.fields(ViTConfig)}.get(key, str)
+    kinds = {field.name: field.type for field in dataclasses.fields(ViTConfig)}
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        refuse(
+            (not equals, f"'{pair}': give KEY=VALUE, KEY being one of {', '.join(kinds)}"),
+            (key not in kinds, f"unknown field '{key}'{nearest(key, kinds)} ({', '.join(kinds)})"),
+            (key in values, f"{key} is given twice"),
+        )
+        values[key] = field_value(key, text, kinds[key])
+    return values
+
+
+def field_value(key: str, text: str, kind: Any) -> Any:
+    """The text after KEY= as a field of that kind wants it. Raises InputError."""
     if key in ("image", "rope_grid"):
         try:
             return image_size(text)

@@ -110,8 +110,7 @@ def traced_as_asked(words: Sequence[str], arguments: argparse.Namespace) -> "Tra
     from ..tracing.tracer import trace
 
     config, notes = config_of(words)
-    for text in notes:
-        note(text)
+    note(*notes)
     return trace(config, batch=arguments.batch, dtype=arguments.dtype, size=arguments.size)
 
 
