@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a folder of pictures")
     parser.add_argument("-o", "--output", required=True, help="a .npz file (vectors and names) or .npy (vectors alone)")
     parser.add_argument("--weights", default="digits", help="as for numpy-vit embed (default: the shipped digits model)")
-    parser.add_argument("--what", default="pooled", choices=("pooled", "projected", "pooler", "logits"))
+    parser.add_argument("--what", default="pooled", choices=("pooled", "image_embedding", "pooler_output", "logits"))
     parser.add_argument("--processes", type=int, help="how many (default: one a core)")
     arguments = parser.parse_args()
     if not arguments.output.endswith((".npz", ".npy")):

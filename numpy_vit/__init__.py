@@ -10,7 +10,7 @@ Names are loaded when first used, so that the import costs little more than NumP
 
 from typing import TYPE_CHECKING, Any
 
-from .arithmetic.threads import hold_blas
+from .arithmetic.threads import limit_blas
 
 if TYPE_CHECKING:
     from .config import ViTConfig as ViTConfig
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .config import variants as variants
     from .errors import InputError as InputError
     from .errors import InvariantError as InvariantError
+    from .errors import NumpyVitError as NumpyVitError
     from .errors import ShapeError as ShapeError
     from .files.embedder import Embedder as Embedder
     from .files.loading import load as load
@@ -38,6 +39,7 @@ _WHERE = {
     "Embedder": "files.embedder",
     "InputError": "errors",
     "InvariantError": "errors",
+    "NumpyVitError": "errors",
     "ShapeError": "errors",
     "Preprocess": "pictures.images",
     "load": "files.loading",
@@ -52,18 +54,20 @@ _WHERE = {
 __all__ = ["__version__", *sorted(_WHERE)]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'numpy_vit' has no attribute '{name}'")
-    import importlib
+if not TYPE_CHECKING:  # else every misspelt name would have a type
 
-    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _WHERE:
+            raise AttributeError(f"module 'numpy_vit' has no attribute '{name}'")
+        import importlib
+
+        value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-hold_blas()
+limit_blas()

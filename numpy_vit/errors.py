@@ -5,15 +5,22 @@ import difflib
 from collections.abc import Iterable, Iterator
 
 
-class InputError(ValueError):
-    """A file, picture, name or number that cannot be used. The command line turns it into exit status 2."""
+class NumpyVitError(ValueError):
+    """What all errors below are: `except NumpyVitError` catches whatever this package says on purpose.
+
+    The command line ends with status 2 for them. Anything else that comes out of this package is a mistake of its own.
+    """
 
 
-class ShapeError(ValueError):
+class InputError(NumpyVitError):
+    """A file, picture, name or number that cannot be used."""
+
+
+class ShapeError(NumpyVitError):
     """A step whose array is not of the shape or dtype it declares."""
 
 
-class InvariantError(ValueError):
+class InvariantError(NumpyVitError):
     """A step of the right shape that breaks a property it must have (checked with `strict=True`)."""
 
 

@@ -32,10 +32,7 @@ def run(capsys):
     from numpy_vit.cli import main
 
     def run(*words):
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as stop:  # argparse
-            status = stop.code
+        status = main([str(word) for word in words])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 

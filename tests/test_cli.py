@@ -1,21 +1,27 @@
 """The command line as a user meets it: results, exit status, one-line errors, nothing half-written."""
 
+import contextlib
 import errno
 import json
 import os
 import re
 import resource
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import numpy_vit
+from numpy_vit.cli import main, parsed
+from numpy_vit.cli.common import check_output
 
 import pictures
-from conftest import DATA, relative_error
+from conftest import DATA, REPOSITORY, relative_error
 from test_images import broken_pictures
 
 CLASSIFIER = str(DATA / "classifier")
@@ -59,6 +65,19 @@ def test_predict(run, folder):
     assert out.startswith(f"{folder}/class 0/a.png  class {best} ") and out.count("%") == 2
 
 
+def test_the_first_command_anybody_gives(run):
+    """Short names, and a remark on the one sample of ten that is misread; of another model's labels nothing is remarked."""
+    status, out, err = run("predict")
+    lines = out.splitlines()
+    assert status == 0 and "named after the digit on them" in err and len(lines) == 10
+    for digit, line in enumerate(lines):
+        answer = re.match(rf"{digit}/\d+-0\.png  (\d) \d+\.\d %, ", line)[1]
+        assert (f"wrong, it is a {digit}" in line) == (answer != str(digit)), line
+    assert sum("wrong" in line for line in lines) == 1
+    assert "wrong" not in run("predict", "--weights", CLASSIFIER)[1]
+    assert all(os.path.isfile(row["image"]) for row in json.loads(run("predict", "--json")[1]))
+
+
 def test_predict_json_and_folders(run, folder):
     status, out, _ = run("predict", folder, "--weights", CLASSIFIER, "--json", "--top", 6, "--strict", "--dtype", "float64")
     rows = json.loads(out)
@@ -78,7 +97,7 @@ def test_predict_goes_on_after_a_bad_picture(run, folder):
 
 
 def test_predict_at_another_size(run, folder):
-    status, out, _ = run("predict", folder / "class 0" / "a.png", "--weights", CLASSIFIER, "--image", "32x24")
+    status, out, _ = run("predict", folder / "class 0" / "a.png", "--weights", CLASSIFIER, "--size", "32x24")
     assert status == 0 and out
 
 
@@ -87,16 +106,62 @@ def test_predict_refuses(refused, folder, tmp_path):
     refused("predict", picture, "--weights", tmp_path / "absent.safetensors", message="no such file or folder")
     refused("predict", picture, "--weights", BACKBONE, message="does not say how pictures are prepared")
     refused("predict", tmp_path / "absent.png", "--weights", CLASSIFIER, message="absent.png: no such file or folder")
-    refused("predict", picture, "--weights", CLASSIFIER, "--top", 0, message="--top: 0")
-    refused("predict", picture, "--weights", CLASSIFIER, "--image", "30x30", message="not a multiple of the patch size 8")
+    refused(
+        "predict",
+        picture,
+        "--weights",
+        CLASSIFIER,
+        "--size",
+        "30x30",
+        message="image height 30 is not a multiple of the patch size 8",
+    )
     (tmp_path / "empty").mkdir()
     refused("predict", tmp_path / "empty", "--weights", CLASSIFIER, message="no picture in this folder")
 
 
 def test_bad_usage(run):
-    for words in (["predict", "--image", "axb"], ["predict", "--dtype", "int8"], ["nonsense"], [], ["embed", "x.png"]):
+    for words in (
+        ["predict", "--size", "axb"],
+        ["predict", "--dtype", "int8"],
+        ["predict", "--top", "0"],
+        ["nonsense"],
+        [],
+        ["embed", "x.png"],
+    ):
         status, out, err = run(*words)
         assert status == 2 and out == "" and err.startswith("numpy-vit") and err.count("\n") == 1 and "--help)" in err
+
+
+def test_the_commands_in_the_documents_are_understood(capsys):
+    """Every option they use is there, under the name they use."""
+    documents = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("weights/*.md")]
+    lines = [line for path in documents for line in path.read_text(encoding="utf-8").splitlines()]
+    for path in REPOSITORY.glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        lines += [line for cell in cells for line in "".join(cell["source"]).splitlines()]
+    found = []
+    for line in lines:
+        inline = re.findall(r"`numpy-vit ([^`]+)`", line)
+        for words in inline or re.findall(r"^\s*(?:[$!] *)?numpy-vit (.+?)(?:  .*| [>|] .*)?$", line):
+            if not re.search(r"\.\.\.|…|\[|^\w+$|^golden \w+$|[A-Z]{4}", words):  # a summary, or the mere name of a command
+                found.append(words)
+                with contextlib.suppress(SystemExit):
+                    parsed(shlex.split(words, comments=True))
+                said = capsys.readouterr().err
+                assert not said or "arguments are required" in said, words
+    assert len(found) > 25
+
+
+def test_the_nearest_is_suggested(run):
+    for words, nearest in (
+        (["predct"], "predict"),
+        (["golden", "chekc"], "check"),
+        (["golden", "check", "a", "b", "--jsno"], "--json"),
+        (["predict", "--sise", "32"], "--size"),
+        (["predict", "--dtype", "flaot64"], "float64"),
+    ):
+        status, _, err = run(*words)
+        assert status == 2 and f"did you mean '{nearest}'?" in err and err.count("\n") == 1
 
 
 def test_every_broken_picture(refused, tmp_path):
@@ -129,10 +194,20 @@ def test_embed(run, folder, tmp_path, suffix):
 
 
 def test_embed_other_outputs(run, refused, folder, tmp_path):
-    for what, shape in (("tokens", (3, 16, 20)), ("logits", (3, 6))):
+    for what, shape in (("last_hidden_state", (3, 16, 20)), ("logits", (3, 6))):
         assert run("embed", folder, "-o", tmp_path / "o.npy", "--weights", CLASSIFIER, "--what", what)[0] == 0
         assert np.load(tmp_path / "o.npy").shape == shape
-    refused("embed", folder, "-o", tmp_path / "p.npy", "--weights", CLASSIFIER, "--what", "pooler", message="has no pooler")
+    refused(
+        "embed",
+        folder,
+        "-o",
+        tmp_path / "p.npy",
+        "--weights",
+        CLASSIFIER,
+        "--what",
+        "pooler_output",
+        message="has no pooler_output",
+    )
     refused("embed", folder, "-o", tmp_path / "p.txt", "--weights", CLASSIFIER, message="the name must end in")
     refused("embed", folder, "-o", tmp_path / "no/p.npy", "--weights", CLASSIFIER, message="there is no folder")
     refused("embed", folder, "-o", "/proc/p.npy", "--weights", CLASSIFIER, message="cannot be written")
@@ -202,6 +277,14 @@ def test_convert_refuses(refused, tmp_path, run):
     refused("convert", tmp_path / "out.safetensors", "-o", tmp_path / "again.safetensors", message="already a converted file")
 
 
+def test_where_a_file_cannot_be_made(tmp_path, monkeypatch):
+    """What is replaced needs a place beside it; a device or a pipe is there already."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    check_output("/dev/null")
+    with pytest.raises(numpy_vit.InputError, match="Permission denied"):
+        check_output(str(tmp_path / "page.html"))
+
+
 def test_a_full_disk(refused, tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -240,6 +323,90 @@ def test_debug_shows_the_traceback(run, tmp_path):
     assert status == 2 and "Traceback" in err and err.splitlines()[-1].startswith("numpy-vit: error: ")
 
 
+def test_our_own_mistake_is_not_the_users(run, monkeypatch):
+    """Status 70, and one line that says how to report it."""
+    monkeypatch.setattr("numpy_vit.cli.inspect.describe", lambda file: {}["never"])
+    for words in (["inspect", "digits"], ["inspect", "digits", "--debug"]):
+        status, out, err = run(*words)
+        assert (status, out) == (70, "") and ("Traceback" in err) == ("--debug" in words)
+        last = err.splitlines()[-1]
+        assert last.startswith("numpy-vit: error: a bug in numpy-vit") and "KeyError: 'never'" in last and "report" in last
+    for error in (numpy_vit.InputError, numpy_vit.ShapeError, numpy_vit.InvariantError):
+        assert issubclass(error, numpy_vit.NumpyVitError) and issubclass(error, ValueError)
+
+
+@pytest.mark.parametrize("words", [["inspect", "digits"], ["inspect", "absent"], ["trace", "--nonsense"]])
+def test_signals_and_streams_are_left_as_they_were(words, capfd):
+    """In the main thread and in another, where no signal can be handled."""
+
+    def state():
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        return [*handlers, sys.stdout, sys.stdout.errors, sys.stderr, sys.stderr.errors]
+
+    before, expected = state(), 0 if words[1] == "digits" else 2
+    assert main(words) == expected and state() == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(main, words).result() == expected
+    assert state() == before
+    errors = capfd.readouterr().err
+    assert "Traceback" not in errors and errors.count("error: ") == (2 if expected else 0)
+
+
+def test_closed_streams_stay_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["inspect", "digits"]) == 0 and main(["inspect", "absent"]) == 2
+    assert sys.stdout is None and sys.stderr is None
+
+
+def test_a_full_disk_leaves_standard_output_as_it_was():
+    """main() in another program: what could not be written is gone, and later output goes where it went before."""
+    code = (
+        "import os, sys; from numpy_vit.cli import main; full = os.fstat(1).st_rdev; status = main(['inspect', 'digits'])\n"
+        "sys.stderr.write(f'{status} {os.fstat(1).st_rdev == full}')"
+    )
+    with open("/dev/full", "w") as full:
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, env=buffered)
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "2 True", done.stderr
+
+
+STARTING = """
+import runpy, signal, sys
+
+class Interrupt:  # Ctrl-C while this module is being imported
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[0]:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+sys.argv.pop(0)
+runpy.run_module("numpy_vit", run_name="__main__", alter_sys=False)
+"""
+
+
+@pytest.mark.parametrize("module", ["numpy_vit.cli", "argparse", "numpy_vit.cli.trace", "numpy", "numpy.linalg", "PIL"])
+def test_ctrl_c_while_it_starts(module):
+    """At whatever import: one line, status 130, no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-c", STARTING, module, "predict"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+    assert done.stderr.splitlines()[-1].startswith("numpy-vit: error: interrupted") and "Traceback" not in done.stderr
+
+
+def test_a_background_job_ignores_ctrl_c():
+    done = subprocess.run(
+        [sys.executable, "-c", STARTING, "numpy_vit.cli.trace", "inspect", "digits"],
+        capture_output=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    assert done.returncode == 0 and b"error" not in done.stderr
+
+
 def test_importing_costs_nothing_but_definitions():
     """No NumPy, no Pillow, no safetensors, no family of checkpoints, until needed; never an optional extra."""
     heavy = ["numpy", "PIL", "safetensors", "numpy_vit.convert.table", "torch", "transformers", "huggingface_hub"]
@@ -258,7 +425,7 @@ def test_importing_costs_nothing_but_definitions():
 def test_a_small_model_needs_no_second_thread(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from numpy_vit.cli.common import SMALL_MODEL, share_threads
+    from numpy_vit.cli.sharing import SMALL_MODEL, share_threads
 
     large = tmp_path / "large"
     large.mkdir()
@@ -268,7 +435,7 @@ def test_a_small_model_needs_no_second_thread(tmp_path, monkeypatch):
     for arguments, blas, own in (
         ({"weights": "digits"}, "1", None),
         ({"weights": CLASSIFIER}, "1", None),
-        ({"weights": str(large)}, None, "3"),  # hold_blas, before NumPy is imported, sees to the BLAS
+        ({"weights": str(large)}, None, "3"),  # limit_blas, before NumPy is imported, sees to the BLAS
         ({"weights": str(large / "model.safetensors")}, None, "3"),
         ({"weights": str(large), "dtype": "portable"}, None, None),
         ({"weights": "google/vit-base-patch16-224"}, None, "3"),

@@ -129,7 +129,7 @@ def test_attend(tmp_path, capsys):
         ["--layer", "0"],
         ["--layer", "-1", "--head", "2"],
         ["--query", "3,5"],
-        ["--image", "64x96"],
+        ["--size", "64x96"],
     ):
         assert main(["attend", str(SAMPLE), "-o", str(target), *options]) == 0
         with Image.open(target) as picture:

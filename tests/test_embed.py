@@ -185,13 +185,15 @@ def test_order_and_bits_are_those_of_a_sequential_run(folder, embed, tmp_path, m
     assert same_bits(stored["embeddings"], expected)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), InputError("no")])
-def test_no_reader_stays_behind(error, folder, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), 130), (MemoryError(), 2), (InputError("no"), 2), (TypeError("no"), 70)]
+)
+def test_no_reader_stays_behind(error, status, folder, tmp_path, monkeypatch, capsys):
     def fails(self, pixels, record=None):
         raise error
 
     monkeypatch.setattr(Runner, "__call__", fails)
-    assert main(["embed", str(folder), "-o", str(tmp_path / "o.npz"), *WORDS]) == 2
+    assert main(["embed", str(folder), "-o", str(tmp_path / "o.npz"), *WORDS]) == status
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read")]
     assert sorted(os.listdir(tmp_path)) == ["pictures"]  # nothing was done, so nothing is kept
 
@@ -203,7 +205,7 @@ def test_an_interrupted_run_goes_on(suffix, folder, embed, computed, tmp_path, m
     target.write_bytes(b"what was there before")
     interrupt(monkeypatch, after=1)
     status, err = embed(folder, "-o", target)
-    assert status == 2 and "interrupted" in err and f"keeps {BATCH} of {COUNT} pictures" in err
+    assert status == 130 and "interrupted" in err and f"keeps {BATCH} of {COUNT} pictures" in err
     assert target.read_bytes() == b"what was there before"
     del computed[:]
     status, err = embed(folder, "-o", target)
@@ -253,7 +255,7 @@ def test_a_killed_run_goes_on(writes, batches, folder, embed, tmp_path):
 def left_behind(embed, folder, tmp_path, monkeypatch, after=2):
     """The sidecar of a run that was interrupted after some batches."""
     interrupt(monkeypatch, after)
-    assert embed(folder, "-o", tmp_path / "o.npz")[0] == 2
+    assert embed(folder, "-o", tmp_path / "o.npz")[0] == 130
     return tmp_path / "o.npz.partial"
 
 
@@ -327,7 +329,7 @@ def test_a_short_last_batch_is_computed_again_where_pictures_follow(folder, embe
         path.rename(tmp_path / path.name)
     with monkeypatch.context() as patch:
         patch.setattr("numpy_vit.cli.embed.write_result", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert embed(folder, "-o", tmp_path / "o.npz")[0] == 2
+        assert embed(folder, "-o", tmp_path / "o.npz")[0] == 130
     for path in sorted(tmp_path.glob("*.png")):
         path.rename(folder / path.name)
     assert f"resuming: {2 * BATCH} of {COUNT}" in embed(folder, "-o", tmp_path / "o.npz")[1]
@@ -338,7 +340,7 @@ def test_a_run_that_was_killed_before_its_last_step_only_writes(folder, embed, c
     whole = in_one_go(embed, tmp_path, folder)
     with monkeypatch.context() as patch:
         patch.setattr("numpy_vit.cli.embed.write_result", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert embed(folder, "-o", tmp_path / "o.npz")[0] == 2
+        assert embed(folder, "-o", tmp_path / "o.npz")[0] == 130
     del computed[:]
     assert embed(folder, "-o", tmp_path / "o.npz")[0] == 0
     assert computed == [] and (tmp_path / "o.npz").read_bytes() == whole
@@ -416,7 +418,7 @@ def test_strict_eval(folder, capsys):
     [
         (["--what", "pooled"], "was begun with what logits, not pooled"),
         (["--dtype", "float64"], "was begun with dtype float32, not float64"),
-        (["--image", "32x24"], "was begun with image None, not [32, 24]"),
+        (["--size", "32x24"], "was begun with size None, not [32, 24]"),
         (["--weights", "other"], "was begun with another model"),
         (["--preprocessor", "clip"], "was begun with another model"),
     ],
@@ -518,7 +520,7 @@ def test_progress_on_a_terminal(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     interrupt(monkeypatch, after=1)
     words = ["embed", str(folder), "-o", str(tmp_path / "o.npz"), *WORDS]
-    assert main(words) == 2 and main(words) == 0
+    assert main(words) == 130 and main(words) == 0
     shown = screen.getvalue().split("\r\x1b[K")
     assert f"0/{COUNT} pictures" in shown
     assert [text for text in shown if re.fullmatch(rf"{2 * BATCH}/{COUNT} pictures, \d+ pictures/s, \d s left", text)], shown
@@ -549,6 +551,8 @@ def test_an_interrupted_command_keeps_what_is_done(tmp_path, how):
         [sys.executable, "-m", "numpy_vit", "embed", big, "-o", tmp_path / "out.npz", "--weights", CLASSIFIER],
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts background jobs with SIGINT ignored, and these tests may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     journal = tmp_path / "out.npz.partial" / "journal"
     while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
@@ -559,7 +563,7 @@ def test_an_interrupted_command_keeps_what_is_done(tmp_path, how):
     lines = err.splitlines()
     assert re.search(r"out.npz.partial: keeps \d+ of 600 pictures; the same command goes on from there", lines[0])
     if how is signal.SIGINT:
-        assert process.returncode == 2
+        assert process.returncode == 130
         assert lines[1:] == ["numpy-vit: error: interrupted; no file was left half-written"]
     else:
         assert process.returncode == 128 + signal.SIGTERM and len(lines) == 1

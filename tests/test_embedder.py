@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from options import OPTIONS, PLAIN
 from PIL import Image
 
 import numpy_vit
 from numpy_vit import Embedder, InputError
+from numpy_vit.config import ViTConfig
 from numpy_vit.convert import convert
 from numpy_vit.files import embedder, loading
 from numpy_vit.files.converted import shipped, write_converted
@@ -59,12 +61,12 @@ def test_options(paths, tmp_path):
     model = numpy_vit.load(CLASSIFIER, dtype="float64")
     out = model(model.preprocess(paths))
     assert np.array_equal(Embedder(CLASSIFIER, dtype="float64", what="logits")(paths), out.logits)
-    assert np.array_equal(Embedder(CLASSIFIER, dtype="float64", what="tokens")(paths), out.last_hidden_state)
-    larger = model(model.preprocess_policy.for_image((40, 24))(paths, "float64"), resize_positions=True).pooled
+    assert np.array_equal(Embedder(CLASSIFIER, dtype="float64", what="last_hidden_state")(paths), out.last_hidden_state)
+    larger = model(model.preprocess_policy.at_image_size((40, 24))(paths, "float64"), resize_positions=True).pooled
     for weights in (str(CLASSIFIER), model):
         options = {} if weights is model else {"dtype": "float64"}
-        assert np.array_equal(Embedder(weights, image=(40, 24), **options)(paths), larger)
-    assert Embedder(CLASSIFIER, image=40).image == (40, 40)
+        assert np.array_equal(Embedder(weights, size=(40, 24), **options)(paths), larger)
+    assert Embedder(CLASSIFIER, size=40).size == (40, 40)
     assert Embedder().model.config.classes == 10  # the shipped model
     write_converted(tmp_path / "bare.safetensors", convert(BACKBONE))
     with pytest.raises(InputError, match="does not say how pictures are prepared"):
@@ -76,7 +78,7 @@ def test_options(paths, tmp_path):
         '{"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 8}, "image_mean": 0.5, "image_std": 0.5}'
     )
     assert Embedder(tmp_path / "bare.safetensors", preprocessor=grey)(paths).shape == (5, 12)
-    pooler = Embedder(tmp_path / "bare.safetensors", what="pooler")
+    pooler = Embedder(tmp_path / "bare.safetensors", what="pooler_output")
     pixels = np.random.default_rng(0).normal(size=(2, pooler.model.config.channels, *pooler.model.config.image))
     assert np.array_equal(pooler(pixels), pooler.model(pixels).pooler_output)
 
@@ -85,8 +87,8 @@ def test_what_is_refused(paths, tmp_path):
     for options, message in (
         ({"what": "vectors"}, "what is 'vectors': choose one of pooled"),
         ({"dtype": "int8"}, "dtype 'int8'"),
-        ({"image": (0, 3)}, "give \\(height, width\\)"),
-        ({"image": "32"}, "give \\(height, width\\)"),
+        ({"size": (0, 3)}, "give \\(height, width\\)"),
+        ({"size": "32"}, "give \\(height, width\\)"),
         ({"weights": 3}, "3 is no model"),
         ({"weights": numpy_vit.load(), "dtype": "float32"}, "a loaded model has its dtype"),
     ):
@@ -94,8 +96,8 @@ def test_what_is_refused(paths, tmp_path):
             Embedder(**options)
     for embed, batch, message in (
         (Embedder(tmp_path / "absent"), paths, "absent: no such file or folder"),
-        (Embedder(CLASSIFIER, what="pooler"), paths, "this model has no pooler"),
-        (Embedder(CLASSIFIER, image=(30, 30)), paths, "not a multiple of the patch size"),
+        (Embedder(CLASSIFIER, what="pooler_output"), paths, "this model has no pooler_output"),
+        (Embedder(CLASSIFIER, size=(30, 30)), paths, "not a multiple of the patch size"),
         (Embedder(CLASSIFIER), [*paths, tmp_path / "gone.png"], "gone.png: no such file"),
         (Embedder(CLASSIFIER), [], "no picture given"),
         (Embedder(CLASSIFIER), np.full((1, 3, *numpy_vit.load(CLASSIFIER).config.image), np.nan), "NaN or infinite"),
@@ -106,6 +108,16 @@ def test_what_is_refused(paths, tmp_path):
         assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)  # it comes back from another process
 
 
+def test_no_output_may_be_other_than_numbers():
+    """Whichever is asked for: an embedding that overflows where the last hidden state does not."""
+    model = numpy_vit.random_model(ViTConfig(**{**PLAIN, **OPTIONS["CLIP"]}))
+    pixels = np.random.default_rng(0).normal(size=(1, 3, 12, 20)).astype(np.float32)
+    assert embedder.outputs(model, pixels, name="clip").image_embedding.shape == (1, 7)
+    tensors = {**model.tensors, "projection.weight": np.full_like(model.tensors["projection.weight"], 3e38)}
+    with pytest.raises(InputError, match="clip: gives NaN or infinite numbers"):
+        embedder.outputs(numpy_vit.ViT(model.config, tensors), pixels, name="clip")
+
+
 def test_pickled_it_is_small_and_copies_share_one_model(paths):
     embed = Embedder(CLASSIFIER)
     assert len(pickle.dumps(embed)) < 400 + len(str(CLASSIFIER))
@@ -113,7 +125,7 @@ def test_pickled_it_is_small_and_copies_share_one_model(paths):
     assert len(pickle.dumps(embed)) < 400 + len(str(CLASSIFIER))  # after a call as well
     again = pickle.loads(pickle.dumps(embed))
     assert again == embed and hash(again) == hash(embed) and np.array_equal(again(paths), expected)
-    assert again.model is embed.model is Embedder(CLASSIFIER, what="logits", image=40).model is copy.deepcopy(embed).model
+    assert again.model is embed.model is Embedder(CLASSIFIER, what="logits", size=40).model is copy.deepcopy(embed).model
     assert Embedder(CLASSIFIER, dtype="float64").model is not embed.model
     weight = Embedder().model.tensors["head.weight"]
     assert not weight.flags.owndata and not weight.flags.writeable  # the file's memory map, shared by all processes
@@ -122,7 +134,7 @@ def test_pickled_it_is_small_and_copies_share_one_model(paths):
 def test_threads_load_it_once(monkeypatch):
     loads = []
     load = loading.load
-    monkeypatch.setattr(loading, "load", lambda *words: loads.append(words) or load(*words))
+    monkeypatch.setattr(loading, "load", lambda *words, **options: loads.append(words) or load(*words, **options))
     with ThreadPoolExecutor(4) as pool:
         models = list(pool.map(lambda _: Embedder(CLASSIFIER).model, range(8)))
     assert len(loads) == 1 and all(model is models[0] for model in models)

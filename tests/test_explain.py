@@ -108,7 +108,7 @@ def test_every_step_is_told_with_the_numbers_of_the_run(digits):
 
 def test_an_image_of_another_size_and_another_language(tmp_path):
     target = tmp_path / "page.html"
-    options = ["--image", "48x96", "--lang", "zh", "--top", "99"]
+    options = ["--size", "48x96", "--lang", "zh", "--top", "99"]
     assert main(["explain", str(SAMPLE), "-o", str(target), *options]) == 0
     page = Page(target.read_text(encoding="utf-8"))
     assert page.facts["grid"] == [6, 12] and page.facts["language"] == "zh" and len(page.facts["best"]) == 10
@@ -168,7 +168,7 @@ def test_what_fits(model, changes, kept):
 
 
 def test_too_large_a_model_is_refused():
-    with pytest.raises(InputError, match="give a smaller --image"):
+    with pytest.raises(InputError, match="give a smaller --size"):
         pages.what_fits(numpy_vit.variant("ViT-B/16").replace(image=(1024, 1024)))
 
 
@@ -256,10 +256,10 @@ def test_names_and_labels_are_text_whatever_is_in_them(tmp_path):
         (["-o", "x.png"], "x.png: the name must end in .html"),
         (["-o", "absent/x.html"], "there is no folder"),
         (["-o", "folder.html"], "it is a folder"),
-        (["--top", "0"], "--top: 0 is not a number of classes"),
-        (["--lang", "fr"], "invalid choice: 'fr'"),
-        (["--image", "60"], "60x60 is not a multiple of the patch size 8"),
-        (["--image", "640"], "are too many for a page: give a smaller --image"),
+        (["--top", "0"], "--top: '0': give a whole number, 1 or more"),
+        (["--lang", "fr"], "'fr' is not one of en, zh"),
+        (["--size", "60"], "image height 60 is not a multiple of the patch size 8"),
+        (["--size", "640"], "are too many for a page: give a smaller --size"),
     ],
 )
 def test_explain_refuses(options, message, tmp_path, monkeypatch, run):

@@ -131,7 +131,7 @@ def test_a_golden_is_replaced_whole_or_not_at_all(tmp_path, tiny, capsys):
         (["--weights", "digits", "--pixels", "no.npy"], "no.npy: no such file"),
         (["--weights", "digits", "--size", "65x64"], "not a multiple"),
         (["--weights", "digits", "--noise", "float8"], "float8"),
-        (["--weights", "digits", "--batch", "0"], "--batch 0"),
+        (["--weights", "digits", "--batch", "0"], "--batch: '0': give a whole number"),
         (["--weights", "digits", "--seed", "-1"], "--seed"),
     ],
 )
@@ -732,5 +732,5 @@ def test_an_interrupted_replacement_keeps_the_older_golden(tmp_path, tiny, monke
             raise KeyboardInterrupt
 
     monkeypatch.setattr("numpy_vit.golden.folder.os.replace", interrupted)
-    assert record(tiny, "--weights", "digits", "--noise", "none", "--steps", "logits") == 2
+    assert record(tiny, "--weights", "digits", "--noise", "none", "--steps", "logits") == 130
     assert (tiny / "manifest.json").read_bytes() == before and os.listdir(tmp_path) == ["tiny"]

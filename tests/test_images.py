@@ -3,12 +3,14 @@
 import dataclasses
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import PIL
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from numpy_vit import InputError, Preprocess
 from numpy_vit.convert.preprocessing import read_preprocessor
@@ -158,9 +160,38 @@ def test_a_list_is_a_batch():
 
 def test_another_size_keeps_the_policy():
     edge = dataclasses.replace(SQUASH, resize="shortest_edge", size=256, crop=(224, 224))
-    assert edge.for_image((448, 448)).size == 512 and edge.for_image((448, 448)).crop == (448, 448)
-    assert SQUASH.for_image((32, 64)).size == (32, 64)
-    assert edge.for_image((64, 96))(pictures.draw(50, 50)).shape == (1, 3, 64, 96)
+    assert edge.at_image_size((448, 448)).size == 512 and edge.at_image_size((448, 448)).crop == (448, 448)
+    assert SQUASH.at_image_size((32, 64)).size == (32, 64)
+    assert edge.at_image_size((64, 96))(pictures.draw(50, 50)).shape == (1, 3, 64, 96)
+
+
+QUIET = """
+import sys, warnings
+from concurrent.futures import ThreadPoolExecutor
+from numpy_vit import load
+from numpy_vit.pictures.images import upright
+from PIL import Image, ImageOps
+
+model = load()
+before = list(warnings.filters)
+with ThreadPoolExecutor(4) as pool:
+    pixels = list(pool.map(model.preprocess, sys.argv[1:] * 20))
+assert warnings.filters == before
+Image.MAX_IMAGE_PIXELS = 1000  # and so it warns of 30 x 50 pixels
+upright(sys.argv[1])
+warnings.warn("other warnings are shown", UserWarning)
+"""
+
+
+def test_threads_leave_the_warnings_of_the_process_alone(tmp_path):
+    """Four at a time, of damaged EXIF data and large pictures: nothing is said of Pillow's, and all is said of others'."""
+    damaged = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0"
+    paths = [save(tmp_path, pictures.draw(30, 50), f"{n}.jpg", exif=damaged) for n in range(4)]
+    with pytest.warns(UserWarning, match="tag 274"):
+        ImageOps.exif_transpose(Image.open(paths[0]))
+    done = subprocess.run([sys.executable, "-c", QUIET, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "other warnings are shown" in done.stderr and done.stderr.count("Warning") == 1
 
 
 @pytest.mark.parametrize(

@@ -192,9 +192,9 @@ def test_plain_data_without_the_new_fields():
 
 def test_another_size_keeps_what_is_new():
     oblong = from_timm({"input_size": [3, 20, 40], "crop_pct": 0.5, **statistics()}, 3, [])
-    larger = oblong.for_image((30, 40))
+    larger = oblong.at_image_size((30, 40))
     assert (larger.resize, larger.size, larger.crop, larger.crop_rounding) == ("cover", (60, 80), (30, 40), "even")
-    assert policy("big_vision", (20, 20), 3).for_image((24, 32)) == policy("big_vision", (24, 32), 3)
+    assert policy("big_vision", (20, 20), 3).at_image_size((24, 32)) == policy("big_vision", (24, 32), 3)
 
 
 # Files

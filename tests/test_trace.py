@@ -180,7 +180,7 @@ def command(*words, **environment):
         [sys.executable, "-m", "numpy_vit", "trace", *map(str, words)],
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
+        env={**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, **environment},
     )
     assert "Traceback" not in done.stderr
     return done
@@ -237,7 +237,7 @@ def test_csv_and_json_are_complete():
     assert [(r["step"], int(r["macs"]), int(r["parameters"]), r["shape"]) for r in rows] == [
         (r.name, r.macs, r.parameters, "x".join(map(str, r.shape))) for r in traced
     ]
-    content = json.loads(command("ViT-B/16", "--batch", 2, "--format", "json").stdout)
+    content = json.loads(command("ViT-B/16", "--batch", 2, "--json").stdout)
     assert content["totals"]["macs"] == traced.macs == 2 * 17_563_828_224
     assert content["letters"]["N"] == 197 and content["rows"][7]["shape"] == [2, 12, 197, 64]
     assert sum(row["parameters"] for row in content["rows"]) == 86_567_656
@@ -278,7 +278,7 @@ def test_what_can_be_traced(tmp_path):
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(DATA / "classifier" / "config.json", alone)
-    assert json.loads(command("digits", "--format", "json").stdout)["config"]["depth"] == 6
+    assert json.loads(command("digits", "--json").stdout)["config"]["depth"] == 6
     for source in (
         tmp_path / "a.safetensors",
         DATA / "classifier",
@@ -286,12 +286,12 @@ def test_what_can_be_traced(tmp_path):
         alone / "config.json",
         DATA / "classifier/model.safetensors",
     ):
-        done = command(source, "--format", "json")
+        done = command(source, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["totals"]["macs"] == expected, source
-    backbone = json.loads(command(DATA / "backbone" / "config.json", "--format", "json").stdout)
-    assert backbone["totals"] == json.loads(command(DATA / "backbone", "--format", "json").stdout)["totals"]
-    changed = command("ViT-B/16", "image=384", "depth=4", "pooling=mean", "qkv_bias=false", "eps=1e-6", "--format", "json")
+    backbone = json.loads(command(DATA / "backbone" / "config.json", "--json").stdout)
+    assert backbone["totals"] == json.loads(command(DATA / "backbone", "--json").stdout)["totals"]
+    changed = command("ViT-B/16", "image=384", "depth=4", "pooling=mean", "qkv_bias=false", "eps=1e-6", "--json")
     config = json.loads(changed.stdout)["config"]
     assert (config["image"], config["depth"], config["pooling"], config["qkv_bias"], config["eps"]) == (
         [384, 384],
@@ -300,7 +300,7 @@ def test_what_can_be_traced(tmp_path):
         False,
         1e-6,
     )
-    resized = command("ViT-B/16", "--image", "224x384", "--format", "json")
+    resized = command("ViT-B/16", "--size", "224x384", "--json")
     assert "embed.resized_positions" in resized.stdout
 
 
@@ -313,8 +313,8 @@ def test_what_can_be_traced(tmp_path):
         (["someone/absent"], "is no variant, file, folder or cached hub name"),
         (["ViT-B/16", "heads=7"], "7 heads do not divide the width 768"),
         (["ViT-B/16", "image=100"], "image height 100 is not a multiple of the patch size 16"),
-        (["ViT-B/16", "--image", "100"], "image height 100 is not a multiple of the patch size 16"),
-        (["ViT-B/16", "--image", "16000000000000x16"], "image height is 16000000000000"),
+        (["ViT-B/16", "--size", "100"], "image height 100 is not a multiple of the patch size 16"),
+        (["ViT-B/16", "--size", "16000000000000x16"], "image height is 16000000000000"),
         (["ViT-B/16", "image=1000000", "patch=1"], "has more than 10,000,000 patches"),
         (["ViT-B/16", "image=3000", "patch=1", "--batch", "1000000"], "too large for any machine"),
         (["ViT-B/16", "depth=5000"], "depth is 5000"),
@@ -323,7 +323,7 @@ def test_what_can_be_traced(tmp_path):
         ([""], "an empty name is no model"),
         (["--lang", "zh"], "--lang goes with --explain"),
         (["--explain", "--format", "csv"], "--explain prints text"),
-        (["--depth", "block", "--format", "json"], "lists every step"),
+        (["--depth", "block", "--json"], "lists every step"),
         (["--strict"], "--strict goes with --with-values"),
         (["ViT-B/16", "depth=-1"], "depth is -1"),
         (["ViT-B/16", "width=99999999999"], "width is 99999999999"),
@@ -333,7 +333,7 @@ def test_what_can_be_traced(tmp_path):
         (["ViT-B/16", "activation=gellu"], "activation 'gellu' is not one of"),
         (["ViT-B/16", "image=axb"], "give a size like"),
         (["ViT-B/16", "ViT-L/16"], "one model at a time"),
-        (["--batch", "0"], "--batch 0"),
+        (["--batch", "0"], "argument --batch: '0': give a whole number"),
         (["--diff", "ViT-B/16", "ViT-B/16"], "there is nothing to compare"),
         (["--diff", "ViT-B/16", "ViT-L/61"], "did you mean 'ViT-L/16'"),
     ],
@@ -352,7 +352,7 @@ def test_diff():
     assert not any("logits" in line for line in differing)
     eps = command("--diff", "ViT-B/16", "ViT-B/16 eps=1e-6 activation=gelu_tanh").stdout
     assert "config: eps 1e-12 | 1e-06" in eps and "[gelu]" in eps and "[gelu_tanh]" in eps and "1 of 21 rows differ" in eps
-    content = json.loads(command("--diff", "ViT-B/16", "ViT-B/16 depth=1 image=384 pooler=9", "--format", "json").stdout)
+    content = json.loads(command("--diff", "ViT-B/16", "ViT-B/16 depth=1 image=384 pooler=9", "--json").stdout)
     entries = content["rows"]
     assert content["config"]["depth"] == {"ViT-B/16": 12, "ViT-B/16 depth=1 image=384 pooler=9": 1}
     steps = [entry["step"] for entry in entries]
@@ -364,7 +364,7 @@ def test_diff():
 def test_with_values(tmp_path):
     picture = tmp_path / "a.png"
     pictures.draw(40, 40).save(picture)
-    done = command("--with-values", DATA / "classifier", picture, "--format", "json", "--strict")
+    done = command("--with-values", DATA / "classifier", picture, "--json", "--strict")
     assert done.returncode == 0, done.stderr
     vit = numpy_vit.load(DATA / "classifier")
     steps = vit(vit.preprocess(picture), record=True).steps

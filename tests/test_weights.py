@@ -38,7 +38,9 @@ def test_round_trip(tmp_path):
     library = safetensors.numpy.load_file(tmp_path / "a.safetensors")
     assert np.array_equal(library["blocks.1.mlp.hidden.weight"], converted.tensors["blocks.1.mlp.hidden.weight"].data)
     pixels = np.load(DATA / "classifier.npz")["pixels"]
-    ours, theirs = (numpy_vit.load(s, "float64")(pixels).logits for s in (tmp_path / "a.safetensors", DATA / "classifier"))
+    ours, theirs = (
+        numpy_vit.load(s, dtype="float64")(pixels).logits for s in (tmp_path / "a.safetensors", DATA / "classifier")
+    )
     assert relative_error(ours, theirs) < 1e-14  # the BLAS sums transposed matrices in another order
 
 
@@ -52,7 +54,7 @@ def test_float32_weights_stay_in_the_memory_map(tmp_path):
     write_converted(tmp_path / "a.safetensors", checkpoint())
     model = numpy_vit.load(tmp_path / "a.safetensors")
     assert not any(array.flags.owndata or array.flags.writeable for array in model.tensors.values())
-    assert numpy_vit.load(tmp_path / "a.safetensors", "float64").dtype == np.float64
+    assert numpy_vit.load(tmp_path / "a.safetensors", dtype="float64").dtype == np.float64
 
 
 def test_narrow_floats_are_read_exactly(tmp_path):

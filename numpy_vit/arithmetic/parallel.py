@@ -23,7 +23,7 @@ import numpy as np
 from .. import model
 from ..parameters import Weights
 from ..steps import Step
-from .threads import OURS, threads_to_use
+from .threads import THREADS_VARIABLE, threads_to_use
 
 Array = Any
 # Numbers at a time: a few arrays of them fit the cache. Smaller blocks cost more in all: after every NumPy call a thread must
@@ -39,7 +39,7 @@ class Threads:
 
     def __init__(self) -> None:
         self.count = threads_to_use()
-        self.own_products = OURS in os.environ and os.environ.get("OPENBLAS_NUM_THREADS") == "1"
+        self.own_products = THREADS_VARIABLE in os.environ and os.environ.get("OPENBLAS_NUM_THREADS") == "1"
         self.inside = threading.local()  # a thread that works already divides no further
         self.forget()
 

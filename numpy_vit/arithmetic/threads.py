@@ -3,7 +3,7 @@
 import os
 import sys
 
-OURS = "NUMPY_VIT_THREADS"
+THREADS_VARIABLE = "NUMPY_VIT_THREADS"
 BLAS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -16,15 +16,15 @@ def usable_cpus() -> int:
 
 def threads_to_use() -> int:
     """NUMPY_VIT_THREADS, or what a BLAS is told by the environment, or the processors this process may use."""
-    for name in (OURS, "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    for name in (THREADS_VARIABLE, "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(name, "")
         if text.isdigit() and int(text):
             return int(text)
     return usable_cpus()
 
 
-def hold_blas() -> None:
+def limit_blas() -> None:
     """One BLAS thread where NUMPY_VIT_THREADS asks for threads of our own (arithmetic.parallel); a BLAS reads it but once."""
-    if OURS in os.environ and "numpy" not in sys.modules:
+    if THREADS_VARIABLE in os.environ and "numpy" not in sys.modules:
         for name in BLAS:
             os.environ[name] = "1"

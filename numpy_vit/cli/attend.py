@@ -4,8 +4,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .common import Runner, add_model_options, note
-from .embed import with_target_writable
+from .common import OK, Runner, check_output, note
+from .options import add_model_options, add_output
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "all blocks; or one block, one head, or the rollout alone.",
     )
     command.add_argument("picture", metavar="IMAGE", help="a picture file")
-    command.add_argument("-o", "--output", required=True, metavar="PNG", help="the picture to write")
+    add_output(command, "PNG", "the picture to write")
     command.add_argument("--layer", type=int, metavar="N", help="the heads of block N, from 0; -1 is the last")
     command.add_argument("--head", type=int, metavar="H", help="one head of the block (default: all)")
     command.add_argument("--rollout", action="store_true", help="attention through all blocks, heads averaged (Abnar, Zuidema)")
@@ -44,16 +44,14 @@ def patch_place(text: str) -> tuple[int, int]:
 def run(arguments: argparse.Namespace) -> int:
     from ..files.tensorfile import replacing
 
-    if not arguments.output.lower().endswith(".png"):
-        raise InputError(f"{arguments.output}: the name must end in .png")
+    check_output(arguments.output, ".png")
     if arguments.rollout and (arguments.layer is not None or arguments.head is not None):
         raise InputError("--rollout goes through all blocks and heads: leave --layer and --head out")
-    with_target_writable(arguments.output)
     picture = drawn(Runner(arguments), arguments)
     with replacing(arguments.output) as file:
         picture.save(file, format="PNG")
     note(f"{arguments.output}: {picture.width} x {picture.height} pixels")
-    return 0
+    return OK
 
 
 def drawn(runner: Runner, arguments: argparse.Namespace) -> "Image":
@@ -63,7 +61,8 @@ def drawn(runner: Runner, arguments: argparse.Namespace) -> "Image":
     image, pixels = runner.look(arguments.picture)
     config = runner.model.config.for_image(pixels.shape[2:])
     query = token_asking(arguments.query, config)
-    attentions = [attention[0] for attention in runner(pixels, "blocks.*.attention.probs").attentions]
+    steps = runner(pixels, "blocks.*.attention.probs").steps
+    attentions = [steps[f"blocks.{n}.attention.probs"][0] for n in range(config.depth)]
     layer = whole(arguments.layer, -1, config.depth, "--layer")
     if arguments.head is not None:
         head = whole(arguments.head, 0, config.heads, "--head")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import DIGITS
 from ..errors import InputError
-from .common import Progress, complain, note, printable, terminal_width
-from .trace import config_of
+from .common import INTERRUPTED, OK, Progress, complain, note, printable, terminal_width
+from .models import config_of
+from .options import add, positive
 
 if TYPE_CHECKING:
     from ..vit import ViT
@@ -33,22 +34,15 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "another. Example: numpy-vit bench ViT-S/16 ViT-B/16 --batch 1,8",
     )
     command.add_argument("model", nargs="*", metavar="MODEL", help=f"what to run (default: {DEFAULT}), then key=value")
-    command.add_argument("--batch", type=batch_sizes, default=(1, 8, 32), metavar="B,...", help="(default: 1,8,32)")
+    add(command, "--batch", type=batch_sizes, default=(1, 8, 32), metavar="B,...", help="pictures at once (default: 1,8,32)")
     command.add_argument("--threads", type=positive, metavar="N", help="threads to use (default: one a processor)")
-    command.add_argument("--dtype", choices=("float32", "float64", "portable"), default="float32")
+    add(command, "--dtype")
     command.add_argument("--repeat", type=positive, metavar="R", help="rounds a batch size (default: 10 s, 3 to 20 rounds)")
     command.add_argument("--by-step", action="store_true", help="also say how long each step takes")
     command.add_argument("--memory", action="store_true", help="also say how much memory a pass takes, in a fresh process")
-    command.add_argument("--json", action="store_true", help="print JSON, with every time measured")
+    add(command, "--json", help="print JSON, with every time measured")
     command.set_defaults(key_values="model")
     return command
-
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, 1 or more")
-    return int(text)
 
 
 def batch_sizes(text: str) -> tuple[int, ...]:
@@ -76,8 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(report, indent=1))
     if report.get("interrupted"):
         complain("interrupted; what was measured until then is printed")
-        return 2
-    return 0
+        return INTERRUPTED
+    return OK
 
 
 def models_of(words: Sequence[str]) -> list[list[str]]:

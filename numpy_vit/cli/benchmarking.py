@@ -23,13 +23,13 @@ import numpy as np
 
 from ..arithmetic.parallel import THREADS
 from ..arithmetic.primitives import simd_features
-from ..arithmetic.threads import BLAS, OURS, usable_cpus
+from ..arithmetic.threads import BLAS, THREADS_VARIABLE, usable_cpus
 from ..files.seeded import uniform
 from ..tracing.tracer import Trace
 from ..vit import ViT
 
 Array = Any
-VARIABLES = (OURS, "OMP_NUM_THREADS", *BLAS, "OPENBLAS_CORETYPE")  # the last chooses its kernels
+VARIABLES = (THREADS_VARIABLE, "OMP_NUM_THREADS", *BLAS, "OPENBLAS_CORETYPE")  # the last chooses its kernels
 SECONDS, FEWEST, MOST = 10.0, 3, 20  # how long one batch size is measured, in how many rounds
 
 

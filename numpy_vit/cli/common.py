@@ -1,4 +1,4 @@
-"""What the commands share: options, finding pictures, reading them in batches, progress."""
+"""What the commands share: finding pictures, reading them in batches, running a model on them, what they say on the way."""
 
 import argparse
 import collections
@@ -7,13 +7,11 @@ import os
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arithmetic.threads import OURS, hold_blas, threads_to_use
-from ..config import DIGITS
+from ..arithmetic.threads import usable_cpus
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -23,91 +21,11 @@ if TYPE_CHECKING:
 
     from ..vit import ViT
 
+# Exit statuses; the last two are sysexits.h's EX_SOFTWARE, and a shell's 128 + SIGINT.
+OK, FAILED, BAD_INPUT, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 BATCH = 16
-READERS = min(4, os.cpu_count() or 1)  # threads that read pictures
+READERS = min(4, usable_cpus())  # threads that read pictures
 AHEAD = BATCH  # how many pictures at most are read before they are asked for
-SMALL_MODEL = 20_000_000  # bytes: a second thread gains nothing below
-
-
-def add_model_options(command: argparse.ArgumentParser, stops: bool = False) -> None:
-    """Which model, in which arithmetic, at which size; and whether --strict also stops at an unreadable picture."""
-    command.add_argument(
-        "--weights",
-        metavar="MODEL",
-        default=DIGITS,
-        help="a converted file, a Hugging Face folder or a hub name (default: the shipped digits model)",
-    )
-    command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, or a published way: clip, ...")
-    command.add_argument("--dtype", choices=("float32", "float64", "portable"), default="float32")
-    command.add_argument("--image", metavar="HxW", type=image_size, help="run at another image size (positions are resized)")
-    strict = "stop at the first unreadable picture, and check" if stops else "also check"
-    command.add_argument("--strict", action="store_true", help=f"{strict} the invariants of every step")
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """ "384" or "224x320" -> (Y, X)."""
-    try:
-        sides = [int(side) for side in text.lower().split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a size like 384 or 224x320 (height x width)")
-    return sides[0], sides[-1]
-
-
-def field_value(key: str, text: str) -> Any:
-    """The text after KEY= as the field of ViTConfig wants it; of an unknown field, the text. Raises InputError."""
-    import dataclasses
-
-    from ..config import ViTConfig
-
-    kind = {field.name: field.type for field in dataclasses.fields(ViTConfig)}.get(key, str)
-    if key in ("image", "rope_grid"):
-        try:
-            return image_size(text)
-        except argparse.ArgumentTypeError as error:
-            raise InputError(f"{key}={text}: {error}") from error
-    if key == "without_bias":
-        return tuple(text.split(","))
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise InputError(f"{key}={text}: give true or false")
-        return text.lower() == "true"
-    if kind not in (int, float):
-        return text
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise InputError(f"{key}={text}: a number is expected") from error
-
-
-def share_threads(arguments: argparse.Namespace) -> None:
-    """Before NumPy is imported: one BLAS thread, and threads of numpy_vit's own (arithmetic.parallel) for what is large.
-
-    As many as OPENBLAS_NUM_THREADS or OMP_NUM_THREADS say, else one a processor. Where there is little or nothing to
-    compute one thread is enough: a second one of OpenBLAS's would only spin. Left alone: goldens (`portable` arithmetic
-    makes one matrix product at a time), and who has set NUMPY_VIT_THREADS.
-    """
-    if getattr(arguments, "action", None) is not None or getattr(arguments, "dtype", None) == "portable":
-        return
-    if hasattr(arguments, "threads"):  # bench, whose option goes before the variable
-        os.environ[OURS] = str(arguments.threads or threads_to_use())
-    elif little_to_compute(arguments):
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        return
-    os.environ.setdefault(OURS, str(threads_to_use()))
-    hold_blas()
-
-
-def little_to_compute(arguments: argparse.Namespace) -> bool:
-    """Whether the command runs a small model, or none."""
-    values = getattr(arguments, "with_values", None)
-    weights = values[0] if values else getattr(arguments, "weights", None)
-    if weights is None or weights == DIGITS:
-        return True
-    if Path(weights).is_dir():
-        return sum(file.stat().st_size for file in Path(weights).glob("*.safetensors")) < SMALL_MODEL
-    return Path(weights).is_file() and Path(weights).stat().st_size < SMALL_MODEL
 
 
 def complain(text: str) -> None:
@@ -115,46 +33,50 @@ def complain(text: str) -> None:
     print(f"numpy-vit: error: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
-def note(text: str) -> None:
-    """One line on stderr that is no error."""
-    print(f"numpy-vit: note: {printable(text)}", file=sys.stderr)
+def note(*texts: str) -> None:
+    """Lines on stderr that are no errors."""
+    for text in texts:
+        print(f"numpy-vit: note: {printable(text)}", file=sys.stderr)
+
+
+def refuse(*rules: tuple[object, str]) -> None:
+    """Raise InputError with the reason of the first rule that is broken. An option that would be ignored is an error."""
+    for broken, why in rules:
+        if broken:
+            raise InputError(why)
+
+
+def check_output(output: str, *suffixes: str) -> None:
+    """Refuse a target that cannot be written before the work, not after it."""
+    path, folder = Path(output), Path(output).parent
+    special = path.exists() and not path.is_file()  # a device or a pipe is written to, not replaced
+    refuse(
+        (suffixes and not output.lower().endswith(suffixes), f"{output}: the name must end in {', '.join(suffixes)}"),
+        (path.is_dir(), f"{output}: cannot be written (it is a folder; give a file name)"),
+        (not folder.is_dir(), f"{output}: cannot be written (there is no folder {folder})"),
+        (not (special or os.access(folder, os.W_OK)), f"{output}: cannot be written (Permission denied)"),
+    )
 
 
 class Runner:
     """A model as the options describe it, and its pixels and outputs for pictures."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        from ..files.loading import open_checkpoint
+        from .models import open_weights
 
-        self.name = arguments.weights
-        checkpoint = open_checkpoint(arguments.weights, preprocessor=arguments.preprocessor)
-        for text in checkpoint.notes:
-            note(text)
+        checkpoint = open_weights(arguments.weights, arguments.preprocessor, arguments.size)
         if checkpoint.preprocess is None:
             raise InputError(
                 f"{arguments.weights}: does not say how pictures are prepared: give a preprocessor_config.json (--preprocessor)"
             )
-        if arguments.image is not None:
-            patch = checkpoint.config.patch
-            if arguments.image[0] % patch or arguments.image[1] % patch:
-                raise InputError(
-                    f"--image: {arguments.image[0]}x{arguments.image[1]} is not a multiple of the patch size {patch}"
-                )
-            checkpoint.preprocess = checkpoint.preprocess.for_image(arguments.image)
+        self.name, self.strict, self.resize = arguments.weights, arguments.strict, arguments.size is not None
         self.model: ViT = checkpoint.model(arguments.dtype)
-        self.resize = arguments.image is not None
-        self.strict = arguments.strict
 
     def __call__(self, pixels: Any, record: Any = None) -> Any:
         """The model's outputs, with the steps to `record`. Raises InputError where they are no numbers."""
-        import numpy as np
+        from ..files.embedder import outputs
 
-        from ..files.embedder import check_finite
-
-        with np.errstate(all="ignore"):
-            out = self.model(pixels, record=record, strict=self.strict, resize_positions=self.resize)
-        check_finite(self.name, out.last_hidden_state if out.logits is None else out.logits)
-        return out
+        return outputs(self.model, pixels, name=self.name, record=record, strict=self.strict, resize_positions=self.resize)
 
     def look(self, picture: str) -> "tuple[Image, Any]":
         """A picture file as the model sees it, before its numbers are normalised, and its pixels (1, C, Y, X)."""
@@ -235,9 +157,7 @@ def read_ahead(read: Callable[[Path], Any], paths: Iterable[Path]) -> Generator[
     from concurrent.futures import ThreadPoolExecutor
 
     pending: collections.deque[tuple[Path, Future[Any]]] = collections.deque()
-    # Threads that each silence Pillow's warnings for a moment (numpy_vit.pictures.images) would switch them on for one another.
-    with warnings.catch_warnings(), ThreadPoolExecutor(READERS, "read") as pool:
-        warnings.simplefilter("ignore")
+    with ThreadPoolExecutor(READERS, "read") as pool:
         try:
             for path in paths:
                 pending.append((path, pool.submit(read, path)))

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .common import note
+from .common import OK, check_output, note, refuse
+from .models import fields
+from .options import add, add_output
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -19,15 +21,18 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "source", metavar="SOURCE", help="a .safetensors, .npz or PyTorch file, a Hugging Face folder, or a hub name"
     )
     command.add_argument(
-        "told", nargs="*", metavar="KEY=VALUE", help="what the files do not say: heads=12 eps=1e-6 activation=gelu image=224"
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="what the files do not say: heads=12 eps=1e-6 image=224",
     )
-    command.add_argument("-o", "--output", required=True, metavar="FILE", help="the .safetensors file to write")
+    add_output(command, "FILE", "the .safetensors file, or Hugging Face folder, to write")
     command.add_argument("--family", metavar="NAME", help="which family it is of, where its names do not tell")
     command.add_argument("--map", metavar="FILE", help="a table of names for a home-made model (JSON; see docs/converting.md)")
     command.add_argument("--config", metavar="FILE", help="a config.json, instead of the one beside the weights")
-    command.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, likewise; or clip, dinov2, ...")
+    add(command, "--preprocessor")
     command.add_argument("--to", choices=("numpy-vit", "hf"), default="numpy-vit", help="hf: a Hugging Face folder")
-    command.set_defaults(key_values="told")
+    command.set_defaults(key_values="overrides")
     return command
 
 
@@ -38,10 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     from ..parameters import parameter_count
 
     output = Path(arguments.output)
-    if arguments.map is not None and arguments.family is not None:
-        raise InputError("--map and --family do not go together: a table of names is a family of its own")
-    if arguments.to != "hf" and output.suffix != ".safetensors":
-        raise InputError(f"{output}: the name must end in .safetensors")
+    both = arguments.map is not None and arguments.family is not None
+    refuse((both, "--map and --family do not go together: a table of names is a family of its own"))
+    if arguments.to != "hf":
+        check_output(arguments.output, ".safetensors")
     opened = open_source(arguments.source, arguments.config, arguments.preprocessor)
     for file in opened.files:
         if output.exists() and output.samefile(file):
@@ -49,35 +54,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.to == "hf" and opened.metadata.get("format") == FORMAT:
         checkpoint = read_converted(opened.files[0])
     else:
-        checkpoint = convert_opened(opened, arguments.family, told_fields(arguments.told), arguments.map)
-    for text in checkpoint.notes:
-        note(text)
+        checkpoint = convert_opened(opened, arguments.family, fields(arguments.overrides), arguments.map)
+    note(*checkpoint.notes)
     if arguments.to == "hf":
         from ..convert.to_hugging_face import write_hugging_face
 
-        for text in write_hugging_face(output, checkpoint):
-            note(text)
+        note(*write_hugging_face(output, checkpoint))
     else:
         write_converted(output, checkpoint)
     known = opened.metadata.get("format") == FORMAT or arguments.family is not None or arguments.map is not None
     why = "" if known else f" ({recognise(opened)[1]})"
     note(f"{output}: {checkpoint.source.get('family', 'model')}{why}, {parameter_count(checkpoint.config):,} parameters")
-    return 0
-
-
-def told_fields(texts: list[str]) -> dict[str, Any]:
-    """["heads=12", "eps=1e-6"] -> {"heads": 12, "eps": 1e-6}. Raises InputError for a field that ViTConfig does not have."""
-    import dataclasses
-
-    from ..config import ViTConfig
-    from ..errors import nearest
-    from .common import field_value
-
-    known = [field.name for field in dataclasses.fields(ViTConfig)]
-    told: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or key not in known:
-            raise InputError(f"'{text}': give KEY=VALUE, KEY being one of {', '.join(known)}{nearest(key, known)}")
-        told[key] = field_value(key, value)
-    return told
+    return OK

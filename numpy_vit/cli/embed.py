@@ -9,7 +9,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..files.embedder import OUTPUTS
-from .common import BATCH, Runner, add_model_options, complain, note, pictures, summary
+from .common import BAD_INPUT, BATCH, OK, Runner, check_output, complain, note, pictures, summary
+from .options import add_model_options, add_output
 from .partial import Partial, fingerprint, folder_of
 
 SUFFIXES = (".npz", ".npy", ".safetensors")
@@ -24,13 +25,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "FILE.partial, and the same command goes on from there.",
     )
     command.add_argument("images", nargs="+", metavar="IMAGE_OR_DIR", help="picture files or folders")
-    command.add_argument("-o", "--output", required=True, metavar="FILE", help="a .npz, .npy or .safetensors file")
+    add_output(command, "FILE", "a .npz, .npy or .safetensors file")
     command.add_argument(
         "--what",
-        choices=tuple(OUTPUTS),
+        choices=OUTPUTS,
         default="pooled",
         help="the picture's vector before the head (default), the same in the space shared with texts (CLIP), "
-        "the tanh pooler's, all tokens, or the logits",
+        "the tanh pooler's, all tokens after the last norm, or the logits",
     )
     command.add_argument("--restart", action="store_true", help="begin anew, whatever FILE.partial holds")
     add_model_options(command, stops=True)
@@ -38,16 +39,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    suffix = Path(arguments.output).suffix
-    if suffix not in SUFFIXES:
-        raise InputError(f"{arguments.output}: the name must end in {', '.join(SUFFIXES)}")
+    check_output(arguments.output, *SUFFIXES)
     paths = pictures(arguments.images)
-    with_target_writable(arguments.output)
     runner = Runner(arguments)
     with opened(arguments, runner, paths) as partial:
         before, start = partial.done, time.monotonic()
         failed = compute(arguments, runner, partial)
-        if failed and suffix == ".npy":
+        if failed and arguments.output.lower().endswith(".npy"):
             raise InputError(
                 f"{arguments.output}: not written: .npy holds no names, so no picture may be missing; mend or remove "
                 f"{'it' if len(failed) == 1 else 'them'} and run it again, or use .npz"
@@ -59,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     shape = " x ".join(map(str, (partial.done, *partial.row_shape)))
     pace = summary(partial.done - before, time.monotonic() - start, len(failed))
     note(f"{arguments.output}: {partial.done} pictures, {arguments.what} {shape}; {pace}")
-    return 2 if failed else 0
+    return BAD_INPUT if failed else OK
 
 
 def opened(arguments: argparse.Namespace, runner: Runner, paths: list[Path]) -> Partial:
@@ -68,7 +66,7 @@ def opened(arguments: argparse.Namespace, runner: Runner, paths: list[Path]) -> 
 
     from ..arithmetic.parallel import THREADS
 
-    options = {name: getattr(arguments, name) for name in ("what", "dtype", "image")}
+    options = {name: getattr(arguments, name) for name in ("what", "dtype", "size")}
     folder = folder_of(arguments.output)
     one_batch = len(paths) <= BATCH  # nothing to go on from, so nobody need know the model again
     model = None if one_batch and not folder.exists() else fingerprint(runner.model)
@@ -88,12 +86,12 @@ def compute(arguments: argparse.Namespace, runner: Runner, partial: Partial) -> 
         complain(text)
     with contextlib.closing(runner.batches(partial.pictures, failed, partial.position, arguments.strict)) as batches:
         for good, pixels in batches:
-            rows = getattr(runner(pixels), OUTPUTS[arguments.what])
+            rows = getattr(runner(pixels), arguments.what)
             if rows is None:
                 raise InputError(f"{arguments.weights}: this model has no {arguments.what}: choose another --what")
             if partial.batches and rows.shape[1:] != partial.row_shape:
                 partial.keep = False  # the same command would end here again
-                raise InputError("the pictures have different sizes and so have their tokens: give --image")
+                raise InputError("the pictures have different sizes and so have their tokens: give --size")
             partial.add(good, rows, failed)
     return failed
 
@@ -105,24 +103,11 @@ def write_result(output: str, partial: Partial, dtype: Any) -> None:
     from ..files.tensorfile import replacing, tensor_of, write
 
     embeddings, names = partial.rows(dtype), partial.names
-    if output.endswith(".safetensors"):
+    if output.lower().endswith(".safetensors"):
         write(output, {"embeddings": tensor_of(embeddings)}, {"images": json.dumps(names)})
         return
     with replacing(output) as file:
-        if output.endswith(".npy"):
+        if output.lower().endswith(".npy"):
             np.save(file, embeddings)
         else:
             np.savez(file, embeddings=embeddings, images=np.array(names))
-
-
-def with_target_writable(output: str) -> None:
-    """Refuse a target that cannot be written before the work, not after it."""
-    import os
-
-    if Path(output).is_dir():
-        raise InputError(f"{output}: cannot be written (it is a folder; give a file name)")
-    folder = Path(output).parent
-    if not folder.is_dir():
-        raise InputError(f"{output}: cannot be written (there is no folder {folder})")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{output}: cannot be written (Permission denied)")

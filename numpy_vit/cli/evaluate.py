@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
-from .common import Runner, add_model_options, note, pictures, summary
+from .common import BAD_INPUT, OK, Runner, note, pictures, summary
+from .options import add, add_model_options
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -21,7 +22,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("folder", metavar="DIR", help="a folder with one folder of pictures for each class")
     command.add_argument("--classes", metavar="FILE", help="the class folders' names, one a line, in the order of the classes")
     add_model_options(command, stops=True)
-    command.add_argument("--json", action="store_true", help="print JSON")
+    add(command, "--json")
     return command
 
 
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{count} pictures, {len(folders)} classes")
         print(f"top-1  {100 * top1 / count:6.2f} %  ({top1} right)")
         print(f"top-5  {100 * top5 / count:6.2f} %  ({top5} right)")
-    return 2 if failed else 0
+    return BAD_INPUT if failed else OK
 
 
 def class_numbers(model: Any, classes: str | None) -> dict[str, int]:

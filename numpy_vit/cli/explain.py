@@ -4,9 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from .common import Progress, Runner, add_model_options, note, printable
-from .embed import with_target_writable
+from .common import OK, Progress, Runner, check_output, note, printable
+from .options import add, add_model_options, add_output
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -18,9 +17,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "the answer; in English and Chinese.",
     )
     command.add_argument("picture", metavar="IMAGE", help="a picture file")
-    command.add_argument("-o", "--output", required=True, metavar="HTML", help="the page to write")
-    command.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to show (default: 5)")
-    command.add_argument("--lang", choices=("en", "zh"), default="en", help="the language it opens in (default: en)")
+    add_output(command, "HTML", "the page to write")
+    add(command, "--top", default=5)
+    add(command, "--lang", help="the language it opens in (default: %(default)s)")
     add_model_options(command)
     return command
 
@@ -29,17 +28,13 @@ def run(arguments: argparse.Namespace) -> int:
     from ..files.tensorfile import replacing
     from ..pictures.images import upright
 
-    if not arguments.output.lower().endswith((".html", ".htm")):
-        raise InputError(f"{arguments.output}: the name must end in .html")
-    if arguments.top < 1:
-        raise InputError(f"--top: {arguments.top} is not a number of classes")
-    with_target_writable(arguments.output)
+    check_output(arguments.output, ".html", ".htm")
     original = upright(arguments.picture)  # whether it can be read is known before a large model is
     text, left_out = written(Runner(arguments), original, arguments)
     with replacing(arguments.output) as file:
         file.write(text.encode("utf-8"))
     note(f"{arguments.output}: {len(text) / 1e6:.1f} MB{left_out}")
-    return 0
+    return OK
 
 
 def written(runner: Runner, original: Any, arguments: argparse.Namespace) -> tuple[str, str]:

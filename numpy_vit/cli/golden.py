@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, about, nearest
-from .common import Progress, image_size, note, terminal_width, wants_colour
+from .common import FAILED, OK, Progress, check_output, note, refuse, terminal_width, wants_colour
+from .models import config_of, open_weights
+from .options import add, add_output
 
 if TYPE_CHECKING:
     from ..golden.checking import Check
@@ -25,7 +27,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     add_diagnose(actions)
     for action, parser in actions.choices.items():
         parser.set_defaults(action=action)
-        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return command
 
 
@@ -37,8 +38,8 @@ def add_record(actions: Any) -> None:
         epilog="Example: numpy-vit golden record --model ViT-B/16 --seed 0 -o golden. Weights and pixels from a seed can be "
         "made by any port itself: docs/golden.md has the generator in C and Python.",
     )
-    record.add_argument("-o", "--output", required=True, metavar="DIR", help="the golden folder to write")
-    record.add_argument("--weights", metavar="MODEL", help="digits, a converted file, a Hugging Face folder or a hub name")
+    add_output(record, "DIR", "the golden folder to write")
+    add(record, "--weights", help="a converted file, a Hugging Face folder, a hub name, or digits")
     record.add_argument(
         "--model",
         nargs="+",
@@ -50,15 +51,14 @@ def add_record(actions: Any) -> None:
     record.add_argument(
         "--pixels", metavar="FILE", help="prepared pixels (B, C, Y, X), in place of --image: .npy or .safetensors"
     )
-    record.add_argument("--batch", type=int, metavar="B", help="how many seeded pictures, where neither is given (default: 1)")
-    record.add_argument("--size", type=image_size, metavar="HxW", help="run at another image size: positions are resized")
-    record.add_argument("--preprocessor", metavar="FILE", help="a preprocessor_config.json, or a published way: clip, ...")
+    add(record, "--batch", help="how many seeded pictures, where neither is given (default: 1)")
+    add(record, "--size", "--preprocessor")
     record.add_argument(
         "--steps", action="append", metavar="PATTERN", help="keep only these, e.g. 'blocks.0.*'; may be repeated"
     )
-    record.add_argument("--store", choices=("float64", "float32"), default="float64")
+    record.add_argument("--store", choices=("float64", "float32"), default="float64", help="(default: %(default)s)")
     record.add_argument("--format", choices=("safetensors", "npy", "raw"), default="safetensors", help="of the steps' files")
-    record.add_argument("--dtype", choices=("portable", "float64"), default="portable", help="the arithmetic")
+    add(record, "--dtype", choices=("portable", "float64"), default="portable")
     record.add_argument(
         "--noise",
         default="float32,float16,bfloat16",
@@ -74,14 +74,14 @@ def add_comparison(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--map", metavar="FILE", help="JSON: the port's names -> ours (default: ours, transformers' or timm's)")
     parser.add_argument(
-        "--dtype",
+        "--port-dtype",
         choices=("float64", "float32", "float16", "bfloat16"),
-        help="the port's arithmetic, whose noise is allowed (default: the dump's commonest dtype)",
+        help="what the port computes in, whose noise is allowed (default: the dump's commonest dtype)",
     )
     parser.add_argument("--factor", type=float, metavar="X", help="how many noise floors are allowed (default: 4)")
     parser.add_argument("--budget", metavar="FILE", help="JSON: step or pattern -> max|a-b|/max|b| allowed instead")
-    parser.add_argument("--weights", metavar="MODEL", help="the golden's model, where it is not where it was")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add(parser, "--weights", help="the golden's model, where it is not where it was")
+    add(parser, "--json")
 
 
 def add_check(actions: Any) -> None:
@@ -145,12 +145,12 @@ def run_record(arguments: argparse.Namespace) -> int:
         f"{arguments.output}: {len(arrays)} steps, {numbers:,} numbers, {manifest['precision']} precision, "
         f"stored as {manifest['store']}"
     )
-    return 0
+    return OK
 
 
 def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
     seeded_pixels = arguments.image is None and arguments.pixels is None
-    for wrong, why in (
+    refuse(
         (arguments.weights and arguments.model, "--weights and --model: give one of them"),
         (not arguments.weights and not arguments.model, "which model? give --weights FILE, or --model NAME for seeded weights"),
         (arguments.image and arguments.pixels, "--image and --pixels: give one of them"),
@@ -158,38 +158,28 @@ def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
         (arguments.image and arguments.model, "--image needs a model that says how pictures are prepared: give --weights"),
         (arguments.seed is not None and arguments.weights and not seeded_pixels, "--seed: nothing is made from a seed here"),
         (arguments.batch is not None and not seeded_pixels, "--batch goes with seeded pixels"),
-        (arguments.batch is not None and arguments.batch < 1, f"--batch {arguments.batch}: it must be 1 or more"),
         (arguments.seed is not None and not 0 <= arguments.seed < 2**64, "--seed: it must be 0 to 2**64 - 1"),
         (arguments.size is not None and arguments.pixels, "--size: the pixels have their own"),
-    ):
-        if wrong:
-            raise InputError(why)
+    )
 
 
 def model_to_record(arguments: argparse.Namespace) -> "tuple[ViT, Any, dict[str, Any]]":
     """The model, its preprocessing (or None), and what the manifest says of them."""
-    from ..files.loading import open_checkpoint
+    from ..config import check_image
     from ..files.seeded import random_model
-    from .trace import config_of
 
     if arguments.model:
         config, notes = config_of(arguments.model)
+        note(*notes)
+        if arguments.size is not None:
+            check_image(arguments.size, config.patch)
         seed = arguments.seed or 0
-        model = random_model(config, seed, arguments.dtype)
-        preprocess, source = None, {"seed": seed, "name": " ".join(arguments.model)}
-    else:
-        checkpoint = open_checkpoint(arguments.weights, preprocessor=arguments.preprocessor)
-        model, preprocess, notes = checkpoint.model(arguments.dtype), checkpoint.preprocess, checkpoint.notes
-        source = {"weights": arguments.weights}
-    for text in notes:
-        note(text)
-    if arguments.size is not None:
-        from ..config import check_image
-
-        check_image(arguments.size, model.config.patch)
-        preprocess = None if preprocess is None else preprocess.for_image(arguments.size)
+        source = {"seed": seed, "name": " ".join(arguments.model)}
+        return random_model(config, seed=seed, dtype=arguments.dtype), None, {"model": source, "preprocess": None}
+    checkpoint = open_weights(arguments.weights, arguments.preprocessor, arguments.size)
+    preprocess = checkpoint.preprocess
     plain = None if preprocess is None else preprocess.to_dict()
-    return model, preprocess, {"model": source, "preprocess": plain}
+    return checkpoint.model(arguments.dtype), preprocess, {"model": {"weights": arguments.weights}, "preprocess": plain}
 
 
 def pixels_to_record(arguments: argparse.Namespace, model: "ViT", preprocess: Any) -> tuple[Any, dict[str, Any]]:
@@ -253,16 +243,16 @@ def compared(arguments: argparse.Namespace, need_model: bool) -> "Check":
             golden,
             dump,
             mapping=mapping,
-            format=arguments.dtype,
+            format=arguments.port_dtype,
             factor=factor,
             budgets=budgets,
             model=model,
             no_model=why,
         )
     if checked.unknown:
-        some = ", ".join(f"'{name}'{nearest(name, golden.arrays)}" for name in checked.unknown[:3])
+        first_names = ", ".join(f"'{name}'{nearest(name, golden.arrays)}" for name in checked.unknown[:3])
         more = f" and {len(checked.unknown) - 3} more" if len(checked.unknown) > 3 else ""
-        note(f"{arguments.dump}: no step of the golden is called {some}{more}")
+        note(f"{arguments.dump}: no step of the golden is called {first_names}{more}")
     return checked
 
 
@@ -270,13 +260,16 @@ def run_check(arguments: argparse.Namespace) -> int:
     from ..files.tensorfile import replacing
     from ..golden import report
 
+    for file in (arguments.html, arguments.junit):
+        if file is not None:
+            check_output(file)
     checked = compared(arguments, need_model=False)
     title = f"{arguments.dump} against {arguments.golden}"
     for file, text in ((arguments.html, lambda: report.html(checked, title)), (arguments.junit, lambda: report.junit(checked))):
         if file is not None:
             with replacing(file) as target:
                 target.write(text().encode())
-    arguments.verdict = 0 if checked.passed else 1  # whether or not anybody reads the table to its end
+    arguments.verdict = OK if checked.passed else FAILED  # whether or not anybody reads the table to its end
     missing = [result.name for result in checked.results if result.run is None]
     if arguments.json:
         print(report.as_json(report.check_data(checked)))
@@ -284,7 +277,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         print(report.check_text(checked, terminal_width(), wants_colour(), arguments.brief))
     if arguments.complete and missing:
         note(f"{arguments.dump}: {len(missing)} steps are missing, the first is {missing[0]}")
-        return 1
+        return FAILED
     return arguments.verdict
 
 
@@ -294,7 +287,7 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
 
     checked = compared(arguments, need_model=True)
     progress = Progress(0)
-    arguments.verdict = 0 if checked.passed else 1
+    arguments.verdict = OK if checked.passed else FAILED
     findings = diagnose(checked, progress.say)
     progress.clear()
     unexplained = any(finding.best is None for finding in findings) or (not findings and not checked.passed)

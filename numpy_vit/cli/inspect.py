@@ -5,7 +5,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .common import printable
+from .common import OK, printable
+from .options import add
 
 if TYPE_CHECKING:
     from ..convert.sources import Source
@@ -20,7 +21,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     command.add_argument("file", metavar="FILE", help="a converted file, a Hugging Face folder, or a hub name")
     command.add_argument("--tensors", action="store_true", help="list every tensor")
-    command.add_argument("--json", action="store_true", help="print JSON")
+    add(command, "--json")
     return command
 
 
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         facts.pop("tensors")
     if arguments.json:
         print(json.dumps(facts, indent=1, ensure_ascii=False))
-        return 0
+        return OK
     for name, value in facts.items():
         if isinstance(value, dict):
             print(name)
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"  {printable(key):<14} {printable(_plain(entry))}")
         else:
             print(f"{name:<16} {printable(_plain(value))}")
-    return 0
+    return OK
 
 
 def describe(file: str) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def describe(file: str) -> dict[str, Any]:
         except InputError as error:
             if facts["format"] != "foreign":
                 raise
-            facts |= {"to convert it": str(error), "its tensors tell": seen(opened)}
+            facts |= {"to convert it": str(error), "its tensors tell": inferred(opened)}
     if checkpoint is not None:
         facts |= {"parameters": parameter_count(checkpoint.config), "config": checkpoint.config.to_dict()}
         facts["preprocess"] = checkpoint.preprocess.to_dict() if checkpoint.preprocess else None
@@ -78,7 +79,7 @@ def describe(file: str) -> dict[str, Any]:
     return facts
 
 
-def seen(source: "Source") -> dict[str, Any]:
+def inferred(source: "Source") -> dict[str, Any]:
     """What the tensors of a foreign file tell of its model."""
     from ..convert import family_of
 

@@ -3,35 +3,33 @@
 import argparse
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .common import Runner, add_model_options, note, pictures, printable
+from .common import BAD_INPUT, OK, Runner, note, pictures, printable
+from .options import add, add_model_options
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     command = commands.add_parser("predict", help="classify pictures", description="Classify pictures.")
     command.add_argument("images", nargs="*", metavar="IMAGE", help="picture files or folders (default: the shipped samples)")
     add_model_options(command)
-    command.add_argument("--top", type=int, default=3, metavar="K", help="how many classes to show (default: 3)")
-    command.add_argument("--json", action="store_true", help="print JSON")
+    add(command, "--top", default=3)
+    add(command, "--json")
     return command
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.top < 1:
-        raise InputError(f"--top: {arguments.top} is not a number of classes")
-    images = arguments.images
-    if not images:
-        from ..files.converted import shipped
+    from ..files.converted import shipped
 
-        images = [str(shipped("samples"))]
-        if not arguments.json:
-            note("no picture given: these are the shipped samples, named after the digit on them")
-    paths = pictures(images)
+    samples = shipped("samples")
+    paths = pictures(arguments.images or [str(samples)])
     runner = Runner(arguments)
     if not runner.model.config.classes:
         raise InputError(f"{arguments.weights}: has no classification head: use `numpy-vit embed`")
+    if not arguments.images and not arguments.json:
+        note("no picture given: these are the shipped samples, in folders named after the digit on them")
     failed: dict[Any, str] = {}
     rows = []
     with contextlib.closing(runner.batches(paths, failed)) as batches:
@@ -40,12 +38,20 @@ def run(arguments: argparse.Namespace) -> int:
                 best = top(logits, arguments.top, runner.model.labels)
                 rows.append({"image": str(path), "top": best})
                 if not arguments.json:
+                    name, remark = (path, "") if arguments.images else of_sample(path, samples, best, runner.model.labels)
                     answers = (f"{printable(b['label'])} {100 * b['probability']:.1f} %" for b in best)
-                    print(f"{printable(str(path))}  {', '.join(answers)}")
+                    print(f"{printable(str(name))}  {', '.join(answers)}{remark}")
     if arguments.json:
         rows += [{"image": str(path), "error": error} for path, error in failed.items()]
         print(json.dumps(rows, indent=1, ensure_ascii=False))
-    return 2 if failed else 0
+    return BAD_INPUT if failed else OK
+
+
+def of_sample(path: Path, samples: Path, best: list[dict[str, Any]], labels: list[str] | None) -> tuple[Path, str]:
+    """A shipped sample's short name, and what is to be said of a wrong answer."""
+    truth = path.parent.name
+    wrong = truth in (labels or []) and best[0]["label"] != truth
+    return path.relative_to(samples), f"  <- wrong, it is a {truth}; `numpy-vit explain` shows how that came" if wrong else ""
 
 
 def top(logits: Any, count: int, labels: list[str] | None) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from typing import Any
+
+import numpy.typing as npt
 
 from ..arithmetic.precision import precision
 from ..config import DIGITS
@@ -14,7 +15,8 @@ from .converted import FORMAT, Checkpoint, read_converted
 
 def load(
     source: str | os.PathLike[str] = DIGITS,
-    dtype: Any = "float32",
+    *,
+    dtype: npt.DTypeLike = "float32",
     preprocessor: str | os.PathLike[str] | None = None,
 ) -> ViT:
     """A model, ready to run.
@@ -38,14 +40,15 @@ def load(
 
 def open_checkpoint(
     source: str | os.PathLike[str],
+    *,
     config: str | os.PathLike[str] | None = None,
     preprocessor: str | os.PathLike[str] | None = None,
 ) -> Checkpoint:
     """As `load`, without making the model: config, tensors, labels and the rest as data."""
-    return checkpoint_of(open_source(source, config, preprocessor), preprocessor is not None)
+    return checkpoint_of(open_source(source, config, preprocessor), preprocessor_given=preprocessor is not None)
 
 
-def checkpoint_of(opened: Source, preprocessor_given: bool = False) -> Checkpoint:
+def checkpoint_of(opened: Source, *, preprocessor_given: bool = False) -> Checkpoint:
     """The same of a source that is open already. A converted file says itself how pictures are prepared, unless it is given."""
     if opened.metadata.get("format") == FORMAT:
         checkpoint = read_converted(opened.files[0])

@@ -8,13 +8,14 @@ hashes the seed and the tensor's name (FNV-1a). No order, no state: any port can
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..arithmetic.precision import precision
 from ..config import ViTConfig, variant
 from ..parameters import parameter_shapes
 from ..vit import ViT
 
-Array = Any
+Array = npt.NDArray[Any]
 GOLDEN = 0x9E3779B97F4A7C15
 MASK = 0xFFFFFFFFFFFFFFFF
 
@@ -35,7 +36,7 @@ def key(seed: int, name: str) -> int:
     return int(splitmix64(np.array([(value ^ seed) & MASK], np.uint64))[0])
 
 
-def uniform(seed: int, name: str, shape: tuple[int, ...], dtype: Any = "float32") -> Array:
+def uniform(seed: int, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = "float32") -> Array:
     """Numbers in -1 <= x < 1, multiples of 2**-20, equal in float32 and float64."""
     out = np.empty(int(np.prod(shape)), dtype)
     start = key(seed, name)
@@ -47,7 +48,7 @@ def uniform(seed: int, name: str, shape: tuple[int, ...], dtype: Any = "float32"
     return out.reshape(shape)
 
 
-def random_model(model: str | ViTConfig, seed: int = 0, dtype: Any = "float32") -> ViT:
+def random_model(model: str | ViTConfig, seed: int = 0, dtype: npt.DTypeLike = "float32") -> ViT:
     """A variant's name or a config -> a model with seeded weights of sensible size; nothing is zero or one.
 
     Linear weights are spread over +-2**-4, biases over +-2**-6, norm scales over 1 +-2**-3, positions and the class
@@ -55,7 +56,7 @@ def random_model(model: str | ViTConfig, seed: int = 0, dtype: Any = "float32") 
     """
     config = variant(model) if isinstance(model, str) else model
     dtype, kind = precision(dtype)
-    tensors = {}
+    tensors: dict[str, Array] = {}
     for name, shape in parameter_shapes(config).items():
         values = uniform(seed, name, shape, dtype)
         if "norm" in name and name.endswith("weight"):

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..config import from_plain, to_plain
 from ..errors import InputError
 from ..positions import RULES
 
-Array = Any
+Array = npt.NDArray[Any]
+Picture = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]  # a file, or a picture (Y, X[, C])
 RESAMPLES = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -28,7 +30,7 @@ RESAMPLES = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
-POLICIES = ("none", "squash", "shortest_edge", "cover")
+RESIZES = ("none", "squash", "shortest_edge", "cover")
 ARITHMETICS = {  # whose resizing, and what it can do
     "pillow": tuple(RESAMPLES),
     "tensorflow": ("bilinear",),
@@ -38,6 +40,10 @@ ARITHMETICS = {  # whose resizing, and what it can do
 ROUNDINGS = ("down", "even")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 LARGEST_SIDE = 100_000
+# Pillow warns from 89 million pixels on (a phone has 108) and refuses from 179 million on; it also warns of damaged EXIF data,
+# which do no harm. Said once for the process, since to silence it for the time of a call is to silence other threads too.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +93,7 @@ class Preprocess:
         if self.channels not in (1, 3):
             raise InputError(f"preprocess: channels is {self.channels!r}: pictures have 1 (grey) or 3 (RGB)")
         for name, known in (
-            ("resize", POLICIES),
+            ("resize", RESIZES),
             ("resample", tuple(RESAMPLES)),
             ("arithmetic", tuple(ARITHMETICS)),
             ("crop_rounding", ROUNDINGS),
@@ -122,7 +128,7 @@ class Preprocess:
         """As plain data, without the fields that have their default: `from_dict` gives the same, older versions too."""
         return to_plain(self)
 
-    def for_image(self, size: tuple[int, int]) -> "Preprocess":
+    def at_image_size(self, size: tuple[int, int]) -> "Preprocess":
         """The same policy for pictures of another size (Y, X): the crop, or the squash, becomes that size."""
         Y, X = size
         if self.crop is None:
@@ -136,15 +142,16 @@ class Preprocess:
             return dataclasses.replace(self, size=scaled, crop=(Y, X))
         return dataclasses.replace(self, crop=(Y, X))
 
-    def __call__(self, images: Any, dtype: Any = "float32") -> Array:
+    def __call__(self, images: Picture | Iterable[Picture], dtype: npt.DTypeLike = "float32") -> Array:
         """A path, PIL image or uint8 array, or a list of them -> pixels (B, C, Y, X).
 
         Raises InputError for a picture that cannot be read, or pictures of different sizes with resize "none".
         """
-        one = isinstance(images, str | os.PathLike | Image.Image | np.ndarray)
-        if not one and not isinstance(images, Iterable):
+        if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
+            images = [images]
+        if not isinstance(images, Iterable):
             raise InputError(f"a picture must be a path, a PIL image or a uint8 array, not {type(images).__name__}")
-        pixels = [self.normalize(self.resize_and_crop(image)) for image in ([images] if one else images)]
+        pixels = [self.normalize(self.resize_and_crop(image)) for image in images]
         if not pixels:
             raise InputError("no picture given")
         shapes = {p.shape for p in pixels}
@@ -152,9 +159,9 @@ class Preprocess:
             raise InputError("the pictures have different sizes and this model's preprocessing does not resize them")
         return np.stack(pixels).astype(dtype)
 
-    def resize_and_crop(self, image: Any) -> Array:
+    def resize_and_crop(self, image: Picture) -> Array:
         """One picture -> (Y, X, C), values 0..255: uint8, or floats where `arithmetic` does not round to 8 bits."""
-        array = self.resized(upright(image, self.channels))
+        array = self.resized(upright(image, channels=self.channels))
         return array if self.crop is None else center_crop(array, self.crop, self.crop_rounding)
 
     def resized(self, picture: Image.Image) -> Array:
@@ -273,7 +280,7 @@ def center_crop(array: Array, crop: tuple[int, int], rounding: str = "down") -> 
     return array[top : top + crop[0], left : left + crop[1]]
 
 
-def upright(image: Any, channels: int = 3) -> Image.Image:
+def upright(image: Picture, *, channels: int = 3) -> Image.Image:
     """A path, PIL image or uint8 array (Y, X[, C]) as an 8-bit "RGB" (or, for 1 channel, "L") image, turned upright.
 
     Transparent parts become white, as in transformers; 16-bit grey is scaled to 8 bits; EXIF rotation is applied.
@@ -281,11 +288,7 @@ def upright(image: Any, channels: int = 3) -> Image.Image:
     """
     name = str(image) if isinstance(image, str | os.PathLike) else "the picture"
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels on (a phone has 108) and refuses from 179 million on; it also warns of
-            # damaged EXIF data, which do no harm.
-            warnings.simplefilter("ignore")
-            return _to_mode(_open(image), "RGB" if channels == 3 else "L")
+        return _to_mode(_open(image), "RGB" if channels == 3 else "L")
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     except FileNotFoundError as error:
@@ -304,7 +307,7 @@ def upright(image: Any, channels: int = 3) -> Image.Image:
         raise InputError(f"{name}: a damaged or unsupported picture ({' '.join(str(error).split())})") from error
 
 
-def _open(image: Any) -> Image.Image:
+def _open(image: Picture) -> Image.Image:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
             raise InputError(f"an array must be uint8 (Y, X, C), not {image.dtype} {image.shape}")

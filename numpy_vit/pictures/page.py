@@ -75,7 +75,7 @@ def what_fits(config: ViTConfig) -> Kept:
             return kept
     raise InputError(
         f"{config.depth} blocks of {config.tokens:,} x {config.tokens:,} weights are too many for a page: "
-        "give a smaller --image, or use `numpy-vit attend`"
+        "give a smaller --size, or use `numpy-vit attend`"
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 import numpy_vit
-from numpy_vit.cli.trace import config_of
+from numpy_vit.cli.models import config_of
 from numpy_vit.config import ViTConfig
 from numpy_vit.convert.preprocessing import read_preprocessor
 from numpy_vit.convert.timm import TABLE as TIMM_NAMES
@@ -42,7 +42,7 @@ def prepare(work: Path, words: list[str]) -> Path:
     plain = set(config.to_dict()) == set(numpy_vit.variant("ViT-B/16").to_dict())
     if not plain or (config.pooling, config.pooler, config.activation) != ("class", 0, "gelu") or not config.classes:
         raise numpy_vit.InputError(f"{' '.join(words)}: the comparison is of plain models with a class token and a head")
-    model = numpy_vit.random_model(config, SEED)
+    model = numpy_vit.random_model(config, seed=SEED)
     tensors = {name: tensor_of(array) for name, array in model.tensors.items()}
     half = [0.5] * config.channels
     said = {
