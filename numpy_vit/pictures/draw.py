@@ -65,7 +65,7 @@ def similarity(vectors: Array) -> Array:
 
 
 def coloured(values: Array, low: float | None = None, high: float | None = None) -> Array:
-    """Numbers -> colours, (...) -> (..., 3) uint8: `low` is dark blue, `high` yellow; else the least and the largest."""
+    """Numbers -> colours, (...) -> (..., 3) uint8: `low` is dark blue, `high` yellow; else the minimum and the maximum."""
     values = np.asarray(values, np.float64)
     low = float(values.min()) if low is None else low
     high = float(values.max()) if high is None else high
