@@ -56,8 +56,9 @@ def strings_of(path):
 
 def chinese_texts():
     """(where, text) of everything in Chinese that a reader sees."""
-    for path in ("README.zh-CN.md", "notebooks/README.zh-CN.md"):
-        yield path, (REPOSITORY / path).read_text("utf-8")
+    for folder in (".", "docs", "notebooks"):
+        for path in sorted((REPOSITORY / folder).glob("*.zh-CN.md")):
+            yield str(path.relative_to(REPOSITORY)), path.read_text("utf-8")
     for path in sorted((REPOSITORY / "notebooks").glob(f"*{notebook_form.TWIN}")):
         yield path.name, "\n\n".join(text for kind, text in notebook_form.cells_of(path) if kind == "markdown")
     yield "step_texts.py", "\n".join(explanation.why_zh for explanation in EXPLANATIONS.values())
@@ -109,3 +110,12 @@ def test_the_glossary_is_read():
     for english, chinese in [("patch", "图块"), ("token", "词元"), ("pooling", "池化"), ("forward pass", "前向传播")]:
         assert f"| {english} | {chinese} |" in glossary
     assert len(FORBIDDEN) > 40
+
+
+@pytest.mark.parametrize("path", notebook_form.english_notebooks(), ids=lambda path: path.name)
+def test_twin_notebooks_link_to_each_other(path):
+    twin = notebook_form.twin_of(path)
+    assert f"\n[简体中文]({twin.name})\n" in notebook_form.cells_of(path)[0][1]
+    assert f"\n[English]({path.name})\n" in notebook_form.cells_of(twin)[0][1]
+    wrong = [link for kind, text in notebook_form.cells_of(twin) for link in re.findall(r"\]\((\d-[^)]+)\)", text)]
+    assert {link for link in wrong if not link.endswith(notebook_form.TWIN)} == {path.name}, "only that link leads to English"

@@ -250,7 +250,12 @@ def preparation(policy: Preprocess, original: Image.Image, seen: Image.Image, us
         said.append((f"Each value, 0 to 255, times {share}.", f"每个 0 到 255 的值乘以 {share}。"))
     if policy.mean is not None and policy.std is not None:
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (policy.mean, policy.std))
-        said.append((f"Minus the mean ({mean}), divided by the standard deviation ({std}).", f"减去均值（{mean}），除以标准差（{std}）。"))
+        said.append(
+            (
+                f"Minus the mean ({mean}), divided by the standard deviation ({std}).",
+                f"减去均值（{mean}），除以标准差（{std}）。",
+            )
+        )
     return said
 
 
@@ -286,7 +291,7 @@ def positions_said(config: ViTConfig, resized: bool) -> list[Said]:
     if config.rope != "none":
         said.append(
             (
-                "In every block the patches' queries and keys are rotated by angles of their row and column (rotary positions).",
+                "In every block the patches' queries and keys are rotated by angles of row and column (rotary positions).",
                 "在每个编码器块里，图块的查询和键按其行和列的角度旋转（旋转位置）。",
             )
         )
@@ -315,7 +320,7 @@ def pooling_said(config: ViTConfig) -> Said:
         "map": (
             "A learned query, the same for every picture, attends to all tokens (MAP pooling); what it gathers stands for "
             "the picture. Its map is among those of the attention above.",
-            "一个可学习的、对每张图片都相同的查询关注所有词元（MAP 池化）；它收集到的代表整张图片。它的关注图也在上面的注意力里。",
+            "一个可学习的、对每张图片都相同的查询关注所有词元（MAP 池化）；它收集到的代表整张图片。它的注意力图也在上面。",
         ),
     }[config.pooling]
 
