@@ -29,7 +29,10 @@ def token_map(weights: Array, config: ViTConfig) -> Array:
     rows, columns = config.grid
     weights = np.asarray(weights, np.float64)
     if weights.ndim != 1 or weights.size not in (config.tokens, config.patches):
-        raise InputError(f"draw: {weights.shape} are not the numbers of {config.tokens} tokens or {config.patches} patches")
+        raise InputError(
+            f"draw: one number for each of {config.tokens} tokens or {config.patches} patches is expected, "
+            f"not an array of shape {weights.shape}"
+        )
     return weights[weights.size - config.patches :].reshape(rows, columns)
 
 
@@ -65,7 +68,7 @@ def similarity(vectors: Array) -> Array:
 
 
 def coloured(values: Array, low: float | None = None, high: float | None = None) -> Array:
-    """Numbers -> colours, (...) -> (..., 3) uint8: `low` is dark blue, `high` yellow; else the least and the largest."""
+    """Numbers -> colours, (...) -> (..., 3) uint8: `low` is dark blue, `high` yellow; else the minimum and the maximum."""
     values = np.asarray(values, np.float64)
     low = float(values.min()) if low is None else low
     high = float(values.max()) if high is None else high
@@ -105,7 +108,7 @@ def in_rows(images: Sequence[Image.Image], columns: int, gap: int = 6) -> Image.
 
 
 def beside(images: Sequence[Image.Image], gap: int = 12) -> Image.Image:
-    """Pictures side by side on paper, their tops level."""
+    """Pictures side by side on paper, aligned at the top."""
     sheet = Image.new("RGB", (sum(i.width + gap for i in images) + gap, max(i.height for i in images) + 2 * gap), PAPER)
     x = gap
     for image in images:
@@ -189,7 +192,7 @@ def similarity_matrix(values: Array, label: str = "", cell: int | None = None) -
     """A matrix of -1 to 1 as colours: dark blue -1, grey 0, yellow 1. values (n, m)."""
     values = np.asarray(values)
     if values.ndim != 2 or 0 in values.shape:
-        raise InputError(f"draw: a matrix is wanted, not {values.shape}")
+        raise InputError(f"draw: a matrix (n, m) is expected, not an array of shape {values.shape}")
     cell = cell or max(1, 400 // max(values.shape))
     picture = Image.fromarray(coloured(values, -1.0, 1.0))
     picture = picture.resize((values.shape[1] * cell, values.shape[0] * cell), Image.Resampling.NEAREST)
@@ -197,10 +200,10 @@ def similarity_matrix(values: Array, label: str = "", cell: int | None = None) -
 
 
 def position_similarity(positions: Array, config: ViTConfig) -> Image.Image:
-    """For every patch a little map: how alike its position embedding is to every other's. positions (N, D) or (G, D)."""
+    """For every patch a little map: how similar its position embedding is to every other's. positions (N, D) or (G, D)."""
     rows, columns = config.grid
     vectors = np.asarray(positions)[len(positions) - config.patches :]
     maps = similarity(vectors).reshape(rows * columns, rows, columns)
     cell = max(1, 640 // (rows * columns))
     images = [similarity_matrix(m, cell=cell) for m in maps]
-    return labelled(in_rows(images, columns, gap=3), "how alike each patch's position is to the others'")
+    return labelled(in_rows(images, columns, gap=3), "how similar each patch's position is to the others'")

@@ -121,7 +121,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
-        """From plain data. Raises InputError for a field that is missing, unknown or senseless."""
+        """From plain data. Raises InputError for a field that is missing, unknown or without meaning."""
         return from_plain(cls, values, "preprocess")
 
     def to_dict(self) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def upright(image: Picture, *, channels: int = 3) -> Image.Image:
     """A path, PIL image or uint8 array (Y, X[, C]) as an 8-bit "RGB" (or, for 1 channel, "L") image, turned upright.
 
     Transparent parts become white, as in transformers; 16-bit grey is scaled to 8 bits; EXIF rotation is applied.
-    Raises InputError, naming the file, for what is no picture, is cut, or is absurdly large.
+    Raises InputError, naming the file, for a file that is no picture, is cut off, or is far too large.
     """
     name = str(image) if isinstance(image, str | os.PathLike) else "the picture"
     try:

@@ -4,7 +4,7 @@ The page is page.html, beside this file, with three things filled in: what is kn
 attention (one text each, decoded when first looked at), and the language it opens in. It asks for nothing from outside.
 
 Attention is kept in whole numbers: each row of N weights has a scale, float32, and is codes * scale, the codes uint16, or
-uint8 where that would be too much for a page. So a weight is true to half a scale: to 1/131,070, or 1/510, of the largest
+uint8 where that would be too much for a page. So a weight is exact to half a scale: to 1/131,070, or 1/510, of the largest
 of its row. A text is base64 of the scales of all rows, then of their codes, both little-endian, head after head, query
 after query. Sentences are pairs: English, Chinese.
 """
@@ -35,7 +35,7 @@ LANGUAGES = ("en", "zh")
 LARGEST = 24_000_000  # characters of attention in a page
 LARGEST_PICTURE = 720  # pixels of a side of the picture as it was given
 OPERATIONS = {
-    "patchify": "切块",
+    "patchify": "切成图块",
     "linear": "线性",
     "prepend": "前置",
     "resize": "缩放",
@@ -45,13 +45,13 @@ OPERATIONS = {
     "softmax": "softmax",
     "take token 0": "取第 0 个词元",
     "mean": "平均",
-    "linear, tanh": "线性,tanh",
+    "linear, tanh": "线性，tanh",
     "cosine": "余弦",
     "sine": "正弦",
     "rotate": "旋转",
     "look up": "查表",
     "multiply": "相乘",
-    "take token 0, mean": "取第 0 个词元,平均",
+    "take token 0, mean": "取第 0 个词元，平均",
 }
 
 
@@ -206,7 +206,7 @@ def pictures_of(
 
 
 def frame(policy: Preprocess, height: int, width: int) -> tuple[float, ...]:
-    """What the model sees of the picture: left, top, width and height, as shares of the picture's."""
+    """What the model sees of the picture: left, top, width and height, as fractions of the picture's."""
     Y, X = policy.target(height, width)
     rows, columns = (Y, X) if policy.crop is None else (min(policy.crop[0], Y), min(policy.crop[1], X))
     return (X - columns) / 2 / X, (Y - rows) / 2 / Y, columns / X, rows / Y
@@ -217,32 +217,32 @@ def preparation(policy: Preprocess, original: Image.Image, seen: Image.Image, us
     Y, X = policy.target(original.height, original.width)
     size, way = f"{Y} x {X}", policy.resample
     colours = ("grey", "灰度") if policy.channels == 1 else ("RGB", "RGB")
-    said = [(f"Read, turned upright, made {colours[0]}.", f"读入,转正,转为{colours[1]}。")]
+    said = [(f"Read, turned upright, made {colours[0]}.", f"读入，转正，转为{colours[1]}。")]
     how = {
         "squash": ("whatever the proportions were", "不管原来的比例"),
         "shortest_edge": ("the shorter side first, in proportion", "按短边、保持比例"),
-        "cover": ("in proportion, just covering the model's size", "保持比例,刚好盖住模型的尺寸"),
+        "cover": ("in proportion, just covering the model's size", "保持比例，刚好盖住模型的尺寸"),
     }.get(policy.resize)
     if how is None:
         said.append(("Not resized.", "不缩放。"))
     elif (original.height, original.width) == (Y, X):
-        said.append((f"It has the right size already: {size}.", f"尺寸本来就合适:{size}。"))
+        said.append((f"It has the right size already: {size}.", f"尺寸本来就合适：{size}。"))
     else:
-        said.append((f"Resized to {size} ({way}), {how[0]}.", f"缩放到 {size}({way}),{how[1]}。"))
+        said.append((f"Resized to {size} ({way}), {how[0]}.", f"缩放到 {size}（{way}），{how[1]}。"))
     if policy.crop is not None and policy.crop != (Y, X):
         cut = f"{policy.crop[0]} x {policy.crop[1]}"
         more = policy.crop[0] > Y or policy.crop[1] > X
         said.append(
             (
                 f"The middle {cut} is taken{', with zeros around' if more else ''}.",
-                f"取中间 {cut}{',四周补零' if more else ''}。",
+                f"取中间 {cut}{'，四周补零' if more else ''}。",
             )
         )
     if used.size != seen.size:
         said.append(
             (
-                f"The {used.height} x {used.width} that whole patches cover are used.",
-                f"只用整块覆盖的 {used.height} x {used.width}。",
+                f"Only the {used.height} x {used.width} that whole patches cover are used.",
+                f"只用完整图块覆盖的 {used.height} x {used.width}。",
             )
         )
     if policy.scale is not None:
@@ -250,7 +250,12 @@ def preparation(policy: Preprocess, original: Image.Image, seen: Image.Image, us
         said.append((f"Each value, 0 to 255, times {share}.", f"每个 0 到 255 的值乘以 {share}。"))
     if policy.mean is not None and policy.std is not None:
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (policy.mean, policy.std))
-        said.append((f"Minus the mean ({mean}), divided by the spread ({std}).", f"减去均值({mean}),除以标准差({std})。"))
+        said.append(
+            (
+                f"Minus the mean ({mean}), divided by the standard deviation ({std}).",
+                f"减去均值（{mean}），除以标准差（{std}）。",
+            )
+        )
     return said
 
 
@@ -265,36 +270,36 @@ def special_tokens(config: ViTConfig) -> list[Said]:
 
 
 def positions_said(config: ViTConfig, resized: bool) -> list[Said]:
-    """How a token knows its place, a sentence for each way that the model has."""
+    """How a token knows its position, a sentence for each way that the model has."""
     said = []
     if config.positions != "none":
         only = config.positions == "patches" or config.registers > 0
         whom = ("patch and class", "图块和类别") if config.positions == "all" else ("patch", "图块")
         said.append(
             (
-                f"To every {f'{whom[0]} ' if only else ''}token a learned vector of its place is added.",
-                f"每个{whom[1] if only else ''}词元加上一个学到的位置向量。",
+                f"To every {f'{whom[0]} ' if only else ''}token the learned vector of its position is added.",
+                f"每个{whom[1] if only else ''}词元加上一个可学习的位置向量。",
             )
         )
     if resized:
         said.append(
             (
                 "The grid of positions was resized: the picture has another size than in training.",
-                "位置网格经过缩放:图片尺寸与训练时不同。",
+                "位置网格经过缩放：图像尺寸与训练时不同。",
             )
         )
     if config.rope != "none":
         said.append(
             (
-                "In every block the patches' queries and keys are turned by angles of their row and column (rotary positions).",
-                "在每一层,图块的查询和键按其行和列的角度旋转(旋转位置)。",
+                "In every block the patches' queries and keys are rotated by angles of row and column (rotary positions).",
+                "在每个编码器块里，图块的查询和键按其行和列的角度旋转（旋转位置）。",
             )
         )
     if config.relative_positions:
         said.append(
             (
-                "In every block a learned number for every distance is added to the scores (relative positions).",
-                "在每一层,分数加上按距离学到的数(相对位置)。",
+                "In every block a learned number for every offset is added to the scores (relative positions).",
+                "在每个编码器块里，分数加上与相对位置对应的可学习的数（相对位置）。",
             )
         )
     return said
@@ -310,12 +315,12 @@ def pooling_said(config: ViTConfig) -> Said:
         ),
         "class_and_mean": (
             "The class token and the mean of the patch tokens, one after the other, stand for the picture.",
-            "类别词元与图块词元的平均值前后相接,代表整张图片。",
+            "类别词元与图块词元的平均值前后相接，代表整张图片。",
         ),
         "map": (
             "A learned query, the same for every picture, attends to all tokens (MAP pooling); what it gathers stands for "
             "the picture. Its map is among those of the attention above.",
-            "一个学到的、对每张图片都相同的查询关注所有词元(MAP 汇聚);它收集到的代表整张图片。它的关注图也在上面的注意力里。",
+            "一个可学习的、对每张图片都相同的查询关注所有词元（MAP 池化）；它收集到的代表整张图片。它的注意力图也在上面。",
         ),
     }[config.pooling]
 
@@ -357,5 +362,5 @@ def step_of(row: Row, name: str) -> dict[str, Any]:
 
 
 def numbers(values: Mapping[str, float]) -> list[float]:
-    """Least, mean and largest."""
+    """Minimum, mean and maximum."""
     return [values[key] for key in ("min", "mean", "max")]
