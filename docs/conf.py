@@ -82,15 +82,13 @@ def prepare_page(app, docname, source):
 
 
 def navigation(index):
-    """A toctree for each list of index.md under its heading; then pages it does not name, and the reference."""
+    """A toctree for each list of index.md under its heading, and one of the reference. A page in none of them is an error."""
     sections = [
         (section.split("\n", 1)[0], re.findall(r"^- \[[^\]]+\]\((\w[^)#/]*)\.md\)", section, re.MULTILINE))
         for section in index.split("\n## ")[1:]
     ]
-    named = {root_doc, *(page for _, pages in sections for page in pages)}
-    rest = sorted(page.stem for page in DOCS.glob("*.md") if page.stem not in named)
     rooms = [f"api/{room}" for room in ROOMS if (API / f"{room}.md").exists()]
-    trees = [*sections, ("More", rest), ("Reference", ["api/public", "api/reference", *rooms])]
+    trees = [*sections, ("Reference", ["api/public", "api/reference", *rooms])]
     return "".join(
         "\n\n".join(["", "```{toctree}\n:hidden:\n:caption: " + caption, "\n".join(pages) + "\n```\n"])
         for caption, pages in trees
