@@ -113,7 +113,7 @@ def as_rst(app, what, name, thing, options, lines):
 
 def short_names(app, what, name, thing, options, signature, returned):
     """Where a default is not Python ("<factory>"), Sphinx leaves its marks for shortened names in the signature."""
-    return re.sub(r"~(?:\w+\.)*(\w+)", r"\1", signature or ""), returned
+    return (re.sub(r"~(?:\w+\.)*(\w+)", r"\1", signature), returned) if "~" in (signature or "") else None
 
 
 def skip(app, what, name, thing, skipped, options):
