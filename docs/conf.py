@@ -77,7 +77,7 @@ def first_line(thing):
 
 def prepare_page(app, docname, source):
     """What a page says of files beside docs/ becomes plain text (the site has no such pages); index.md gets its navigation."""
-    text = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", source[0])
+    text = re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", source[0])
     source[0] = text + navigation(text) if docname == root_doc else text
 
 
@@ -113,7 +113,7 @@ def as_rst(app, what, name, thing, options, lines):
 
 def short_names(app, what, name, thing, options, signature, returned):
     """Where a default is not Python ("<factory>"), Sphinx leaves its marks for shortened names in the signature."""
-    return (re.sub(r"~(?:\w+\.)*(\w+)", r"\1", signature), returned) if "~" in (signature or "") else None
+    return (signature.replace("~", ""), returned) if "~" in (signature or "") else None
 
 
 def skip(app, what, name, thing, skipped, options):
