@@ -4,7 +4,8 @@
     python tests/family_table.py --write     writes it anew
     python tests/family_table.py --measure   measures the agreement anew (needs the extra `peers`), and writes it
 
-The agreement is the largest max|ours - theirs| / max|theirs| of all outputs and hidden states of all test cases, in float64.
+The agreement is the maximum of max|ours - theirs| / max|theirs| over all outputs and hidden states of all test cases, in
+float64.
 """
 
 import json
@@ -30,11 +31,11 @@ def page():
         "<!-- Written by tests/family_table.py from the converters' own tables: change those, not this page. -->",
         "",
         "`numpy-vit convert FILE -o model.safetensors` recognises the family from the tensors' names, or from config.json, and",
-        "says which it took. What neither the file nor the family's code tells is asked for: `heads=12`, say. `--family NAME`",
+        "says which it took. What neither the file nor the family's code says must be given, like `heads=12`. `--family NAME`",
         "is for files whose names do not tell: plain DeiT, DINO and fine-tuned MAE files look like timm's.",
         "",
-        "Agreement: the largest max|ours - theirs| / max|theirs| of all outputs and hidden states in float64, over crooked",
-        "little models that the family's own code made, saved and ran. *config*: config.json says it; *asked*: you do.",
+        "Agreement: the maximum of max|ours - theirs| / max|theirs| over all outputs and hidden states in float64, of crooked",
+        "little models that the family's own code made, saved and ran. *config*: config.json says it; *asked*: you must.",
         "",
         "| family | what | eps | activation | pooling | positions resized | pictures | agreement |",
         "|---|---|---|---|---|---|---|---|",
