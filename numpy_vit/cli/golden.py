@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, about, nearest
-from .common import Progress, image_size, note, terminal_width, wants_colour
+from .common import Progress, image_size, note, printable, terminal_width, wants_colour
 
 if TYPE_CHECKING:
     from ..golden.checking import Check
+    from ..golden.diagnosing import Finding
     from ..model import ViT
 
 
@@ -94,7 +95,8 @@ def add_check(actions: Any) -> None:
     add_comparison(check)
     check.add_argument("--brief", action="store_true", help="list only the steps that are out of budget")
     check.add_argument("--complete", action="store_true", help="a step that the dump does not have fails the check")
-    check.add_argument("--html", metavar="FILE", help="also write one page with the table and heat maps")
+    check.add_argument("--html", metavar="FILE", help="also write one page: the diagnosis, every step, heat maps")
+    check.add_argument("--lang", choices=("en", "zh"), default="en", help="the language the page opens in (default: en)")
     check.add_argument("--junit", metavar="FILE", help="also write JUnit XML")
 
 
@@ -271,8 +273,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     from ..golden import report
 
     checked = compared(arguments, need_model=False)
-    title = f"{arguments.dump} against {arguments.golden}"
-    for file, text in ((arguments.html, lambda: report.html(checked, title)), (arguments.junit, lambda: report.junit(checked))):
+    for file, text in ((arguments.html, lambda: page(checked, arguments)), (arguments.junit, lambda: report.junit(checked))):
         if file is not None:
             with replacing(file) as target:
                 target.write(text().encode())
@@ -288,17 +289,33 @@ def run_check(arguments: argparse.Namespace) -> int:
     return arguments.verdict
 
 
-def run_diagnose(arguments: argparse.Namespace) -> int:
-    from ..golden import report
+def page(checked: "Check", arguments: argparse.Namespace) -> str:
+    """The HTML page, with a diagnosis where the model is at hand."""
+    from ..golden.report_page import html
+
+    findings, suspected = (None, None) if checked.model is None else diagnosed(checked)
+    return html(checked, printable(arguments.dump), findings=findings, suspected=suspected, language=arguments.lang)
+
+
+def diagnosed(checked: "Check") -> "tuple[list[Finding], str | None]":
+    """What explains the wrong steps, and the narrower format that what is unexplained looks like."""
     from ..golden.diagnosing import diagnose, suspicion
 
-    checked = compared(arguments, need_model=True)
     progress = Progress(0)
-    arguments.verdict = 0 if checked.passed else 1
-    findings = diagnose(checked, progress.say)
-    progress.clear()
+    try:
+        findings = diagnose(checked, progress.say)
+    finally:
+        progress.clear()
     unexplained = any(finding.best is None for finding in findings) or (not findings and not checked.passed)
-    suspected = suspicion(checked) if unexplained else None
+    return findings, suspicion(checked) if unexplained else None
+
+
+def run_diagnose(arguments: argparse.Namespace) -> int:
+    from ..golden import report
+
+    checked = compared(arguments, need_model=True)
+    arguments.verdict = 0 if checked.passed else 1
+    findings, suspected = diagnosed(checked)
     if arguments.json:
         print(report.as_json(report.diagnosis_data(findings, suspected)))
     else:
