@@ -39,6 +39,7 @@ def add_record(actions: Any) -> None:
         "made by any port itself: docs/golden.md has the generator in C and Python.",
     )
     record.add_argument("-o", "--output", required=True, metavar="DIR", help="the golden folder to write")
+    record.add_argument("--force", action="store_true", help="replace the golden that is there")
     record.add_argument("--weights", metavar="MODEL", help="digits, a converted file, a Hugging Face folder or a hub name")
     record.add_argument(
         "--model",
@@ -120,11 +121,13 @@ def run(arguments: argparse.Namespace) -> int:
 def run_record(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from ..golden.folder import check_target, write_golden
+    from ..golden.folder import MANIFEST, check_target, write_golden
     from ..golden.recording import record
 
     refuse_what_does_not_go_together(arguments)
     check_target(arguments.output)
+    if (Path(arguments.output) / MANIFEST).exists() and not arguments.force:
+        raise InputError(f"{arguments.output}: has a golden already: give another folder, or --force to replace it")
     model, preprocess, origin = model_to_record(arguments)
     with np.errstate(all="ignore"):
         pixels, origin["input"] = pixels_to_record(arguments, model, preprocess)
