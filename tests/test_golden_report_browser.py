@@ -120,6 +120,10 @@ def test_heat_maps_and_their_scale(chromium, wrong):
         beyond = window.js("[4, 5, 6].map(decade => colourOf(decade).join())")
         assert len(set(beyond)) == 3  # what is past 10,000 floors is told apart
         window.click("#look")
+    window.click(".step[open] .panels ~ button")  # least and largest number of this step at the ends of the scale
+    colour, code = window.js(pixel, 0, n, 10)
+    assert colour == window.js("palette(rangeOf(STEPS[arguments[0]].map))[arguments[1]]", n, code) != list(colours[code])
+    assert "Colours: " in window.js(VISIBLE)
     canvas = window.chromium.find_element("css selector", ".step[open] .panels canvas")
     window.actions().move_to_element(canvas).perform()
     readout = window.js("document.querySelector('.readout').textContent")
