@@ -12,6 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside the tests
 
+from browsing import chromium  # noqa: F401 (a fixture)
+
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent
 DATA = HERE / "data"

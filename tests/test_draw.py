@@ -196,3 +196,21 @@ def test_attend_where_pictures_are_not_resized_by_pillow(way, tmp_path):
     assert main(["attend", str(SAMPLE), "-o", str(target), "--preprocessor", way]) == 0
     with Image.open(target) as picture:
         assert picture.width > 224
+
+
+def test_blocks_are_named_as_in_step_names():
+    names = [draw.block_label(number, 24) for number in (0, 1, 2, 3, 10, 11, 12, 20, 21, 23)]
+    assert names[0] == "blocks.0 (1st of 24)" and names[-1] == "blocks.23 (24th of 24)"
+    places = [name.split("(")[1].split()[0] for name in names]
+    assert places == ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "24th"]
+
+
+@pytest.mark.parametrize(
+    "options, label", [((), "blocks.5 (6th of 6)"), (("--layer", "0", "--head", "2"), "blocks.0 (1st of 6), head 2")]
+)
+def test_attend_names_the_block(options, label, run, tmp_path, monkeypatch):
+    said = []
+    labelled = draw.labelled
+    monkeypatch.setattr(draw, "labelled", lambda image, text: said.append(text) or labelled(image, text))
+    assert run("attend", SAMPLE, "-o", tmp_path / "a.png", *options)[0] == 0
+    assert label in said

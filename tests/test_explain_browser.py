@@ -3,12 +3,9 @@
 Needs the extra `browser` and Debian's packages chromium and chromium-driver.
 """
 
-import json
-import os
-import shutil
-
 import numpy as np
 import pytest
+from browsing import DESKTOP, PHONE, Window, assert_quiet
 from explained import saved
 from options import OPTIONS, PLAIN
 
@@ -22,7 +19,6 @@ from conftest import REPOSITORY
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 SAMPLE = REPOSITORY / "weights" / "samples" / "3" / "0045-0.png"
-DESKTOP, PHONE = (1280, 900), (360, 800)
 NASTY = "<img src=x onerror=alert(1)>"
 READ = """canvas => {  // from a copy: Chromium warns of canvases that are read again and again
   const copy = document.createElement("canvas"), {width, height} = canvas;
@@ -32,68 +28,12 @@ READ = """canvas => {  // from a copy: Chromium warns of canvases that are read 
 }"""
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """A Chromium without a window, and its driver."""
-    browser, driver = (
-        next(filter(None, map(shutil.which, names)), None)
-        for names in (("chromium", "chromium-browser", "google-chrome"), ("chromedriver",))
-    )
-    if not (browser and driver):
-        pytest.skip("no Chromium: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason='no selenium: pip install -e ".[test,browser]"')
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    for flag in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", *sandbox):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    window = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield window
-    window.quit()
-
-
-class Window:
-    """A page in a window: what it shows, and what one does to it."""
-
-    def __init__(self, chromium, page, size=DESKTOP, media=()):
-        self.chromium, self.page = chromium, page
-        width, height = size
-        device = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
-        media = {"reduced-motion": "reduce", **dict(media)}  # nothing is waited for; one test looks at the motion itself
-        features = [{"name": f"prefers-{name}", "value": value} for name, value in media.items()]
-        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-        chromium.get("about:blank")
-        self.logs()
-        chromium.get(page.as_uri())
-
-    def logs(self):
-        """Console messages, and the addresses asked for, since the last look."""
-        events = [json.loads(entry["message"])["message"] for entry in self.chromium.get_log("performance")]
-        asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        return self.chromium.get_log("browser"), [url for url in asked if not url.startswith("data:")]
-
-    def js(self, code, *values):
-        """What the code gives, after what is waiting to be drawn has been drawn."""
-        drawn = (
-            "const done = arguments[arguments.length - 1]; requestAnimationFrame(() => requestAnimationFrame(() => done()));"
-        )
-        self.chromium.execute_async_script(drawn)
-        return self.chromium.execute_script(f"return {code}", *values)
-
-    def text(self, name):
-        return self.js("document.getElementById(arguments[0]).textContent", name)
+class Explained(Window):
+    """A page of `explain`."""
 
     def state(self):
         layer, head, query = self.js("(({layer, head, query}) => [layer, head, query])($('explorer').dataset)")
         return int(layer), int(head) if head.isdigit() else head, int(query)
-
-    def actions(self, kind="mouse"):
-        from selenium.webdriver import ActionChains
-        from selenium.webdriver.common.actions.pointer_input import PointerInput
-
-        return ActionChains(self.chromium, duration=0, devices=[PointerInput(kind, kind)])
 
     def point(self, name, patch, grid, click=False, kind="mouse"):
         """Move the pointer over a patch of a picture, or click, or tap it."""
@@ -105,11 +45,6 @@ class Window:
         y = (patch // columns + 0.5) / rows * height - height / 2
         actions = self.actions(kind).move_to_element_with_offset(element, round(x), round(y))
         (actions.click() if click or kind == "touch" else actions).perform()
-
-    def click(self, selector):
-        element = self.chromium.find_element("css selector", selector)
-        self.chromium.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)  # not under the bar at the top
-        element.click()
 
     def press(self, *keys, inside="asking"):
         element = self.chromium.find_element("id", inside)
@@ -158,14 +93,18 @@ def assert_shown(window, attentions, config):
     return patches
 
 
-def assert_quiet(window):
-    messages, asked = window.logs()
-    assert messages == []
-    assert asked == [window.page.as_uri()]
+def assert_in_view(window, name):
+    """The whole element is seen, below the bar at the top."""
+    top, bottom, bar, height = window.js(
+        "(box => [box.top, box.bottom, document.querySelector('.bar').offsetHeight, innerHeight])"
+        "(document.getElementById(arguments[0]).getBoundingClientRect())",
+        name,
+    )
+    assert bar <= top and bottom <= height, (top, bottom)
 
 
 def test_it_opens_without_a_message_and_asks_for_nothing(chromium, digits):
-    window = Window(chromium, digits[0])
+    window = Explained(chromium, digits[0])
     assert "0045-0.png" in window.text("lead") and "digits" in window.text("lead")
     window.js("$('matrix').scrollIntoView()")
     window.press("l", "r", "c")
@@ -178,7 +117,7 @@ def test_it_opens_without_a_message_and_asks_for_nothing(chromium, digits):
 
 def test_the_pointer_chooses_the_query_and_reads_weights(chromium, digits):
     page, attentions, config, _ = digits
-    window = Window(chromium, page)
+    window = Explained(chromium, page)
     assert window.state() == (5, "mean", 0)
     assert_shown(window, attentions, config)
     for patch in (27, 0, 63, 40):
@@ -207,7 +146,7 @@ def test_keys_choose_query_block_and_head(chromium, digits):
     from selenium.webdriver.common.keys import Keys
 
     page, attentions, config, _ = digits
-    window = Window(chromium, page)
+    window = Explained(chromium, page)
     window.press(Keys.ARROW_RIGHT)
     assert window.state()[2] == 1  # from the class token to the first patch
     window.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN, Keys.ARROW_LEFT)
@@ -235,7 +174,7 @@ def test_selects_chips_and_the_overview_choose_too(chromium, digits):
     from selenium.webdriver.support.ui import Select
 
     page, attentions, config, _ = digits
-    window = Window(chromium, page)
+    window = Explained(chromium, page)
     Select(window.chromium.find_element("id", "layer")).select_by_value("2")
     Select(window.chromium.find_element("id", "head")).select_by_value("4")
     window.point("asking", 20, config.grid)
@@ -248,6 +187,7 @@ def test_selects_chips_and_the_overview_choose_too(chromium, digits):
     assert window.js("document.querySelectorAll('#matrix canvas').length") == 6 * 7 + 1
     window.click("#matrix canvas[data-layer='3'][data-head='1']")
     assert window.state() == (3, 1, 21)
+    assert_in_view(window, "answering")
     window.click("#chips button")
     assert window.state() == (3, 1, 0) and window.js("$('chips').children[0].ariaPressed") == "true"
     before = window.text("steps-block")
@@ -257,7 +197,7 @@ def test_selects_chips_and_the_overview_choose_too(chromium, digits):
 
 
 def test_languages_and_looks(chromium, digits):
-    window = Window(chromium, digits[0])
+    window = Explained(chromium, digits[0])
     shown = "document.body.innerText"
     background = "getComputedStyle(document.body).backgroundColor"
     assert "Where it looks" in window.js(shown) and "它看哪里" not in window.js(shown)
@@ -274,17 +214,17 @@ def test_languages_and_looks(chromium, digits):
     assert window.js(background) != light
     window.click("#look")
     assert window.js(background) == light
-    dark = Window(chromium, digits[0], media={"color-scheme": "dark"})
+    dark = Explained(chromium, digits[0], media={"color-scheme": "dark"})
     assert dark.js(background) != light
     for motion, expected in (("reduce", "auto"), ("no-preference", "smooth")):
-        window = Window(chromium, digits[0], media={"reduced-motion": motion})
+        window = Explained(chromium, digits[0], media={"reduced-motion": motion})
         assert window.js("getComputedStyle(document.documentElement).scrollBehavior") == expected
 
 
 def test_the_focus_can_be_seen(chromium, digits):
     from selenium.webdriver.common.keys import Keys
 
-    window = Window(chromium, digits[0])
+    window = Explained(chromium, digits[0])
     reached = []
     for _ in range(40):
         window.actions().send_keys(Keys.TAB).perform()
@@ -298,7 +238,7 @@ def test_the_focus_can_be_seen(chromium, digits):
 @pytest.mark.parametrize("tongue", ["en", "zh"])
 def test_phone_width(tongue, chromium, digits):
     page, attentions, config, _ = digits
-    window = Window(chromium, page, PHONE)
+    window = Explained(chromium, page, PHONE)
     if tongue == "zh":
         window.click("#language")
     assert window.js("document.scrollingElement.scrollWidth") <= 360
@@ -307,6 +247,9 @@ def test_phone_width(tongue, chromium, digits):
     assert_shown(window, attentions, config)
     window.point("answering", 12, config.grid, kind="touch")
     assert window.state()[2] == 43 and "12" in window.text("readout")
+    window.click("#matrix canvas[data-layer='5'][data-head='5']")
+    assert window.state() == (5, 5, 43)
+    assert_in_view(window, "answering")
     assert_quiet(window)
 
 
@@ -319,7 +262,7 @@ def test_other_models_on_an_oblong_grid(option, size, chromium, tmp_path):
     labels = ["</script><script>alert(1)</script>", NASTY, "a label without an end " * 9, "x" * 120, "5"][: config.classes]
     weights = saved(config, tmp_path / "model.safetensors", labels or None)
     page, attentions, _, out = page_of(tmp_path, weights, picture)
-    window = Window(chromium, page, size)
+    window = Explained(chromium, page, size)
     assert window.js("document.scrollingElement.scrollWidth") <= size[0]
     assert_shown(window, attentions, config)
     window.point("asking", 9, config.grid)
@@ -344,7 +287,7 @@ def test_vit_base(chromium, tmp_path):
     weights = saved(config, tmp_path / "base.safetensors")
     page, attentions, _, _ = page_of(tmp_path, weights)
     assert page.stat().st_size < 25_000_000
-    window = Window(chromium, page)
+    window = Explained(chromium, page)
     assert_shown(window, attentions, config)
     window.point("asking", 100, config.grid)
     window.press("h", "h", "l")
@@ -365,7 +308,7 @@ def test_what_is_left_out_is_said(chromium, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "LARGEST", 6_000)
     config = ViTConfig(**{**PLAIN, "heads": 12})
     page, attentions, _, _ = page_of(tmp_path, saved(config, tmp_path / "model.safetensors"))
-    window = Window(chromium, page, PHONE)
+    window = Explained(chromium, page, PHONE)
     assert_shown(window, attentions, config)
     window.press("l")
     assert_shown(window, attentions, config)

@@ -98,8 +98,8 @@ def test_a_manifest_says_what_each_step_is(digits):
 
 def test_a_golden_is_replaced_whole_or_not_at_all(tmp_path, tiny, capsys):
     before = (tiny / "manifest.json").read_bytes()
-    assert record(tiny, "--model", "ViT-Ti/16", "depth=0") == 2
-    assert record(tiny, "--model", "ViT-Ti/16", "depth=1", "--steps", "blocks.0.attn") == 2
+    assert record(tiny, "--model", "ViT-Ti/16", "depth=0", "--force") == 2
+    assert record(tiny, "--model", "ViT-Ti/16", "depth=1", "--steps", "blocks.0.attn", "--force") == 2
     assert "no step is called 'blocks.0.attn'" in capsys.readouterr().err
     assert (tiny / "manifest.json").read_bytes() == before
     (tmp_path / "web").mkdir()  # a folder with a manifest.json of something else
@@ -115,7 +115,11 @@ def test_a_golden_is_replaced_whole_or_not_at_all(tmp_path, tiny, capsys):
     assert record(tmp_path / "mine", "--weights", "digits") == 2
     assert "a folder with other things in it" in capsys.readouterr().err
     assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
-    assert record(tiny, "--weights", "digits", "--noise", "none", "--steps", "logits") == 0  # a golden may be replaced
+    small = ("--weights", "digits", "--noise", "none", "--steps", "logits")
+    assert record(tiny, *small) == 2
+    assert "tiny: has a golden already: give another folder, or --force to replace it\n" in capsys.readouterr().err
+    assert (tiny / "manifest.json").read_bytes() == before
+    assert record(tiny, *small, "--force") == 0
     assert sorted(os.listdir(tmp_path)) == ["mine", "tiny"]
     assert len(read_golden(tiny).steps) == 2
 
@@ -390,7 +394,7 @@ def test_check_and_diagnose_from_the_command_line(tmp_path, digits, capsys):
     assert "First step out of budget: blocks.0.mlp.gelu: wrong by itself" in out
     assert out.startswith("step") and out.splitlines()[1].startswith("blocks.0.mlp.gelu")
     page = html.read_text()
-    assert "FAILED" in page and page.count("data:image/png;base64,") == 91 and "http" not in page
+    assert "activation-quick_gelu" in page and page.count('"codes": "') == 91 and "://" not in page
     suite = xml.etree.ElementTree.parse(junit).getroot()
     assert len(suite) == 91 and int(suite.get("failures")) == sum(case.find("failure") is not None for case in suite) > 50
     assert main([*command, str(tmp_path / "bad.npz"), "--json"]) == 1

@@ -66,14 +66,14 @@ def drawn(runner: Runner, arguments: argparse.Namespace) -> "Image":
     layer = whole(arguments.layer, -1, config.depth, "--layer")
     if arguments.head is not None:
         head = whole(arguments.head, 0, config.heads, "--head")
-        label = f"block {layer}, head {head}"
+        label = f"{draw.block_label(layer, config.depth)}, head {head}"
         return draw.attention_overlay(image, attentions[layer][head][query], config, label, query=arguments.query)
     flow = draw.attention_overlay(
         image, draw.rollout(attentions)[query], config, f"rollout, {config.depth} blocks", query=arguments.query
     )
     if arguments.rollout:
         return flow
-    heads = draw.labelled(draw.head_gallery(image, attentions[layer], config, query), f"block {layer} of {config.depth}")
+    heads = draw.labelled(draw.head_gallery(image, attentions[layer], config, query), draw.block_label(layer, config.depth))
     return heads if arguments.layer is not None else draw.beside([flow, heads])
 
 

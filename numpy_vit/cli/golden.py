@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, about, nearest
-from .common import FAILED, OK, Progress, check_output, note, refuse, terminal_width, wants_colour
+from .common import FAILED, OK, Progress, check_output, note, printable, refuse, terminal_width, wants_colour
 from .models import config_of, open_weights
 from .options import add, add_output
 
 if TYPE_CHECKING:
     from ..golden.checking import Check
+    from ..golden.diagnosing import Finding
     from ..vit import ViT
 
 
@@ -39,6 +40,7 @@ def add_record(actions: Any) -> None:
         "made by any port itself: docs/golden.md has the generator in C and Python.",
     )
     add_output(record, "DIR", "the golden folder to write")
+    record.add_argument("--force", action="store_true", help="replace the golden that is there")
     add(record, "--weights", help="a converted file, a Hugging Face folder, a hub name, or digits")
     record.add_argument(
         "--model",
@@ -94,7 +96,8 @@ def add_check(actions: Any) -> None:
     add_comparison(check)
     check.add_argument("--brief", action="store_true", help="list only the steps that are out of budget")
     check.add_argument("--complete", action="store_true", help="a step that the dump does not have fails the check")
-    check.add_argument("--html", metavar="FILE", help="also write one page with the table and heat maps")
+    check.add_argument("--html", metavar="FILE", help="also write one page: the diagnosis, every step, heat maps")
+    check.add_argument("--lang", choices=("en", "zh"), default="en", help="the language the page opens in (default: en)")
     check.add_argument("--junit", metavar="FILE", help="also write JUnit XML")
 
 
@@ -118,11 +121,13 @@ def run(arguments: argparse.Namespace) -> int:
 def run_record(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from ..golden.folder import check_target, write_golden
+    from ..golden.folder import MANIFEST, check_target, write_golden
     from ..golden.recording import record
 
     refuse_what_does_not_go_together(arguments)
     check_target(arguments.output)
+    if (Path(arguments.output) / MANIFEST).exists() and not arguments.force:
+        raise InputError(f"{arguments.output}: has a golden already: give another folder, or --force to replace it")
     model, preprocess, origin = model_to_record(arguments)
     with np.errstate(all="ignore"):
         pixels, origin["input"] = pixels_to_record(arguments, model, preprocess)
@@ -264,8 +269,7 @@ def run_check(arguments: argparse.Namespace) -> int:
         if file is not None:
             check_output(file)
     checked = compared(arguments, need_model=False)
-    title = f"{arguments.dump} against {arguments.golden}"
-    for file, text in ((arguments.html, lambda: report.html(checked, title)), (arguments.junit, lambda: report.junit(checked))):
+    for file, text in ((arguments.html, lambda: page(checked, arguments)), (arguments.junit, lambda: report.junit(checked))):
         if file is not None:
             with replacing(file) as target:
                 target.write(text().encode())
@@ -281,17 +285,33 @@ def run_check(arguments: argparse.Namespace) -> int:
     return arguments.verdict
 
 
-def run_diagnose(arguments: argparse.Namespace) -> int:
-    from ..golden import report
+def page(checked: "Check", arguments: argparse.Namespace) -> str:
+    """The HTML page, with a diagnosis where the model is at hand."""
+    from ..golden.report_page import html
+
+    findings, suspected = (None, None) if checked.model is None else diagnosed(checked)
+    return html(checked, printable(arguments.dump), findings=findings, suspected=suspected, language=arguments.lang)
+
+
+def diagnosed(checked: "Check") -> "tuple[list[Finding], str | None]":
+    """What explains the wrong steps, and the narrower format that what is unexplained looks like."""
     from ..golden.diagnosing import diagnose, suspicion
 
-    checked = compared(arguments, need_model=True)
     progress = Progress(0)
-    arguments.verdict = OK if checked.passed else FAILED
-    findings = diagnose(checked, progress.say)
-    progress.clear()
+    try:
+        findings = diagnose(checked, progress.say)
+    finally:
+        progress.clear()
     unexplained = any(finding.best is None for finding in findings) or (not findings and not checked.passed)
-    suspected = suspicion(checked) if unexplained else None
+    return findings, suspicion(checked) if unexplained else None
+
+
+def run_diagnose(arguments: argparse.Namespace) -> int:
+    from ..golden import report
+
+    checked = compared(arguments, need_model=True)
+    arguments.verdict = OK if checked.passed else FAILED
+    findings, suspected = diagnosed(checked)
     if arguments.json:
         print(report.as_json(report.diagnosis_data(findings, suspected)))
     else:

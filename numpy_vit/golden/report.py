@@ -1,24 +1,17 @@
-"""A check and a diagnosis on paper: text for a terminal, JSON, one HTML page, JUnit XML."""
+"""A check and a diagnosis on paper: text for a terminal, JSON, JUnit XML. The HTML page is report_page's."""
 
-import base64
 import dataclasses
-import io
 import json
 import math
 import textwrap
 from collections.abc import Sequence
-from html import escape
 from typing import Any
-
-import numpy as np
 
 from ..tracing.render import clean, fitted, shape_text
 from .checking import INHERITED, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result
 from .diagnosing import Finding, Tried
 
-Array = Any
 COLOURS = {OK: 32, WRONG: 31, INHERITED: 33, UNCLEAR: 33, MISSING: 90}
-FILLS = {OK: "#e4f3e4", WRONG: "#f7d4d4", INHERITED: "#f9ecd0", UNCLEAR: "#f9ecd0", MISSING: "#eeeeee"}
 ORDER = (
     "step", "shape", "dtype", "error", "noises", "own", "l2", "cosine", "worst", "golden", "port", "nan", "inf", "verdict",
 )  # fmt: skip
@@ -251,77 +244,3 @@ def diagnosis_data(findings: Sequence[Finding], suspected: str | None) -> dict[s
         ],
         "computed_in": suspected,
     }
-
-
-# The HTML page
-
-
-def html(checked: Check, title: str) -> str:
-    """One page that needs nothing else: the table, and for every step where its errors lie."""
-    from .. import __version__
-
-    cells = columns(checked.results)
-    kind = {key: "n" if cells[key][2] else "t" for key in ORDER}
-    head = "".join(f'<th class="{kind[key]}">{escape(cells[key][0])}</th>' for key in ORDER)
-    rows = []
-    for n, result in enumerate(checked.results):
-        row = "".join(f'<td class="{kind[key]}">{escape(cells[key][1][n])}</td>' for key in ORDER)
-        rows.append(f'<tr style="background:{FILLS[result.verdict]}">{row}<td>{picture(checked, result)}</td></tr>')
-    said = "".join(f"<p>{escape(text)}</p>" for text in summary(checked))
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
-<style>
-body {{ font: 14px/1.4 system-ui, sans-serif; margin: 1.5em; color: #000; background: #fff }}
-table {{ border-collapse: collapse; font: 12px/1.3 ui-monospace, monospace }}
-th {{ position: sticky; top: 0; background: #fff; text-align: left; padding: 4px 8px; border-bottom: 1px solid #888 }}
-td {{ padding: 2px 8px; white-space: nowrap; border-bottom: 1px solid #fff }}
-td.n, th.n {{ text-align: right }}
-img {{ image-rendering: pixelated; display: block; border: 1px solid #999 }}
-</style></head><body>
-<h1>{escape(title)}</h1>
-<p><b>{"PASSED" if checked.passed else "FAILED"}</b></p>
-{said}
-<p>Heat maps: |a - b| of the first picture, rows are tokens (for attention: the worst head), white up to one noise floor,
-black from 10,000 on, on a logarithmic scale; NaN and infinity are blue.</p>
-<table><thead><tr>{head}<th>errors</th></tr></thead><tbody>
-{chr(10).join(rows)}
-</tbody></table>
-<p>numpy_vit {__version__}</p>
-</body></html>
-"""
-
-
-def picture(checked: Check, result: Result, height: int = 32, width: int = 96) -> str:
-    """The error of a step as a small picture, by the step's own noise floor."""
-    from PIL import Image
-
-    if result.run is None:
-        return ""
-    port = checked.arrays[result.name].array[0]
-    exact = np.asarray(checked.golden.arrays[result.name][0], np.float64)
-    with np.errstate(all="ignore"):
-        error = np.abs(port - exact) / (np.abs(exact).max() or 1.0)
-    error = np.where(np.isfinite(error), error, np.inf)
-    if result.dims.startswith("B H"):
-        error = error.max(axis=0)
-    grid = coarse(error.reshape(error.shape[0] if error.ndim > 1 else 1, -1), height, width)
-    floor = result.run.largest / result.run.noises if 0 < result.run.noises < math.inf else 1e-7
-    with np.errstate(all="ignore"):
-        strength = np.clip(np.log10(grid / floor) / 4, 0, 1)
-    colours = np.stack([255 * np.clip(2 - 2 * strength, 0, 1), *[255 * np.clip(1 - 2 * strength, 0, 1)] * 2], axis=-1)
-    colours[np.isinf(grid)] = (0, 0, 255)
-    file = io.BytesIO()
-    Image.fromarray(colours.astype(np.uint8)).save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode()
-    rows, across = grid.shape
-    size = f'width="{max(2 * across, 24)}" height="{max(2 * rows, 8)}"'
-    return f'<img alt="errors of {escape(result.name)}" {size} src="data:image/png;base64,{data}">'
-
-
-def coarse(x: Array, rows: int, columns: int) -> Array:
-    """A matrix made smaller, each cell the largest of what it covers."""
-    for axis, count in ((0, rows), (1, columns)):
-        if x.shape[axis] > count:
-            starts = np.arange(count) * x.shape[axis] // count
-            x = np.maximum.reduceat(x, starts, axis=axis)
-    return x

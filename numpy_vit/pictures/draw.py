@@ -97,6 +97,13 @@ def labelled(image: Image.Image, text: str) -> Image.Image:
     return sheet
 
 
+def block_label(number: int, depth: int) -> str:
+    """A block by its number in step names, which count from 0, and its place: "blocks.5 (6th of 6)"."""
+    place = number + 1
+    ending = "th" if place % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"blocks.{number} ({place}{ending} of {depth})"
+
+
 def in_rows(images: Sequence[Image.Image], columns: int, gap: int = 6) -> Image.Image:
     """Pictures of one size in rows, on paper."""
     width, height = max(image.width for image in images), max(image.height for image in images)

@@ -12,8 +12,6 @@ after query. Sentences are pairs: English, Chinese.
 import base64
 import html
 import io
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,10 +22,10 @@ from PIL import Image
 from ..config import ViTConfig
 from ..errors import InputError
 from ..parameters import parameter_count
-from ..tracing.render import clean
 from ..tracing.tracer import Row, statistics, trace
 from .draw import RAMP, rollout
 from .images import Preprocess
+from .template import filled, script_data
 
 Array = Any
 Said = tuple[str, str]  # in English, in Chinese
@@ -160,19 +158,14 @@ def page(
     if recording.pooling is not None:
         texts["pooling"] = recording.pooling
     return filled(
+        Path(__file__).with_name("page.html"),
         {
             "language": {"en": "en", "zh": "zh-CN"}[language],
             "title": html.escape(f"{name}: numpy-vit explain"),
-            "facts": json.dumps(clean(facts), allow_nan=False).replace("<", "\\u003c"),  # no text in it can end the script
+            "facts": script_data(facts),
             "attention": "\n".join(f'<script type="text/plain" id="{key}">{text}</script>' for key, text in texts.items()),
-        }
+        },
     )
-
-
-def filled(parts: Mapping[str, str]) -> str:
-    """The template with every {{name}} replaced, in one go: what is put in is not looked at again."""
-    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
 
 
 # The picture

@@ -1,0 +1,125 @@
+"""The known mistakes in Chinese, for the report's page: by their English text, of which some parts vary."""
+
+import re
+
+WORDS = {
+    "the patch projection": "图块投影",
+    "query": "query",
+    "key": "key",
+    "value": "value",
+    "attention's output": "注意力的输出层",
+    "the MLP's gate": "MLP 的门控层",
+    "the MLP's first layer": "MLP 的第一层",
+    "the MLP's second layer": "MLP 的第二层",
+    "the pooler": "pooler",
+    "the classification head": "分类头",
+    "ImageNet's": "ImageNet 的",
+    "CLIP's": "CLIP 的",
+    "halves": "前后两半",
+    "neighbours": "相邻的数",
+}
+
+# English, where (.+) is a part that varies -> Chinese, where {} is that part (as WORDS has it, or as it is).
+TEXTS = {
+    # pixels
+    "0..255 is normalised without division by 255": "没有除以 255,直接把 0 到 255 的值归一化",
+    "values of 0 to 255 are fed as they are": "直接送入了 0 到 255 的原值",
+    "values of 0 to 1 are fed without mean and std": "送入了 0 到 1 的值,没有用均值和标准差",
+    "values are divided by 255 twice": "除以 255 做了两次",
+    "the mean is not subtracted": "没有减去均值",
+    "the pixels are not divided by the std": "像素没有除以标准差",
+    "the channels are in the order blue, green, red": "通道的次序是蓝、绿、红",
+    "the pixels are normalised with (.+) mean and std": "像素用了 {} 均值和标准差归一化",
+    "height and width of the picture are swapped": "图片的高与宽颠倒了",
+    # embedding
+    r"patch rows are flattened (\(.+\)) instead of (\(.+\))": "图块按 {} 的次序展平,应为 {}",
+    r"the projection's rows are in the order (\(.+\)) instead of (\(.+\))": "投影矩阵的行按 {} 的次序排列,应为 {}",
+    "patches are taken column by column instead of row by row": "图块是逐列取的,应为逐行",
+    "the class token is put last instead of first": "类别词元放在了最后,应在最前",
+    "the class token is zero": "类别词元是零",
+    "the register tokens are zero": "寄存器词元是零",
+    "no positions are added": "没有加位置",
+    "positions are shifted by the class token: each patch has the position of the token before it": (
+        "位置因类别词元而错开:每个图块用了前一个词元的位置"
+    ),
+    "positions are shifted by the class token: its own is taken for the last patch": (
+        "位置因类别词元而错开:它的位置给了最后一个图块"
+    ),
+    "positions are shifted by the class token: it has the last patch's": "位置因类别词元而错开:它用了最后一个图块的位置",
+    "the class token has no position": "类别词元没有位置",
+    "positions are resized by the rule '(.+)' instead of '(.+)'": "位置按规则 {} 缩放,应为 {}",
+    # norms
+    "layer norm has eps (.+) instead of (.+)": "层归一化的 eps 是 {},应为 {}",
+    "layer norm's scale is missing": "层归一化缺少缩放",
+    "layer norm's shift is missing": "层归一化缺少平移",
+    r"layer norm divides by the unbiased variance \(over D - 1 instead of D\)": "层归一化用了无偏方差(除以 D - 1,应除以 D)",
+    "the weights of norm1 and norm2 are swapped": "norm1 与 norm2 的权重互换了",
+    "the norm before attention is missing": "缺少注意力之前的归一化",
+    "the norm before the MLP is missing": "缺少 MLP 之前的归一化",
+    "the norm before the first block is missing": "缺少第一个编码器块之前的归一化",
+    "the norm inside the MLP is missing": "缺少 MLP 内部的归一化",
+    "the norm after pooling is missing": "缺少汇聚之后的归一化",
+    "the last norm is missing": "缺少最后的归一化",
+    r"layer norm comes after the sums \(post-norm\) instead of before attention and MLP \(pre-norm\)": (
+        "层归一化在相加之后(post-norm),应在注意力和 MLP 之前(pre-norm)"
+    ),
+    "layer scale is missing": "缺少 layer scale",
+    "the layer scales of attention and MLP are swapped": "注意力与 MLP 的 layer scale 互换了",
+    # attention
+    "query, key and value are taken in another order: (.+)": "query、key、value 的次序取错了:{}",
+    r"the fused query-key-value is unpacked \(H, 3, K\) instead of \(3, H, K\)": (
+        "合并的 query-key-value 按 (H, 3, K) 拆开,应为 (3, H, K)"
+    ),
+    r"heads are split \(K, H\) instead of \(H, K\)": "头按 (K, H) 拆分,应为 (H, K)",
+    r"heads are split and merged \(K, H\) instead of \(H, K\)": "头按 (K, H) 拆分并合并,应为 (H, K)",
+    r"heads are split by a reshape to \(B, H, N, K\), without moving the axes": (
+        "拆分头时直接 reshape 成 (B, H, N, K),没有交换轴"
+    ),
+    "heads are merged by a reshape, without moving the axes": "合并头时直接 reshape,没有交换轴",
+    r"scores are not divided by sqrt\(K\)": "分数没有除以 sqrt(K)",
+    r"scores are divided by sqrt\(D\) instead of sqrt\(K\)": "分数除以了 sqrt(D),应除以 sqrt(K)",
+    r"scores are divided by K instead of sqrt\(K\)": "分数除以了 K,应除以 sqrt(K)",
+    "scores are key times query instead of query times key": "分数是 key 乘 query,应为 query 乘 key",
+    r"softmax runs over the queries \(axis -2\) instead of the keys \(axis -1\)": "softmax 沿 query(轴 -2)计算,应沿 key(轴 -1)",
+    "softmax runs over the heads instead of the keys": "softmax 沿头计算,应沿 key",
+    "there is no softmax": "没有 softmax",
+    "query and key are not normed": "query 和 key 没有归一化",
+    "query and key are not rotated": "query 和 key 没有旋转",
+    "rotary positions pair (.+)": "旋转位置把{}配成了对",
+    "no relative positions are added to the scores": "分数没有加上相对位置",
+    "relative positions are from key to query, not query to key": "相对位置是从 key 到 query,应为从 query 到 key",
+    # sums
+    "what came into the block is not added after attention": "注意力之后没有加上进入编码器块的数",
+    "what came into the MLP half is not added after the MLP": "MLP 之后没有加上进入 MLP 这一半的数",
+    "nothing is added after attention and after the MLP: no residual connections": "注意力和 MLP 之后都没有相加:没有残差连接",
+    "the sums add the normed tokens instead of those before the norm": "相加时用了归一化之后的词元,应为归一化之前的",
+    # MLP
+    r"GELU is exact \(erf\)": "GELU 是精确的(erf)",
+    "GELU is the tanh approximation": "GELU 是 tanh 近似",
+    r"GELU is the quick approximation, x sigmoid\(1.702 x\)": "GELU 是快速近似 x sigmoid(1.702 x)",
+    "the activation is (.+)": "激活函数是 {}",
+    "there is no activation": "没有激活函数",
+    "the MLP's gate and hidden layer are swapped": "MLP 的门控层与隐藏层互换了",
+    # pooling
+    "the mean of the patch tokens is taken instead of the class token": "取了图块词元的平均值,应取类别词元",
+    "the class token is taken instead of the mean of the patch tokens": "取了类别词元,应取图块词元的平均值",
+    "the mean of all tokens, the class token included, is taken": "取了所有词元(含类别词元)的平均值",
+    "the pooler has no tanh": "pooler 没有 tanh",
+    "the logits are the class token's head's alone": "logits 只来自类别词元的分类头",
+    # weights
+    "(.+) has no bias": "{} 没有偏置",
+    "no linear layer has a bias": "所有线性层都没有偏置",
+    r"the weights of (.+) are transposed: \((.+)\) numbers are read as \((.+)\)": "{} 的权重被转置:({}) 的数被当作 ({}) 读",
+    r"all weights are transposed: \((.+)\) read as \((.+)\)": "所有权重都被转置:({}) 被当作 ({}) 读",
+    "every block has the weights of the next one": "每个编码器块用了下一块的权重",
+    "every block has the weights of the one before": "每个编码器块用了上一块的权重",
+}
+
+
+def in_chinese(text: str) -> str:
+    """A mistake's text in Chinese; as it is where there is none."""
+    for english, chinese in TEXTS.items():
+        found = re.fullmatch(english, text)
+        if found:
+            return chinese.format(*(WORDS.get(part, part) for part in found.groups()))
+    return text
