@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from .errors import InvariantError as InvariantError
     from .errors import NumpyVitError as NumpyVitError
     from .errors import ShapeError as ShapeError
-    from .files.embedder import Embedder as Embedder
-    from .files.loading import load as load
-    from .files.seeded import random_model as random_model
+    from .models.embedder import Embedder as Embedder
+    from .models.loading import load as load
+    from .models.seeded import random_model as random_model
     from .parameters import parameter_count as parameter_count
     from .pictures.images import Preprocess as Preprocess
     from .tracing.tracer import Trace as Trace
@@ -36,17 +36,17 @@ _WHERE = {
     "ViTConfig": "config",
     "variant": "config",
     "variants": "config",
-    "Embedder": "files.embedder",
+    "Embedder": "models.embedder",
     "InputError": "errors",
     "InvariantError": "errors",
     "NumpyVitError": "errors",
     "ShapeError": "errors",
     "Preprocess": "pictures.images",
-    "load": "files.loading",
+    "load": "models.loading",
     "ViT": "vit",
     "ViTOutput": "vit",
     "parameter_count": "parameters",
-    "random_model": "files.seeded",
+    "random_model": "models.seeded",
     "Trace": "tracing.tracer",
     "trace": "tracing.tracer",
 }

@@ -25,7 +25,8 @@ After = Callable[[Array, Step], Array]
 
 def uses(config: ViTConfig) -> dict[Callable[..., Any], Callable[..., Any]]:
     """The functions that this model has in the place of the paper's."""
-    c, found = config, {}
+    c = config
+    found: dict[Callable[..., Any], Callable[..., Any]] = {}
     only_class_token = c.class_token and not (c.distillation_token or c.registers)
     if not only_class_token or c.positions == "none" or c.pre_norm:
         found[model.embed] = embed
@@ -77,7 +78,7 @@ def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: S
         blocks = [with_attention(b, relative_positions=table) for b, table in zip(blocks, tables, strict=True)]
     if config.rope != "none":
         cos, sin = rotation_tables(w.rope.frequencies, new, config.rope, config.rope_grid)
-        rotation = (step("rope_cos", cos, "G K"), step("rope_sin", sin, "G K"))
+        rotation = Weights(cos=step("rope_cos", cos, "G K"), sin=step("rope_sin", sin, "G K"))
         blocks = [with_attention(block, rotation=rotation) for block in blocks]
     return w.having(embed=embed, blocks=blocks), config
 
@@ -128,7 +129,7 @@ def normed_and_rotated(name: str, w: Weights, config: ViTConfig) -> After:
     def finish(x: Array, step: Step) -> Array:
         if config.qk_norm:
             x = norm(f"{name}_norm", w, config, "B H N K")(x, step)
-        return x if config.rope == "none" else step(f"{name}_rotated", rotate(x, *w.rotation, config.rope), "B H N K")
+        return x if config.rope == "none" else step(f"{name}_rotated", rotate(x, w.rotation.cos, w.rotation.sin, config.rope), "B H N K")
 
     return finish
 

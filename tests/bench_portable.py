@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy_vit
-from numpy_vit.files.seeded import uniform
+from numpy_vit.models.seeded import uniform
 
 RUNS = 5
 

@@ -107,7 +107,7 @@ def measure():
             model.save_pretrained(folder)
             checkpoint = convert(folder)
             pixels = np.random.default_rng(1).normal(size=(2, 3, *checkpoint.config.image))
-            ours, theirs = checkpoint.model("float64")(pixels), test_families_peers.run(model, pixels)
+            ours, theirs = checkpoint.model("float64")(pixels, record="hidden_states"), test_families_peers.run(model, pixels)
         errors = [relative_error(getattr(ours, mine), getattr(theirs, name).numpy()) for name, mine in outputs.items()]
         errors += [relative_error(a, b.numpy()) for a, b in zip(ours.hidden_states, theirs.hidden_states, strict=True)]
         heard(family, errors, f"transformers {transformers.__version__}")

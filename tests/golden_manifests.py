@@ -20,8 +20,8 @@ def manifest(name, noise=("float32", "float16", "bfloat16")):
     import numpy as np
 
     import numpy_vit
-    from numpy_vit.files.seeded import uniform
     from numpy_vit.golden.recording import record
+    from numpy_vit.models.seeded import uniform
 
     if name == "digits":
         model = numpy_vit.load(dtype="portable")

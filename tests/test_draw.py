@@ -143,7 +143,7 @@ def test_attend_draws_the_rollout_of_the_run(tmp_path):
     target = tmp_path / "out.png"
     assert main(["attend", str(SAMPLE), "-o", str(target), "--rollout"]) == 0
     model = numpy_vit.load()
-    out = model(model.preprocess(SAMPLE))
+    out = model(model.preprocess(SAMPLE), record="attentions")
     expected = independent_rollout(np.stack([a[0] for a in out.attentions]))[0]
     image = Image.fromarray(model.preprocess_policy.resize_and_crop(SAMPLE))
     drawn = draw.attention_overlay(image, expected, model.config, f"rollout, {model.config.depth} blocks")
@@ -182,7 +182,7 @@ def test_attend_finds_the_digit():
         rows, columns = (np.flatnonzero(patches.any(axis=axis)) for axis in (1, 0))
         box = np.zeros((8, 8), bool)
         box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
-        flow = draw.rollout([a[0] for a in model(model.preprocess(file)).attentions])[0]
+        flow = draw.rollout([a[0] for a in model(model.preprocess(file), record="attentions").attentions])[0]
         values = draw.token_map(flow, model.config)
         if not box.all():
             ratios.append(values[box].mean() / values[~box].mean())

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import numpy_vit
-from numpy_vit.cli import common, main, partial
-from numpy_vit.cli.common import Progress, Runner, duration, speed
+from numpy_vit.cli import main, partial, running
+from numpy_vit.cli.common import Progress, duration, speed
+from numpy_vit.cli.running import Runner
 from numpy_vit.errors import InputError
 from numpy_vit.pictures.images import Preprocess
 
@@ -30,14 +31,14 @@ BATCH, REST = 4, 2  # small batches, so that the tests are fast
 COUNT = 2 * BATCH + REST
 IN_SMALL_BATCHES = f"""
 import sys
-from numpy_vit.cli import common, embed, main, partial
-common.BATCH = embed.BATCH = partial.BATCH = {BATCH}
+from numpy_vit.cli import common, embed, main, partial, running
+common.BATCH = running.BATCH = embed.BATCH = partial.BATCH = {BATCH}
 """
 
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    for module in ("common", "embed", "partial"):
+    for module in ("common", "running", "embed", "partial"):
         monkeypatch.setattr(f"numpy_vit.cli.{module}.BATCH", BATCH)
 
 
@@ -156,15 +157,15 @@ def test_reading_ahead_is_bounded():
             yield n
             n += 1
 
-    reading = common.read_ahead(lambda n: n * n, endless())
+    reading = running.read_ahead(lambda n: n * n, endless())
     assert [(n, square.result()) for n, square in (next(reading) for _ in range(5))] == [(n, n * n) for n in range(5)]
-    assert len(seen) <= 5 + common.AHEAD
+    assert len(seen) <= 5 + running.AHEAD
     reading.close()
 
 
 def test_order_and_bits_are_those_of_a_sequential_run(folder, embed, tmp_path, monkeypatch):
     """Though the readers finish the wrong way round."""
-    monkeypatch.setattr(common, "READERS", 2)
+    monkeypatch.setattr(running, "READERS", 2)
     read = Preprocess.__call__
     paths = sorted(folder.iterdir())
     finished = {path: threading.Event() for path in paths}

@@ -17,8 +17,8 @@ import numpy_vit
 from numpy_vit import Embedder, InputError
 from numpy_vit.config import ViTConfig
 from numpy_vit.convert import convert
-from numpy_vit.files import embedder, loading
 from numpy_vit.files.converted import shipped, write_converted
+from numpy_vit.models import embedder, loading
 from numpy_vit.pictures.images import SUFFIXES
 
 import pictures

@@ -13,7 +13,7 @@ from test_draw import independent_rollout
 import numpy_vit
 from numpy_vit import InputError, ViTConfig
 from numpy_vit.cli import main
-from numpy_vit.pictures import page as pages
+from numpy_vit.explain import page as pages
 from numpy_vit.pictures.draw import coloured
 from numpy_vit.tracing.step_texts import EXPLANATIONS
 
@@ -22,7 +22,7 @@ from conftest import REPOSITORY
 from test_images import broken_pictures
 
 SAMPLE = REPOSITORY / "weights" / "samples" / "3" / "0045-0.png"
-TEMPLATE = REPOSITORY / "numpy_vit" / "pictures" / "page.html"
+TEMPLATE = REPOSITORY / "numpy_vit" / "explain" / "page.html"
 
 
 @pytest.fixture(scope="module")

@@ -303,7 +303,7 @@ def test_vit_base(chromium, tmp_path):
 
 
 def test_what_is_left_out_is_said(chromium, tmp_path, monkeypatch):
-    from numpy_vit.pictures import page as pages
+    from numpy_vit.explain import page as pages
 
     monkeypatch.setattr(pages, "LARGEST", 6_000)
     config = ViTConfig(**{**PLAIN, "heads": 12})

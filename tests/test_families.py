@@ -43,7 +43,7 @@ def pairs(case):
     """The converted checkpoint, and (name, (ours, theirs)) of everything that upstream shows."""
     expected = np.load(FOLDER / case / "expected.npz")
     checkpoint = converted(case)
-    out = checkpoint.model("float64")(expected["pixels"], strict=True)
+    out = checkpoint.model("float64")(expected["pixels"], record="hidden_states", strict=True)
     last = out.logits if out.logits is not None else out.image_embedding
     ours = {"tokens": out.last_hidden_state, "pooled": out.pooled, "logits": last, "image_embedding": out.image_embedding}
     ours |= {f"hidden.{n}": hidden for n, hidden in enumerate(out.hidden_states)}

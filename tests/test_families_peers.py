@@ -120,7 +120,7 @@ def test_converted_families_agree(case, tmp_path):
     config = checkpoint.config
     pixels = np.random.default_rng(1).normal(size=(2, 3, *config.image))
     write_converted(tmp_path / "ours.safetensors", checkpoint)
-    ours = numpy_vit.load(tmp_path / "ours.safetensors", dtype="float64")(pixels, strict=True)
+    ours = numpy_vit.load(tmp_path / "ours.safetensors", dtype="float64")(pixels, record="hidden_states", strict=True)
     theirs = run(model, pixels)
     for name, our_name in outputs.items():
         assert relative_error(getattr(ours, our_name), getattr(theirs, name).numpy()) < 1e-12, name

@@ -18,13 +18,13 @@ import safetensors.numpy
 import numpy_vit
 from numpy_vit.arithmetic.rounded import FORMATS, round_to, rounded_tensors
 from numpy_vit.cli import main
-from numpy_vit.files.seeded import uniform
 from numpy_vit.files.tensorfile import Tensor, tensor_of
 from numpy_vit.golden.checking import check, model_of
 from numpy_vit.golden.diagnosing import diagnose
 from numpy_vit.golden.folder import Golden, manifest_sha256, read_dump, read_golden
 from numpy_vit.golden.mistakes import mistakes
 from numpy_vit.golden.recording import record as recorded
+from numpy_vit.models.seeded import uniform
 from numpy_vit.positions import resize_positions
 
 from conftest import HERE, REPOSITORY, crooked_config
@@ -736,5 +736,5 @@ def test_an_interrupted_replacement_keeps_the_older_golden(tmp_path, tiny, monke
             raise KeyboardInterrupt
 
     monkeypatch.setattr("numpy_vit.golden.folder.os.replace", interrupted)
-    assert record(tiny, "--weights", "digits", "--noise", "none", "--steps", "logits") == 130
+    assert record(tiny, "--force", "--weights", "digits", "--noise", "none", "--steps", "logits") == 130
     assert (tiny / "manifest.json").read_bytes() == before and os.listdir(tmp_path) == ["tiny"]

@@ -8,13 +8,13 @@ from options import OPTIONS, PLAIN
 
 import numpy_vit
 from numpy_vit.config import ViTConfig
-from numpy_vit.files.seeded import uniform
 from numpy_vit.files.tensorfile import tensor_of
 from numpy_vit.golden.checking import check, model_of
 from numpy_vit.golden.diagnosing import Bench, diagnose
 from numpy_vit.golden.folder import Golden
 from numpy_vit.golden.mistakes import Variation, mistakes, option_mistakes
 from numpy_vit.golden.recording import record
+from numpy_vit.models.seeded import uniform
 
 from conftest import HERE
 

@@ -13,7 +13,6 @@ from options import OPTIONS, PLAIN
 
 import numpy_vit
 from numpy_vit import ViTConfig
-from numpy_vit.files.seeded import uniform
 from numpy_vit.files.tensorfile import tensor_of
 from numpy_vit.golden import report_page
 from numpy_vit.golden.checking import check
@@ -22,6 +21,7 @@ from numpy_vit.golden.folder import Golden
 from numpy_vit.golden.mistakes import mistakes
 from numpy_vit.golden.recording import record
 from numpy_vit.golden.report_zh import TEXTS, in_chinese
+from numpy_vit.models.seeded import uniform
 
 from conftest import REPOSITORY, crooked_config
 

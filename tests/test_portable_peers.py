@@ -5,7 +5,7 @@ import pytest
 
 import numpy_vit
 from numpy_vit.arithmetic import portable
-from numpy_vit.files.seeded import uniform
+from numpy_vit.models.seeded import uniform
 
 from conftest import crooked_config, relative_error
 

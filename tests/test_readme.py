@@ -1,6 +1,5 @@
 """What the README and the pages that it leads to say is what happens."""
 
-import inspect
 import re
 
 import numpy as np
@@ -93,9 +92,6 @@ def test_the_python_example_runs(page, monkeypatch):
     assert f".macs  # {numpy_vit.trace('ViT-B/16').macs}" in read(page)
 
 
-@pytest.mark.xfail(
-    "change" not in inspect.signature(numpy_vit.ViT.__call__).parameters, reason="steps cannot be changed yet", strict=True
-)
 @pytest.mark.parametrize("page", READMES)
 def test_the_example_that_changes_a_step_runs(page, monkeypatch):
     names = run(example(page, "import numpy_vit"), monkeypatch)

@@ -226,7 +226,7 @@ def test_unwritable_targets(tmp_path):
 
 def test_seeded_weights_are_the_documented_generator():
     """SplitMix64 as published, number by number in Python integers."""
-    from numpy_vit.files import seeded
+    from numpy_vit.models import seeded
 
     mask = (1 << 64) - 1
 

@@ -62,9 +62,9 @@ def chinese_texts():
     for path in sorted((REPOSITORY / "notebooks").glob(f"*{notebook_form.TWIN}")):
         yield path.name, "\n\n".join(text for kind, text in notebook_form.cells_of(path) if kind == "markdown")
     yield "step_texts.py", "\n".join(explanation.why_zh for explanation in EXPLANATIONS.values())
-    pictures = REPOSITORY / "numpy_vit" / "pictures"
-    yield "page.py", "\n".join(text for text in strings_of(pictures / "page.py") if re.search(HAN, text))
-    page = (pictures / "page.html").read_text("utf-8")
+    explain = REPOSITORY / "numpy_vit" / "explain"
+    yield "page.py", "\n".join(text for text in strings_of(explain / "page.py") if re.search(HAN, text))
+    page = (explain / "page.html").read_text("utf-8")
     said = re.findall(r'lang="zh-CN"[^>]*>(.*?)</(?:span|p)>', page)
     said += [text for text in re.findall(r'"((?:[^"\\]|\\.)*)"', page) if re.search(HAN, text)]
     yield "page.html", "\n".join(re.sub(r"\{\w+\}", "7", text) for text in said)

@@ -4,8 +4,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .common import OK, Runner, check_output, note
+from .common import OK, check_output, note
 from .options import add_model_options, add_output
+from .running import Runner
 
 if TYPE_CHECKING:
     from PIL.Image import Image

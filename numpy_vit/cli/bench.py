@@ -123,8 +123,8 @@ def check(words: Sequence[str]) -> None:
 
 def find_model(words: Sequence[str], dtype: str) -> "tuple[ViT, str]":
     """A variant's name with what to change, or a file -> the model, and where its weights are from."""
-    from ..files.loading import open_checkpoint
-    from ..files.seeded import random_model
+    from ..models.loading import open_checkpoint
+    from ..models.seeded import random_model
 
     if has_weights(words[0]):
         return open_checkpoint(words[0]).model(dtype), "its own"
@@ -187,7 +187,7 @@ def machine_text(facts: dict[str, Any]) -> list[str]:
 
 def print_model(entry: dict[str, Any]) -> None:
     """A model's table, and its steps."""
-    from ..tracing.render import fitted
+    from ..writing.text import fitted
 
     Y, X = entry["config"]["image"]
     weights = "seeded weights" if entry["weights"] == "seeded" else "its own weights"
@@ -217,7 +217,7 @@ def print_model(entry: dict[str, Any]) -> None:
 
 def print_steps(result: dict[str, Any]) -> None:
     """Where the time goes."""
-    from ..tracing.render import fitted
+    from ..writing.text import fitted
 
     steps = result["steps"]
     rate = [f"{2 * s['macs'] / s['seconds'] / 1e9:.4g}" if s["macs"] and s["seconds"] else "" for s in steps]

@@ -24,7 +24,7 @@ import numpy as np
 from ..arithmetic.parallel import THREADS
 from ..arithmetic.primitives import simd_features
 from ..arithmetic.threads import BLAS, THREADS_VARIABLE, usable_cpus
-from ..files.seeded import uniform
+from ..models.seeded import uniform
 from ..tracing.tracer import Trace
 from ..vit import ViT
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files.embedder import OUTPUTS
-from .common import BAD_INPUT, BATCH, OK, Runner, check_output, complain, note, pictures, summary
+from ..models.embedder import OUTPUTS
+from .common import BAD_INPUT, BATCH, OK, check_output, complain, note, summary
 from .options import add_model_options, add_output
 from .partial import Partial, fingerprint, folder_of
+from .running import Runner, pictures
 
 SUFFIXES = (".npz", ".npy", ".safetensors")
 

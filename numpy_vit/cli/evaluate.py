@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
-from .common import BAD_INPUT, OK, Runner, note, pictures, summary
+from .common import BAD_INPUT, OK, note, summary
 from .options import add, add_model_options
+from .running import Runner, pictures
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:

@@ -4,8 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .common import OK, Progress, Runner, check_output, note, printable
+from .common import OK, Progress, check_output, note, printable
 from .options import add, add_model_options, add_output
+from .running import Runner
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def written(runner: Runner, original: Any, arguments: argparse.Namespace) -> tuple[str, str]:
     """The page, and what it had to leave out."""
-    from ..pictures.page import Recording, page, what_fits
+    from ..explain.page import Recording, page, what_fits
     from .predict import top
 
     seen, pixels = runner.look(arguments.picture)

@@ -171,7 +171,7 @@ def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
 def model_to_record(arguments: argparse.Namespace) -> "tuple[ViT, Any, dict[str, Any]]":
     """The model, its preprocessing (or None), and what the manifest says of them."""
     from ..config import check_image
-    from ..files.seeded import random_model
+    from ..models.seeded import random_model
 
     if arguments.model:
         config, notes = config_of(arguments.model)
@@ -191,8 +191,8 @@ def pixels_to_record(arguments: argparse.Namespace, model: "ViT", preprocess: An
     """The pixels and what the manifest says of them."""
     import numpy as np
 
-    from ..files.seeded import uniform
     from ..golden.folder import DTYPES, read_arrays
+    from ..models.seeded import uniform
 
     config = model.config
     if arguments.image:

@@ -47,7 +47,7 @@ def describe(file: str) -> dict[str, Any]:
     from ..convert import recognise
     from ..convert.sources import open_source
     from ..files.converted import FORMAT
-    from ..files.loading import checkpoint_of
+    from ..models.loading import checkpoint_of
     from ..parameters import parameter_count
 
     opened = open_source(file)

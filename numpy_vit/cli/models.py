@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def open_weights(weights: str, preprocessor: str | None, size: tuple[int, int] | None) -> "Checkpoint":
     """A model with its weights, its pictures prepared at `size` where one is given; what its source left unsaid is noted."""
     from ..config import check_image
-    from ..files.loading import open_checkpoint
+    from ..models.loading import open_checkpoint
 
     checkpoint = open_checkpoint(weights, preprocessor=preprocessor)
     note(*checkpoint.notes)

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .common import BAD_INPUT, OK, Runner, note, pictures, printable
+from .common import BAD_INPUT, OK, note, printable
 from .options import add, add_model_options
+from .running import Runner, pictures
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:

@@ -1,1 +1,1 @@
-"""Files: safetensors, the converted weights file, `load`, seeded models."""
+"""Files: safetensors, and the converted weights file."""

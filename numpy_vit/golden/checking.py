@@ -23,9 +23,9 @@ import numpy as np
 from ..arithmetic.rounded import EPS, round_to
 from ..convert.sources import read_json
 from ..errors import InputError, about, nearest
-from ..files.loading import open_checkpoint
-from ..files.seeded import random_model
 from ..files.tensorfile import Tensor
+from ..models.loading import open_checkpoint
+from ..models.seeded import random_model
 from ..parameters import parameter_shapes
 from ..tracing.tracer import trace
 from ..vit import ViT

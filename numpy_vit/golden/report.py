@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from ..tracing.render import clean, fitted, shape_text
+from ..writing.text import clean, fitted, shape_text
 from .checking import INHERITED, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result
 from .diagnosing import Finding, Tried
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..pictures.template import filled, script_data
+from ..writing.template import filled, script_data
 from .checking import MISSING, Check, Error, Result
 from .diagnosing import Finding, Tried
 from .report_zh import in_chinese

@@ -5,16 +5,15 @@ import dataclasses
 import io
 import itertools
 import json
-import math
 import re
 import shutil
 import textwrap
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from .tracer import Row, Trace
+from ..writing.text import display_width, fitted, shape_text, wrapped
+from .rows import Row, Rows
 
 COLOURS = {"embed": 36, "attention": 34, "mlp": 35, "norms and sums": 90, "head": 32}
 FILLS = {"embed": "#d6ecf3", "attention": "#d9e2f7", "mlp": "#ecdcf2", "norms and sums": "#ececec", "head": "#dcefdc"}
@@ -42,10 +41,6 @@ class Line:
     @property
     def label(self) -> str:
         return f"{self.name}  x{self.times}" if self.times else self.name
-
-
-def shape_text(shape: Iterable[int]) -> str:
-    return " ".join(map(str, shape))
 
 
 def line_of(row: Row, times: int = 0) -> Line:
@@ -145,38 +140,7 @@ def columns_of(rows: Sequence[Line]) -> dict[str, tuple[str, Callable[[Line], st
     return {key: COLUMNS[key] for key in ("name", "output")} | values | COLUMNS
 
 
-def display_width(text: str) -> int:
-    """Columns a text takes on a terminal: Chinese characters take two."""
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def fitted(
-    columns: Mapping[str, tuple[str, Sequence[str], bool]], order: Sequence[str], width: int, optional: Sequence[str] = ()
-) -> list[str]:
-    """Columns side by side in `width`, as lines; those that do not fit are left out.
-
-    columns    key -> heading, cells, whether they are numbers; the most important first, of which two are always kept
-    order      the keys as they are to stand
-    optional   keys that may be left out while less important ones are kept
-    """
-    widths = {key: max(map(display_width, (heading, *cells))) for key, (heading, cells, _) in columns.items()}
-    kept: list[str] = []
-    for n, key in enumerate(columns):
-        if n < 2 or sum(widths[k] + 2 for k in kept) + widths[key] <= width:
-            kept.append(key)
-        elif key not in optional:
-            break
-
-    def padded(key: str, text: str) -> str:
-        pad = " " * (widths[key] - display_width(text))
-        return pad + text if columns[key][2] else text + pad
-
-    shown = [key for key in order if key in kept]
-    rows = zip(*([columns[key][0], *columns[key][1]] for key in shown), strict=True)
-    return ["  ".join(padded(key, text) for key, text in zip(shown, row, strict=True))[:width].rstrip() for row in rows]
-
-
-def table(trace: Trace, width: int | None = None, depth: str = "op", fold: bool = True, colour: bool = False) -> str:
+def table(trace: Rows, width: int | None = None, depth: str = "op", fold: bool = True, colour: bool = False) -> str:
     """A table that fits `width` columns: what does not fit is left out, the least important first."""
     width = width or shutil.get_terminal_size().columns
     rows = lines(trace, depth, fold)
@@ -189,7 +153,7 @@ def table(trace: Trace, width: int | None = None, depth: str = "op", fold: bool 
     return "\n".join([head, *body, "", *summary(trace, width)])
 
 
-def summary(trace: Trace, width: int = 100) -> list[str]:
+def summary(trace: Rows, width: int = 100) -> list[str]:
     """Totals, shares and conventions, as lines."""
     if not len(trace):
         return []
@@ -206,7 +170,7 @@ def summary(trace: Trace, width: int = 100) -> list[str]:
     return [line for text in said for line in textwrap.wrap(text, width, subsequent_indent="  ")]
 
 
-def explained(trace: Trace, width: int | None = None, fold: bool = True, language: str = "en", colour: bool = False) -> str:
+def explained(trace: Rows, width: int | None = None, fold: bool = True, language: str = "en", colour: bool = False) -> str:
     """Every step with its formula, its place in the paper, and why; read in order, it is the paper's section 3.1."""
     width = width or shutil.get_terminal_size().columns
     said = []
@@ -220,21 +184,7 @@ def explained(trace: Trace, width: int | None = None, fold: bool = True, languag
     return "\n".join([*said, "", *summary(trace, width)])
 
 
-def wrapped(text: str, width: int, indent: str = "    ") -> list[str]:
-    """Text in lines of at most `width` columns; Chinese may break anywhere."""
-    result, current = [], indent
-    for word in text.split(" "):
-        pieces = [word] if display_width(word) == len(word) else list(word)
-        for n, piece in enumerate(pieces):
-            space = " " if n == 0 and current.strip() else ""
-            if display_width(current + space + piece) > width and current.strip():
-                result.append(current)
-                current, space = indent, ""
-            current += space + piece
-    return [*result, current]
-
-
-def markdown(trace: Trace, depth: str = "op", fold: bool = True) -> str:
+def markdown(trace: Rows, depth: str = "op", fold: bool = True) -> str:
     rows = lines(trace, depth, fold)
     columns = columns_of(rows)
     shown = [key for key in (*ORDER[:6], *VALUES, *ORDER[6:]) if key in columns]
@@ -244,7 +194,7 @@ def markdown(trace: Trace, depth: str = "op", fold: bool = True) -> str:
     return "\n".join([*out, "", *(f"- {text}" for text in summary(trace, 10_000))])
 
 
-def html(trace: Trace, depth: str = "op", fold: bool = True) -> str:
+def html(trace: Rows, depth: str = "op", fold: bool = True) -> str:
     """For a notebook: a table with the parts in colour."""
 
     def cell(text: str, number: bool) -> str:
@@ -273,7 +223,7 @@ def flat(row: Row) -> dict[str, Any]:
     return plain
 
 
-def as_json(trace: Trace) -> str:
+def as_json(trace: Rows) -> str:
     """Everything, unfolded."""
     totals = {
         "parameters": trace.parameters,
@@ -294,7 +244,7 @@ def as_json(trace: Trace) -> str:
     return json.dumps(content | {"convention": FACTS, "rows": rows}, indent=1, ensure_ascii=False)
 
 
-def as_csv(trace: Trace) -> str:
+def as_csv(trace: Rows) -> str:
     """One record a step, unfolded; shapes with x between the sizes."""
     out = io.StringIO()
     values = VALUES if any(row.values for row in trace) else ()
@@ -335,7 +285,7 @@ def as_csv(trace: Trace) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def diff(a: Trace, b: Trace, names: tuple[str, str], depth: str = "op", fold: bool = True) -> list[dict[str, Any]]:
+def diff(a: Rows, b: Rows, names: tuple[str, str], depth: str = "op", fold: bool = True) -> list[dict[str, Any]]:
     """Two traces side by side: one entry a line that either has, in order, with `differs`."""
     left, right = ({line.name: line for line in lines(t, depth, fold)} for t in (a, b))
     order = list(left)
@@ -361,15 +311,15 @@ def diff(a: Trace, b: Trace, names: tuple[str, str], depth: str = "op", fold: bo
     return entries
 
 
-def config_diff(a: Trace, b: Trace) -> dict[str, tuple[Any, Any]]:
+def config_diff(a: Rows, b: Rows) -> dict[str, tuple[Any, Any]]:
     """The fields in which two configs differ."""
     one, two = dataclasses.asdict(a.config), dataclasses.asdict(b.config)
     return {key: (one[key], two[key]) for key in one if one[key] != two[key]}
 
 
 def diff_table(
-    a: Trace,
-    b: Trace,
+    a: Rows,
+    b: Rows,
     names: tuple[str, str],
     depth: str = "op",
     fold: bool = True,
@@ -421,7 +371,7 @@ def edges(rows: Sequence[Line]) -> list[tuple[str, str]]:
     return found
 
 
-def mermaid(trace: Trace) -> str:
+def mermaid(trace: Rows) -> str:
     """A Mermaid flowchart of what reads what, identical blocks folded."""
     rows = lines(trace)
     numbers = {line.name: f"s{n}" for n, line in enumerate(rows)} | {"pixels": "pixels"}
@@ -438,14 +388,14 @@ def mermaid(trace: Trace) -> str:
     return "\n".join([*out, *(f"  {numbers[a]} --> {numbers[b]}" for a, b in edges(rows))])
 
 
-def pixel_shape(trace: Trace) -> str:
+def pixel_shape(trace: Rows) -> str:
     return "B C Y X = " + shape_text(trace.sizes[letter] for letter in "BCYX")
 
 
 BOX_WIDTH, BOX_HEIGHT, BOX_GAP, PANEL = 300, 46, 14, 370  # of the SVG, pixels
 
 
-def svg(trace: Trace) -> str:
+def svg(trace: Rows) -> str:
     """A picture for a slide: embedding, one encoder block (its two halves) and the head, left to right."""
     rows = lines(trace)
     block = [line for line in rows if line.name.startswith("blocks.")]
@@ -508,12 +458,3 @@ def svg_box(x: float, y: float, line: Line) -> list[str]:
 def svg_text(x: float, y: float, size: int, text: str, anchor: str = "start", bold: bool = False) -> str:
     weight = ' font-weight="bold"' if bold else ""
     return f'<text x="{x}" y="{y}" font-size="{size}" text-anchor="{anchor}" fill="#222"{weight}>{escape(text)}</text>'
-
-
-def clean(value: Any) -> Any:
-    """Plain data that JSON can hold: NaN and infinity become null."""
-    if isinstance(value, dict):
-        return {key: clean(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

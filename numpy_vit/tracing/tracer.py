@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,112 +24,13 @@ from ..config import LARGEST_SIZE, ViTConfig, check_image, variant, whole_number
 from ..errors import InputError, ShapeError
 from ..families import activation_name
 from ..vit import dry_run
+from .rows import PARTS as PARTS
+from .rows import Row, Rows, Tensor
 from .step_texts import EXPLANATIONS, Explanation, fill_in, step_key
 
-PARTS = ("embed", "attention", "mlp", "norms and sums", "head")
 
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """Something a step reads or writes: its name and shape."""
-
-    name: str
-    shape: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One step of the forward pass."""
-
-    name: str  # "blocks.0.attention.query"
-    operation: str  # "linear"
-    inputs: tuple[Tensor, ...]  # earlier steps
-    weights: tuple[Tensor, ...]
-    dims: str  # "B H N K"
-    shape: tuple[int, ...]  # (1, 12, 197, 64)
-    dtype: str
-    parameters: int
-    macs: int
-    read: int  # bytes
-    written: int  # bytes
-    formula: str
-    paper: str
-    why: str
-    why_zh: str
-    values: dict[str, float] | None = None  # min, max, mean, std, nan, inf of a real run
-
-    @property
-    def block(self) -> int | None:
-        """The number of the encoder block, or None."""
-        return int(self.name.split(".")[1]) if self.name.startswith("blocks.") else None
-
-    @property
-    def part(self) -> str:
-        """Which part of the model's cost this is: one of PARTS."""
-        for part in ("embed", "attention", "mlp"):
-            if part in self.name.split("."):
-                return part
-        return "norms and sums" if self.block is not None or self.name == "norm" else "head"
-
-
-class Trace(Sequence[Row]):
-    """The rows of a traced run, and their totals."""
-
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        config: ViTConfig,
-        sizes: dict[str, int],
-        dtype: str,
-        peak: int,
-        products: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = (),
-    ) -> None:
-        self.rows = tuple(rows)
-        self.config = config
-        self.sizes = sizes  # letter -> size
-        self.dtype = dtype
-        self.peak_memory = peak  # bytes of activations
-        self.products = tuple(products)  # the shapes of both operands of every matrix product, in order; of a whole run only
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.rows[index]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    @property
-    def parameters(self) -> int:
-        return sum(row.parameters for row in self)
-
-    @property
-    def macs(self) -> int:
-        return sum(row.macs for row in self)
-
-    @property
-    def flops(self) -> int:
-        """Two for each MAC: a multiplication and an addition."""
-        return 2 * self.macs
-
-    @property
-    def read(self) -> int:
-        return sum(row.read for row in self)
-
-    @property
-    def written(self) -> int:
-        return sum(row.written for row in self)
-
-    def shares(self) -> dict[str, tuple[int, int]]:
-        """Part of the model -> (parameters, MACs)."""
-        return {
-            part: (
-                sum(row.parameters for row in self if row.part == part),
-                sum(row.macs for row in self if row.part == part),
-            )
-            for part in PARTS
-        }
+class Trace(Rows):
+    """The rows of a traced run, and their totals; printed, it is a table."""
 
     def __repr__(self) -> str:
         from .render import table

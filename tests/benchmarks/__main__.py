@@ -27,7 +27,7 @@ from numpy_vit.cli.bench import batch_sizes, between, megabytes, milliseconds, p
 from numpy_vit.cli.benchmarking import machine  # noqa: E402
 from numpy_vit.cli.common import Progress  # noqa: E402
 from numpy_vit.files.tensorfile import replacing  # noqa: E402
-from numpy_vit.tracing.render import fitted  # noqa: E402
+from numpy_vit.writing.text import fitted  # noqa: E402
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,8 +24,8 @@ from numpy_vit.convert.preprocessing import read_preprocessor
 from numpy_vit.convert.timm import TABLE as TIMM_NAMES
 from numpy_vit.convert.to_hugging_face import theirs, write_hugging_face
 from numpy_vit.files.converted import Checkpoint, write_converted
-from numpy_vit.files.seeded import uniform
 from numpy_vit.files.tensorfile import tensor_of, write
+from numpy_vit.models.seeded import uniform
 
 SEED = 0
 # timm's own names: the table also has those of DINOv2's gated MLP, which come first

@@ -9,8 +9,8 @@ from ..arithmetic.precision import precision
 from ..config import DIGITS
 from ..convert.preprocessing import policy, read_preprocessor
 from ..convert.sources import Source, open_source
+from ..files.converted import FORMAT, Checkpoint, read_converted
 from ..vit import ViT
-from .converted import FORMAT, Checkpoint, read_converted
 
 
 def load(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..tracing.render import clean
+from .text import clean
 
 
 def filled(template: Path, parts: Mapping[str, str]) -> str:

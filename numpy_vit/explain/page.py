@@ -22,10 +22,10 @@ from PIL import Image
 from ..config import ViTConfig
 from ..errors import InputError
 from ..parameters import parameter_count
+from ..pictures.draw import RAMP, rollout
+from ..pictures.images import Preprocess
 from ..tracing.tracer import Row, statistics, trace
-from .draw import RAMP, rollout
-from .images import Preprocess
-from .template import filled, script_data
+from ..writing.template import filled, script_data
 
 Array = Any
 Said = tuple[str, str]  # in English, in Chinese

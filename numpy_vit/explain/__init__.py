@@ -1,0 +1,1 @@
+"""The page that explains what a model sees in a picture."""

@@ -1,0 +1,1 @@
+"""What is shown: columns on a terminal, JSON, pages that are one file."""

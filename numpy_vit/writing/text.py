@@ -1,0 +1,64 @@
+"""Columns and lines on a terminal, shapes, and plain data as JSON can hold it."""
+
+import math
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def display_width(text: str) -> int:
+    """Columns a text takes on a terminal: Chinese characters take two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def fitted(
+    columns: Mapping[str, tuple[str, Sequence[str], bool]], order: Sequence[str], width: int, optional: Sequence[str] = ()
+) -> list[str]:
+    """Columns side by side in `width`, as lines; those that do not fit are left out.
+
+    columns    key -> heading, cells, whether they are numbers; the most important first, of which two are always kept
+    order      the keys as they are to stand
+    optional   keys that may be left out while less important ones are kept
+    """
+    widths = {key: max(map(display_width, (heading, *cells))) for key, (heading, cells, _) in columns.items()}
+    kept: list[str] = []
+    for n, key in enumerate(columns):
+        if n < 2 or sum(widths[k] + 2 for k in kept) + widths[key] <= width:
+            kept.append(key)
+        elif key not in optional:
+            break
+
+    def padded(key: str, text: str) -> str:
+        pad = " " * (widths[key] - display_width(text))
+        return pad + text if columns[key][2] else text + pad
+
+    shown = [key for key in order if key in kept]
+    rows = zip(*([columns[key][0], *columns[key][1]] for key in shown), strict=True)
+    return ["  ".join(padded(key, text) for key, text in zip(shown, row, strict=True))[:width].rstrip() for row in rows]
+
+
+def wrapped(text: str, width: int, indent: str = "    ") -> list[str]:
+    """Text in lines of at most `width` columns; Chinese may break anywhere."""
+    result, current = [], indent
+    for word in text.split(" "):
+        pieces = [word] if display_width(word) == len(word) else list(word)
+        for n, piece in enumerate(pieces):
+            space = " " if n == 0 and current.strip() else ""
+            if display_width(current + space + piece) > width and current.strip():
+                result.append(current)
+                current, space = indent, ""
+            current += space + piece
+    return [*result, current]
+
+
+def clean(value: Any) -> Any:
+    """Plain data that JSON can hold: NaN and infinity become null."""
+    if isinstance(value, dict):
+        return {key: clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    return " ".join(map(str, shape))
