@@ -8,7 +8,7 @@ two sets of threads get in each other's way. So:
   hidden numbers for each thread, or, where somebody hears the steps, heads, columns of a product and rows.
 - Elsewhere matrix products are left to BLAS and its threads, and only what works number by number is divided.
 
-`PAPER` says how the functions of numpy_vit.model are run so; arrays with an arithmetic of their own take no part.
+`RUN` says how the functions of numpy_vit.model are run so; arrays with an arithmetic of their own take no part.
 """
 
 import functools
@@ -305,7 +305,7 @@ def last_axis(x: Array, n: int, of: int) -> Array:
     return x[..., n * size : (n + 1) * size]
 
 
-PAPER: dict[Callable[..., Any], Callable[..., Any]] = {
+RUN: dict[Callable[..., Any], Callable[..., Any]] = {
     model.multi_head_attention: over_heads,
     model.attend: in_tiles,
     model.mlp: over_hidden_numbers,
