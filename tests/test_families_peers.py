@@ -184,9 +184,20 @@ def test_there_and_back_again(case, tmp_path):
         assert relative_error(getattr(two, their_name).numpy(), getattr(one, their_name).numpy()) < 1e-15, their_name
 
 
-def test_every_architecture_of_timm_is_read_rightly_or_not_at_all():
-    """In a process of its own: timm needs a stub of torchvision, which no other test shall see."""
-    command = [sys.executable, "-W", "ignore", HERE / "timm_registry.py"]
+def in_a_process(script, *options):
+    """timm needs a stub of torchvision, which no other test shall see."""
+    command = [sys.executable, "-W", "ignore", HERE / script, *options]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.split()[0]) > 140
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+def test_the_table_of_architectures_is_timms():
+    in_a_process("make_timm_table.py")
+
+
+@pytest.mark.parametrize(("options", "least"), [((), 190), (("--options",), 76)])
+def test_every_architecture_of_timm_is_read_rightly_or_not_at_all(options, least):
+    """At its own image size and at two others; with what its code takes as options too."""
+    *_, last = in_a_process("timm_registry.py", *options)
+    assert int(last.split()[0]) >= least and last.endswith(" 0 wrong"), last

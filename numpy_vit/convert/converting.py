@@ -8,6 +8,7 @@ from typing import Any
 from ..config import ViTConfig
 from ..errors import InputError, about, nearest
 from ..files.converted import FORMAT, Checkpoint, validate
+from . import timm_models
 from .beit import BEIT
 from .dinov3 import DINOV3, TIMM_DINOV3
 from .eva02 import EVA02
@@ -63,6 +64,10 @@ def recognise(source: Source) -> tuple[str, str]:
     """(family, why) of a foreign checkpoint. Raises InputError where it is none that is known."""
     if source.metadata.get("format") == FORMAT:
         raise InputError(f"{source.name}: is already a converted file")
+    if timm_models.names_one(source.config):
+        assert source.config is not None
+        with about(source.name):
+            return timm_models.family(source.config), f"config.json says architecture '{source.config['architecture']}'"
     for name, family in FAMILIES.items():
         why = family.recognise(source)
         if why is not None:
@@ -116,7 +121,7 @@ def convert_source(
     else:
         found = family_of(source, family)
     with about(source.name):
-        checkpoint = found.convert(source, told or {})
+        checkpoint = found.convert(source, told or {}, family is not None)
         validate(checkpoint)
     return checkpoint
 

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..files.converted import Checkpoint
 from ..files.tensorfile import Tensor, tensor_of
 from ..pictures.images import Preprocess
+from . import timm_models
 from .preprocessing import policy, read_preprocessor
 from .sources import Source
 from .table import Table, Tensors, measure, positions_for
@@ -31,6 +32,7 @@ class Reading:
     seen: dict[str, Any]  # what the tensors tell of ViTConfig's fields
     notes: list[str]
     left_out: dict[str, str]  # pattern of tensor names -> why the model has no use for them
+    shapes: dict[str, tuple[int, ...]]  # of the file's tensors, before they are prepared
 
 
 def nothing(reading: Reading) -> dict[str, Any]:
@@ -48,15 +50,15 @@ class Family:
     table      names and shapes
     marks      patterns of tensor names: a file that has all of them is of this family
     model_types    or whose config.json says one of these
-    architectures  or whose config.json, timm's, names an architecture of this pattern
     shaped     and whose tensors' shapes are right, where names do not tell
     prefixes   that names may carry
     towers     prefixes of the picture's tower, in files that hold a text tower too
     fixed      fields of ViTConfig that its code has for every model
     says       what its config files say of the others
     left_out   pattern of names -> why the model has no use for these tensors
-    prepare    what is done to the tensors first (a depth axis split, say)
+    prepare    what is done to the tensors first (a depth axis split, say), given the config file
     made       tensors of ours that no file holds but that follow from the config
+    confusable    another model that the tensors may be as well, or None
     policy     how its pictures are prepared (numpy_vit.convert.preprocessing.POLICIES), where no file says it
     preprocess    reads it from the family's own files; gives None where they do not say
     labels     class names, likewise
@@ -70,14 +72,14 @@ class Family:
     marks: tuple[str, ...]
     shaped: Callable[[Tensors], bool] = lambda tensors: True
     model_types: tuple[str, ...] = ()
-    architectures: str = ""
     prefixes: tuple[str, ...] = ()
     towers: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     says: Callable[[Reading], dict[str, Any]] = nothing
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    prepare: Callable[[Tensors], Tensors] = lambda tensors: tensors
+    prepare: Callable[[Tensors, Mapping[str, Any]], Tensors] = lambda tensors, config: tensors
     made: Callable[[ViTConfig, Reading], dict[str, Array]] = lambda config, reading: {}
+    confusable: Callable[[Reading], str | None] = lambda reading: None
     policy: str | None = None
     preprocess: Callable[[Reading, ViTConfig], Preprocess | None] = lambda reading, config: None
     labels: Callable[[Reading, ViTConfig], list[str] | None] = lambda reading, config: None
@@ -88,9 +90,6 @@ class Family:
         model_type = (source.config or {}).get("model_type")
         if isinstance(model_type, str) and self.model_types:
             return f"config.json says model_type '{model_type}'" if model_type in self.model_types else None
-        architecture = (source.config or {}).get("architecture")
-        if self.architectures and isinstance(architecture, str) and re.fullmatch(self.architectures, architecture):
-            return f"config.json says architecture '{architecture}'"
         names = self.marked(self.without_prefix(source.tensors))
         return None if names is None else "its tensors are named so: " + ", ".join(names[:3])
 
@@ -122,9 +121,10 @@ class Family:
         if len(bare) < len(source.tensors):
             tower = next(tower for tower in self.towers if any(name.startswith(tower) for name in source.tensors))
             notes.append(f"{len(source.tensors) - len(bare)} tensors are left out: the model is what lies under '{tower}'")
-        tensors = dict(self.prepare(bare)) if bare else None
+        tensors = dict(self.prepare(bare, source.config or {})) if bare else None
         seen = measure(self.table, tensors) if tensors else {}
-        return Reading(source, source.config or {}, tensors, seen, notes, dict(self.left_out))
+        shapes = {name: tensor.shape for name, tensor in bare.items()}
+        return Reading(source, source.config or {}, tensors, seen, notes, dict(self.left_out), shapes)
 
     def config(self, reading: Reading, told: Mapping[str, Any]) -> ViTConfig:
         """The model's config. `told`: fields of it that a user says. Raises InputError for what nobody says."""
@@ -145,7 +145,7 @@ class Family:
         self.ask_for_what_is_missing(fields)
         taken = [f"{name} {fields[name]}" for name in SAID if name not in told and fields.get(name) is not None]
         taken = [text for text in taken if text.split()[0] not in reading.seen]
-        if taken and not self.hugging_face and self.name != "mapped":
+        if taken and not self.hugging_face and self.name != "mapped" and not timm_models.names_one(reading.config):
             reading.notes.append(f"{', '.join(taken)}: the tensors do not tell; as in {self.upstream}")
         return ViTConfig(**{name: value for name, value in fields.items() if value is not None})
 
@@ -160,14 +160,21 @@ class Family:
                 "or in a JSON file (--config)"
             )
 
-    def convert(self, source: Source, told: Mapping[str, Any]) -> Checkpoint:
-        """The source as a checkpoint of ours. Nothing is copied: the tensors are views of the file's memory map."""
+    def convert(self, source: Source, told: Mapping[str, Any], named: bool = False) -> Checkpoint:
+        """The source as a checkpoint of ours. Nothing is copied: the tensors are views of the file's memory map.
+
+        `named`: a user says that it is of this family.
+        """
         reading = self.reading(source, [])
         assert reading.tensors is not None
-        if (
-            "rope" in self.fixed and self.marks and self.marked(self.without_prefix(source.tensors)) is None
-        ):  # it would be given rotary positions
+        unlike = self.marks and self.marked(self.without_prefix(source.tensors)) is None
+        if "rope" in self.fixed and unlike and not timm_models.names_one(source.config):  # it would be given rotary positions
             raise InputError(f"its tensors are not {self.title}'s, whose names have {', '.join(self.marks)}")
+        if not named and (other := self.confusable(reading)) is not None:
+            raise InputError(
+                f"its names and shapes are {self.title}'s, and also those of timm's {other}, another model: say which, by "
+                f"timm's config.json or by --family {self.name}"
+            )
         config = self.config(reading, told)
         tensors = used(reading)
         made = {ours: tensor_of(array) for ours, array in self.made(config, reading).items()}

@@ -84,7 +84,7 @@ def sincos2d(config: ViTConfig, reading: Reading) -> dict[str, Any]:
     return {"embed.positions": np.concatenate(angles, axis=1)}
 
 
-def unstacked(tensors: Tensors) -> Mapping[str, Tensor]:
+def unstacked(tensors: Tensors, config: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """big_vision's scanned blocks, one array of (L, ...) for all -> encoderblock_0, encoderblock_1, ..."""
     found = {}
     for name, tensor in tensors.items():

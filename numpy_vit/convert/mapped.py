@@ -92,7 +92,7 @@ def read_map(path: str | os.PathLike[str], told: Mapping[str, Any]) -> tuple[Fam
         upstream=str(path),
         table=Table(rows, "plain"),
         marks=(),
-        prepare=lambda tensors: renamed(entries, left_out, tensors, told),
+        prepare=lambda tensors, config: renamed(entries, left_out, tensors, told),
     )
     return family, dict(told)
 
