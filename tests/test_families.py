@@ -194,7 +194,8 @@ def as_if_timm_had(monkeypatch, case, architecture, kind, **arguments):
     from numpy_vit.convert import timm_models
     from numpy_vit.convert.sources import read_weights
 
-    shapes = {name: tensor.shape for name, tensor in read_weights(weights_of(case))[0].items()}
+    tensors = FAMILIES["timm"].without_prefix(read_weights(weights_of(case))[0])
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     known = timm_models.table()
     models = {**known["models"], architecture: [kind, {"depth": 2, **arguments}, timm_models.shapes_key(shapes)]}
     monkeypatch.setattr(timm_models, "table", lambda: {**known, "models": models})
