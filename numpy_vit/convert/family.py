@@ -15,9 +15,10 @@ from ..files.converted import Checkpoint
 from ..files.tensorfile import Tensor, tensor_of
 from ..pictures.images import Preprocess
 from . import timm_models
+from .hugging_face_config import own_config
 from .preprocessing import policy, read_preprocessor
 from .sources import Source
-from .table import Table, Tensors, measure, positions_for
+from .table import Table, Tensors, measure, positions_for, some
 
 Array = Any
 
@@ -51,8 +52,8 @@ class Family:
     marks      patterns of tensor names: a file that has all of them is of this family
     model_types    or whose config.json says one of these
     shaped     and whose tensors' shapes are right, where names do not tell
-    prefixes   that names may carry
-    towers     prefixes of the picture's tower, in files that hold a text tower too
+    prefixes   of the trunk, beside which a head may lie (what else comes before all names is found)
+    towers     ends of the prefix that is meant, where a file holds several models of this family
     fixed      fields of ViTConfig that its code has for every model
     says       what its config files say of the others
     left_out   pattern of names -> why the model has no use for these tensors
@@ -87,7 +88,7 @@ class Family:
 
     def recognise(self, source: Source) -> str | None:
         """Why a checkpoint is of this family, in a few words, or None."""
-        model_type = (source.config or {}).get("model_type")
+        model_type = own_config(source.config, self.model_types, []).get("model_type")
         if isinstance(model_type, str) and self.model_types:
             return f"config.json says model_type '{model_type}'" if model_type in self.model_types else None
         names = self.marked(self.without_prefix(source.tensors))
@@ -101,15 +102,43 @@ class Family:
         return [str(name) for name in matches]
 
     def without_prefix(self, tensors: Tensors) -> dict[str, Tensor]:
-        """The tensors without the family's prefixes; of two towers, the picture's. Raises InputError where two become one."""
-        tower = next((tower for tower in self.towers if any(name.startswith(tower) for name in tensors)), "")
+        """The tensors of the picture's model, without what comes before all names. Raises InputError where two become one."""
+        return self.stripped(tensors, self.prefix(tensors))
+
+    def prefix(self, tensors: Tensors) -> str:
+        """What comes before the names of this family: where the most of them lie, beside a patch projection.
+
+        Of several such places alike (a student and a teacher, say) the one that `towers` names. Raises InputError where
+        nothing tells which.
+        """
+        matches = (self.table.projection.fullmatch(name) for name in tensors)
+        prefixes = sorted({match[1] for match in matches if match is not None})
+        if len(prefixes) < 2:
+            return prefixes[0] if prefixes else ""
+        counts = {p: sum(1 for name in tensors if name.startswith(p) and self.known(name[len(p) :])) for p in prefixes}
+        best = [p for p in prefixes if counts[p] == max(counts.values())]
+        preferred = [p for tower in self.towers for p in best if p.endswith(tower)]
+        if len(best) > 1 and not preferred:
+            raise InputError(
+                f"some tensors are there twice, under {' and '.join(map(repr, best))}: save the one that is meant by itself"
+            )
+        return (preferred or best)[0]
+
+    def known(self, name: str) -> bool:
+        """Whether a name is this family's, or one that it leaves out with a reason."""
+        return self.table.known.fullmatch(name) is not None or any(re.fullmatch(p, name) for p in self.left_out)
+
+    def stripped(self, tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+        """The tensors under a prefix; and those that lie beside it, as a classifier does beside "vit."."""
+        above = [prefix]
+        while inner := next((p for p in self.prefixes if above[-1].endswith(p)), ""):
+            above.append(above[-1].removesuffix(inner))
         bare: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            if not name.startswith(tower):
+            shorts = (name[len(p) :] for p in above if name.startswith(p))
+            short = next(shorts, None) if name.startswith(prefix) else next((s for s in shorts if self.known(s)), None)
+            if short is None:
                 continue
-            short = name.removeprefix(tower)
-            while not tower and (prefix := next((p for p in self.prefixes if short.startswith(p)), "")):
-                short = short.removeprefix(prefix)
             if short in bare:
                 raise InputError(f"some tensors are there twice, with and without a prefix: '{short}' and '{name}'")
             bare[short] = tensor
@@ -117,14 +146,19 @@ class Family:
 
     def reading(self, source: Source, notes: list[str]) -> Reading:
         """A checkpoint of this family, opened."""
-        bare = self.without_prefix(source.tensors)
+        prefix = self.prefix(source.tensors)
+        bare = self.stripped(source.tensors, prefix)
         if len(bare) < len(source.tensors):
-            tower = next(tower for tower in self.towers if any(name.startswith(tower) for name in source.tensors))
-            notes.append(f"{len(source.tensors) - len(bare)} tensors are left out: the model is what lies under '{tower}'")
+            kept = {id(tensor) for tensor in bare.values()}
+            others = [name for name, tensor in source.tensors.items() if id(tensor) not in kept]
+            notes.append(f"{len(others)} tensors are left out: the model is what lies under '{prefix}' (not: {some(others)})")
+        elif prefix and prefix not in self.prefixes:
+            notes.append(f"all names begin with '{prefix}', which is left off")
         tensors = dict(self.prepare(bare, source.config or {})) if bare else None
         seen = measure(self.table, tensors) if tensors else {}
         shapes = {name: tensor.shape for name, tensor in bare.items()}
-        return Reading(source, source.config or {}, tensors, seen, notes, dict(self.left_out), shapes)
+        config = own_config(source.config, self.model_types, notes)
+        return Reading(source, config, tensors, seen, notes, dict(self.left_out), shapes)
 
     def config(self, reading: Reading, told: Mapping[str, Any]) -> ViTConfig:
         """The model's config. `told`: fields of it that a user says. Raises InputError for what nobody says."""

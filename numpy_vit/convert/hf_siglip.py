@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import InputError
 from .family import Family, Reading
 from .hf_clip import BLOCK, TEXT_TOWER
-from .hugging_face import DEFAULTS, classes, flag, labels, sizes
+from .hugging_face import DEFAULTS, classes, flag, is_classifier, labels, section_of, sizes
 from .table import Row, Table
 
 TOWER = (
@@ -42,13 +42,13 @@ SIGLIP_DEFAULTS = {**DEFAULTS, "hidden_act": "gelu_pytorch_tanh", "layer_norm_ep
 
 def says(reading: Reading) -> dict[str, Any]:
     """What config.json says; in files of both towers, its vision_config."""
-    section = reading.config.get("vision_config", reading.config)
+    section = section_of(reading)
     return {**sizes(reading, "SigLIP", SIGLIP_DEFAULTS, section), **pooling(reading, section)}
 
 
 def says_2(reading: Reading) -> dict[str, Any]:
     """What config.json of SigLIP 2 says: no image size, but how many patches."""
-    section = reading.config.get("vision_config", reading.config)
+    section = section_of(reading)
     defaults = {key: value for key, value in SIGLIP_DEFAULTS.items() if key != "image_size"}
     fields = sizes(reading, "SigLIP 2", defaults, section)
     patches = section.get("num_patches", 256)
@@ -61,7 +61,7 @@ def says_2(reading: Reading) -> dict[str, Any]:
 def pooling(reading: Reading, section: Any) -> dict[str, Any]:
     """How the picture's vector is made."""
     fields: dict[str, Any] = {"classes": classes(reading), "pooler": 0, "projection": 0}
-    if not fields["classes"] and flag(section, "vision_use_head", True):
+    if not fields["classes"] and not is_classifier(reading) and flag(section, "vision_use_head", True):
         return {**fields, "pooling": "map"}
     reading.left_out[r"head\..*"] = "the classifier sees the mean of the tokens"
     return {**fields, "pooling": "mean"}

@@ -6,6 +6,7 @@ from typing import Any
 from ..config import ViTConfig
 from ..errors import InputError
 from .family import Reading
+from .hugging_face_config import CLASSES, READ, refuse_unknown
 from .table import Row
 
 # transformers/activations.py, ACT2FN.
@@ -71,12 +72,36 @@ OURS = {
 }
 
 
+def section_of(reading: Reading, key: str = "vision_config") -> Mapping[str, Any]:
+    """The part of config.json that is about pictures: itself, or, in files of two towers, the tower's.
+
+    vision_config_dict, where it is not null, takes the place of vision_config, as in transformers (configuration_clip.py).
+    """
+    config = reading.config
+    section = config.get(f"{key}_dict") if config.get(f"{key}_dict") is not None else config.get(key)
+    if section is None and str(config.get("model_type")).endswith("vision_model"):
+        return config
+    if section is None and "model_type" not in config:  # not said whose: the whole file is the tower's
+        return config
+    if not isinstance(section, dict):
+        raise InputError(f"config.json: {key} {section!r:.40}: a {config.get('model_type')}'s must be a table of sizes")
+    refuse_unknown(config, READ["two towers"])
+    return section
+
+
+def is_classifier(reading: Reading) -> bool:
+    """Whether config.json names a class with a classifier (which may be of no classes)."""
+    return any("ImageClassification" in kind for kind in architectures(reading))
+
+
 def sizes(reading: Reading, what: str, defaults: Mapping[str, Any], section: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The fields that every family's config.json has, under our names. `defaults` are the family's, `what` its name."""
     if not reading.config:
         raise InputError("no config.json beside the weights: heads, eps and activation cannot be told from tensors; "
                          "give one (--config)")  # fmt: skip
     config = reading.config if section is None else section
+    refuse_unknown(config, {*READ[what], *OURS, "head_dim"})
+    check_class(reading, config)
     fields = {OURS[key]: get(config, key, reading.notes, defaults, what) for key in defaults if key in OURS}
     activation, patch = fields["activation"], fields["patch"]
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
@@ -89,6 +114,16 @@ def sizes(reading: Reading, what: str, defaults: Mapping[str, Any], section: Map
     if config.get("head_dim") is not None and isinstance(width, int) and config["head_dim"] * heads != width:
         raise InputError(f"config.json: head_dim {config['head_dim']} is not hidden_size / heads: not supported")
     return {**fields, "activation": ACTIVATIONS[activation]}
+
+
+def check_class(reading: Reading, config: Mapping[str, Any]) -> None:
+    """Raise InputError where config.json names a class of another kind of model than its model_type does."""
+    model_type = (reading.source.config or {}).get("model_type")
+    if not isinstance(model_type, str) or model_type not in CLASSES:
+        return
+    for name in architectures(reading):
+        if not name.lower().startswith(CLASSES[model_type]):
+            raise InputError(f"config.json: architectures names {name}, which is no {model_type}: which of the two is right?")
 
 
 def get(config: Mapping[str, Any], key: str, notes: list[str], defaults: Mapping[str, Any], what: str) -> Any:
@@ -146,6 +181,8 @@ def pooler(reading: Reading) -> int:
     else:
         if not architectures(reading):
             reading.notes.append("config.json names no architecture: traced as the backbone with its pooler")
+        if reading.config.get("pooler_output_size") == 0:
+            return 0
         width = reading.config.get("pooler_output_size") or reading.config.get("hidden_size", DEFAULTS["hidden_size"])
     if width and reading.config.get("pooler_act", "tanh") != "tanh":
         raise InputError(f"config.json: pooler_act {reading.config['pooler_act']!r} is not supported, only 'tanh'")

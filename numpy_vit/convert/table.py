@@ -75,6 +75,17 @@ class Table:
             found.setdefault(row.ours, []).append(name)
         return found
 
+    @functools.cached_property
+    def known(self) -> re.Pattern[str]:
+        """All names that a file may have."""
+        return re.compile("|".join(f"(?:{name})" for names in self.patterns().values() for name in names))
+
+    @functools.cached_property
+    def projection(self) -> re.Pattern[str]:
+        """The patch projection's weight, which every model has once, whatever comes before its name: (prefix)name."""
+        names = {pattern for ours, ps in self.patterns().items() if ours.startswith("embed.projection") for pattern in ps}
+        return re.compile("((?:.*[./])?)(?:" + "|".join(sorted(names)) + ")")
+
     def find(self, ours: str, tensors: Tensors) -> tuple[Row, str] | None:
         """The row and the name of one of our tensors in a file, or None."""
         return next(((row, name) for row, name in self.candidates(ours) if name in tensors), None)
@@ -169,7 +180,7 @@ def misfit(missing: list[str], unused: list[str], known: list[str], whose: str) 
 def compare(table: Table, names: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
     """Names of a file against a table: (known, not known, what the table has and the file has not)."""
     names, patterns = list(names), table.patterns()
-    known = [name for name in names if any(re.fullmatch(p, name) for ps in patterns.values() for p in ps)]
+    known = [name for name in names if table.known.fullmatch(name)]
     theirs = {row.ours: row.theirs for row in reversed(table.rows)}
     missing = [theirs[ours] for ours, ps in patterns.items() if not any(re.fullmatch(p, name) for p in ps for name in names)]
     return known, [name for name in names if name not in known], missing
