@@ -71,12 +71,15 @@ def recognise(source: Source) -> tuple[str, str]:
         assert source.config is not None
         with about(source.name):
             return timm_models.family(source.config), f"config.json says architecture '{source.config['architecture']}'"
+    if not source.tensors and "model_cfg" in (source.config or {}):
+        return OPENAI_CLIP.name, "open_clip_config.json has a model_cfg"
     for name, family in FAMILIES.items():
         why = family.recognise(source)
         if why is not None:
             return name, why
     model_type = (source.config or {}).get("model_type")
-    said = f"config.json says model_type {model_type!r}" if model_type else f"first tensor '{min(source.tensors, default='')}'"
+    first = f"first tensor '{min(source.tensors)}'" if source.tensors else "its config names no model_type and no architecture"
+    said = f"config.json says model_type {model_type!r}" if model_type else first
     known = f"known: {', '.join(FAMILIES)}"
     raise InputError(
         f"{source.name}: of no known family ({said}; {known}){nearest_family(source)}; --map takes a table of names for a "
@@ -88,10 +91,14 @@ def nearest_family(source: Source) -> str:
     """What the nearest family has and this file has not, and the other way round, side by side; or nothing."""
     best: tuple[int, str, list[str], list[str]] = (0, "", [], [])
     for family in FAMILIES.values():
-        known, unknown, missing = compare(family.table, family.without_prefix(source.tensors))
+        try:
+            bare = family.without_prefix(source.tensors)
+        except InputError:  # several models in one file
+            continue
+        known, unknown, missing = compare(family.table, bare)
         best = max(best, (len(known), family.name, unknown, missing), key=lambda found: found[0])
     count, name, unknown, missing = best
-    if count * 5 < len(source.tensors):
+    if not source.tensors or count * 5 < len(source.tensors):
         return ""
     return f"; nearest is {name}: {count} names are its; not its: {some(unknown)}; missing: {some(missing)}"
 

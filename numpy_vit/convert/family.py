@@ -135,8 +135,10 @@ class Family:
             above.append(above[-1].removesuffix(inner))
         bare: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            shorts = (name[len(p) :] for p in above if name.startswith(p))
-            short = next(shorts, None) if name.startswith(prefix) else next((s for s in shorts if self.known(s)), None)
+            shorts = [name[len(p) :] for p in above if name.startswith(p)]
+            shorts += [s.removeprefix(p) for s in shorts for p in self.prefixes if s.startswith(p)]  # "model.layer.0" alone
+            known = next((s for s in shorts if self.known(s)), None)
+            short = known or (shorts[0] if name.startswith(prefix) else None)
             if short is None:
                 continue
             if short in bare:
@@ -153,7 +155,7 @@ class Family:
             others = [name for name, tensor in source.tensors.items() if id(tensor) not in kept]
             notes.append(f"{len(others)} tensors are left out: the model is what lies under '{prefix}' (not: {some(others)})")
         elif prefix and prefix not in self.prefixes:
-            notes.append(f"all names begin with '{prefix}', which is left off")
+            notes.append(f"the names begin with '{prefix}', which is left off")
         tensors = dict(self.prepare(bare, source.config or {})) if bare else None
         seen = measure(self.table, tensors) if tensors else {}
         shapes = {name: tensor.shape for name, tensor in bare.items()}

@@ -35,7 +35,8 @@ READ = {
     "SigLIP": {"projection_dim", "vision_use_head"},
     "SigLIP 2": {"projection_dim", "vision_use_head", "num_patches"},
     "DINOv2": {"mlp_ratio", "use_swiglu_ffn", "num_register_tokens", "qkv_bias"},
-    "DINOv3": {"num_register_tokens", "query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias", "use_gated_mlp", "rope_theta"},
+    "DINOv3": {"num_register_tokens", "query_bias", "key_bias", "value_bias", "proj_bias", "mlp_bias", "use_gated_mlp",
+               "rope_theta"},
     "BEiT": {
         "use_relative_position_bias", "use_shared_relative_position_bias", "use_absolute_position_embeddings",
         "use_mean_pooling", "layer_scale_init_value",
@@ -43,11 +44,16 @@ READ = {
     "two towers": {"projection_dim", "vision_config", "vision_config_dict"},
 }  # fmt: skip
 """What each family reads beside the sizes that all have (hugging_face.OURS, and head_dim)."""
+CLIPSEG = (
+    "conditional_layer", "decoder_attention_dropout", "decoder_hidden_act", "decoder_intermediate_size",
+    "decoder_num_attention_heads", "extract_layers", "reduce_dim", "use_complex_transposed_convolution",
+)  # fmt: skip
 DPT = (
     "add_projection", "backbone_config", "backbone_featmap_shape", "backbone_out_indices", "fusion_hidden_size",
     "head_in_index", "is_hybrid", "neck_hidden_sizes", "neck_ignore_stages", "readout_type", "reassemble_factors",
     "semantic_classifier_dropout", "use_batch_norm_in_fusion_residual", "use_bias_in_fusion_residual",
 )  # fmt: skip
+DECODERS = {"dpt": DPT, "clipseg": CLIPSEG}  # what a copy says of what follows its encoder
 NO_HEAD = {"vision_use_head": False, "patch_size": 32, "hidden_act": "gelu_pytorch_tanh"}
 WIDE = {**NO_HEAD, "hidden_size": 1152, "num_attention_heads": 16}
 # Model types that are copies of another: whose, and where their defaults differ (transformers 5.24, configuration_*.py).
@@ -75,8 +81,8 @@ def own_config(config: Mapping[str, Any] | None, known: Collection[str], notes: 
         original, defaults = COPIES[model_type]
         if found.get("is_hybrid"):
             raise InputError(f"config.json: a hybrid {model_type}, with a ResNet before the blocks, is not supported")
-        dropped = DPT if model_type == "dpt" else ()
-        return {**defaults, **{key: value for key, value in found.items() if key not in dropped}, "model_type": original}
+        others = DECODERS.get(model_type, ())
+        return {**defaults, **{key: value for key, value in found.items() if key not in others}, "model_type": original}
     if model_type in known:
         return found
     for key in TOWERS:

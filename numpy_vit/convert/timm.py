@@ -110,6 +110,8 @@ def prepared(tensors: Tensors, config: Mapping[str, Any]) -> Mapping[str, Tensor
 
 def config_says(reading: Reading) -> dict[str, Any]:
     """What timm's config.json says, where there is one; it must not contradict the tensors."""
+    if "model_cfg" in reading.config:
+        raise InputError("open_clip_config.json: a tower of timm's: give timm's own config.json for it (--config)")
     if not timm_models.names_one(reading.config):
         reading.notes.append("taken as blocks that norm first, one after the other; timm has others with the same names")
         return unclear(reading)
@@ -119,7 +121,8 @@ def config_says(reading: Reading) -> dict[str, Any]:
         fields["classes"] = reading.seen["classes"]
     fields["without_bias"] = tuple(name for name in LINEARS if name in fields["without_bias"])
     for name in COMPARED:
-        said, seen = fields.get(name, UNSAID.get(name)), reading.seen.get(name, fields.get(name))
+        said = fields.get(name, UNSAID.get(name))
+        seen = reading.seen.get(name, said)
         if said != seen:
             raise InputError(f"config.json says {name} {said} (timm's {arguments.name}), the tensors say {seen}")
     return {**fields, **{name: value for name, value in UNSAID.items() if name not in fields}}
