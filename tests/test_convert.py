@@ -486,3 +486,46 @@ def test_configs_of_timm_and_open_clip_alone():
     config = config_of(Source("config.json", False, [], {}, {}, {"architecture": "vit_base_patch16_224"}, None), [])
     assert (config.heads, config.width, config.classes, config.image) == (12, 768, 1000, (224, 224))
     assert open_source(families / "timm_eva02" / "model.safetensors").config["architecture"] == "eva02_base_patch14_224"
+
+
+def test_labels_with_gaps_are_left_out(folder):
+    """BEiT's of ImageNet-22k: as many names as classes, two numbers passed over."""
+    edit(folder, id2label={str(n): f"class {n}" for n in (0, 1, 2, 4, 5, 7)})
+    checkpoint = convert(folder)
+    assert checkpoint.labels is None and "id2label counts with gaps" in " ".join(checkpoint.notes)
+
+
+def test_a_preprocessor_without_a_type_is_that_of_the_model_type(folder):
+    file = "preprocessor_config.json"
+    old = {"do_normalize": True, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 224}
+    (folder / file).write_text(json.dumps(old))
+    checkpoint = convert(folder)
+    assert (checkpoint.preprocess.resample, checkpoint.preprocess.size) == ("bilinear", (224, 224))
+    assert f"{file} does not say its type: ViTImageProcessor, as transformers has it for vit" in checkpoint.notes
+    (folder / file).rename(folder / "absent.json")
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "X", "image_processor": old}))
+    assert convert(folder).preprocess == checkpoint.preprocess
+
+
+def test_defaults_are_not_said_to_be_the_files(folder):
+    edit(folder, intermediate_size=None)
+    with pytest.raises(
+        InputError, match=r"config.json \(or transformers' default for intermediate_size, which it does not give\)"
+    ):
+        convert(folder)
+
+
+def test_a_model_type_that_is_stated_is_not_guessed_from_names(tmp_path):
+    weights = DATA / "families" / "timm_vit" / "model.safetensors"
+    shutil.copy(weights, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
+    with pytest.raises(InputError, match="of no known family .config.json says model_type 'qwen2_vl'"):
+        convert(tmp_path)
+
+
+def test_decoders_of_training_are_left_out(folder):
+    rewrite(
+        folder,
+        lambda t: {n: x for n, x in t.items() if "classifier" not in n} | {"decoder.0.weight": tensor_of(np.ones((3, 4)))},
+    )
+    assert "decoder.0.weight is left out" in " ".join(convert(folder).notes)

@@ -263,3 +263,42 @@ def test_a_distilled_model_with_timms_config_is_timms():
     assert checkpoint.source["family"] == "timm"
     assert checkpoint.preprocess.size != (256, 224) and "no file says" not in " ".join(checkpoint.notes)
     assert checkpoint.config.position_rule == "bicubic_antialias"
+
+
+def test_the_tanh_layer_of_old_timm_is_seen(tmp_path):
+    """pre_logits.fc, which its head saw; the head over visual words is left out."""
+    from numpy_vit.convert.sources import read_weights
+    from numpy_vit.files.tensorfile import tensor_of, write
+
+    tensors, _ = read_weights(weights_of("timm_vit"))
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(24, 24)).astype("f4"), rng.normal(size=24).astype("f4")
+    more = {"pre_logits.fc.weight": tensor_of(weight), "pre_logits.fc.bias": tensor_of(bias)}
+    write(tmp_path / "m.safetensors", {**tensors, **more, "lm_head.weight": tensor_of(weight)}, {})
+    checkpoint = convert(tmp_path / "m.safetensors", told={"heads": 3, "image": [12, 16]})
+    pixels = np.random.default_rng(1).normal(size=(2, 3, 12, 16))
+    out = checkpoint.model("float64")(pixels)
+    seen = np.tanh(out.last_hidden_state[:, 0] @ weight.T.astype("f8") + bias)
+    head = {name: tensors[f"head.{name}"].data.astype("f8") for name in ("weight", "bias")}
+    assert relative_error(out.logits, seen @ head["weight"].T + head["bias"]) < 1e-12
+    assert "lm_head.weight is left out" in " ".join(checkpoint.notes)
+
+
+def test_a_gate_that_only_code_names_may_be_written_into_the_config(tmp_path):
+    """Virchow2's folder: its mlp_layer is an argument of the user's call, in no file."""
+    from numpy_vit.convert.timm_models import fields
+
+    args = {
+        "mlp_layer": "SwiGLUPacked",
+        "act_layer": "silu",
+        "reg_tokens": 4,
+        "mlp_ratio": 5.3375,
+        "global_pool": "",
+        "num_classes": 0,
+    }
+    notes = []
+    found, _ = fields({"architecture": "vit_huge_patch14_224", "model_args": args}, notes)
+    assert (found["gated_mlp"], found["activation"], found["mlp"], found["registers"]) == (True, "silu", 3416, 4)
+    assert found["pooling"] == "class" and "timm pools nothing" in notes[0]
+    with pytest.raises(InputError, match="mlp_layer 'GluMlp': a gate in the second half"):
+        fields({"architecture": "vit_huge_patch14_224", "model_args": {**args, "mlp_layer": "GluMlp"}}, [])

@@ -5,7 +5,7 @@ one for all; the last norm is of the mean of the patch tokens. EVA-1 has learned
 """
 
 from .family import Family
-from .timm import ALL, COMPUTED, MASK_TOKEN, MODEL, labels, prepared, preprocess, rotary_frequencies, tensors_say
+from .timm import ALL, COMPUTED, MASK_TOKEN, MODEL, WORDS, labels, prepared, preprocess, rotary_frequencies, tensors_say
 
 BEIT = Family(
     name="beit",
@@ -20,6 +20,6 @@ BEIT = Family(
     prefixes=MODEL,
     fixed={"eps": 1e-6, "activation": "gelu", "position_rule": "bicubic"},
     says=tensors_say,
-    left_out={**MASK_TOKEN, **COMPUTED},
+    left_out={**MASK_TOKEN, **COMPUTED, **WORDS},
     policy="beit",
 )

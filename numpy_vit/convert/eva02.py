@@ -6,7 +6,19 @@ no bias; the last norm is of the mean of the patch tokens.
 
 from .family import Family
 from .table import Row, Table, Tensors
-from .timm import ALL, COMPUTED, MASK_TOKEN, MODEL, labels, prepared, preprocess, rotary_frequencies, tensors_say, unpacked
+from .timm import (
+    ALL,
+    COMPUTED,
+    MASK_TOKEN,
+    MODEL,
+    WORDS,
+    labels,
+    prepared,
+    preprocess,
+    rotary_frequencies,
+    tensors_say,
+    unpacked,
+)
 
 TABLE = Table(
     (
@@ -50,6 +62,6 @@ EVA02 = Family(
     },
     says=tensors_say,
     made=lambda config, reading: rotary_frequencies(config, reading, 10_000),
-    left_out={**MASK_TOKEN, **COMPUTED},
+    left_out={**MASK_TOKEN, **COMPUTED, **WORDS},
     policy="eva02",
 )

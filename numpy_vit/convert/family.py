@@ -89,7 +89,7 @@ class Family:
     def recognise(self, source: Source) -> str | None:
         """Why a checkpoint is of this family, in a few words, or None."""
         model_type = own_config(source.config, self.model_types, []).get("model_type")
-        if isinstance(model_type, str) and self.model_types:
+        if isinstance(model_type, str):
             return f"config.json says model_type '{model_type}'" if model_type in self.model_types else None
         names = self.marked(self.without_prefix(source.tensors))
         return None if names is None else "its tensors are named so: " + ", ".join(names[:3])
@@ -214,7 +214,10 @@ class Family:
         config = self.config(reading, told)
         tensors = used(reading)
         made = {ours: tensor_of(array) for ours, array in self.made(config, reading).items()}
+        unsaid = [match[1] for note in reading.notes if (match := re.match(r"config\.json does not say (\w+):", note))]
         whose = "config.json" if self.hugging_face else "the config"
+        if unsaid and self.hugging_face:
+            whose += f" (or transformers' default for {', '.join(unsaid)}, which it does not give)"
         converted = self.table.convert(tensors, config, whose, made)
         labels = self.labels(reading, config)
         return Checkpoint(config, converted, self.preprocessing(reading, config), labels, {"family": self.name}, reading.notes)
@@ -225,7 +228,7 @@ class Family:
         if source.policy is not None:
             return policy(source.policy, config.image, config.channels)
         if source.preprocessor is not None or self.hugging_face:
-            return read_preprocessor(source.preprocessor, config.channels, notes)
+            return read_preprocessor(source.preprocessor, config.channels, notes, reading.config.get("model_type"))
         found = self.preprocess(reading, config)
         if found is None and self.policy is not None and config.channels == 3:
             notes.append(f"no file says how pictures are prepared: as in {self.upstream} ({self.policy})")

@@ -49,7 +49,7 @@ HF_DEIT = Family(
     prefixes=("deit.",),
     fixed={"pooling": "class", "position_rule": "bicubic", "distillation_token": True},
     says=says,
-    left_out=MASK_TOKEN,
+    left_out={**MASK_TOKEN, r"decoder\.\d+\..*": "the decoder serves masked-image training only"},
     labels=labels,
     hugging_face=True,
 )

@@ -45,7 +45,7 @@ HF_VIT = Family(
     prefixes=("vit.",),
     fixed=FIXED,
     says=says,
-    left_out=MASK_TOKEN,
+    left_out={**MASK_TOKEN, r"decoder\.\d+\..*": "the decoder serves masked-image training only"},
     labels=labels,
     hugging_face=True,
 )

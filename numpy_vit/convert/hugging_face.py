@@ -197,6 +197,12 @@ def labels(reading: Reading, config: ViTConfig) -> list[str] | None:
     if names is None:
         reading.notes.append("config.json has no id2label: classes have no names, only numbers")
         return None
-    if not isinstance(names, dict) or {str(n) for n in range(config.classes)} != set(names):
+    numbered = {str(n) for n in range(config.classes)}
+    if isinstance(names, dict) and len(names) == config.classes and numbered != set(names):  # as BEiT's of ImageNet-22k
+        reading.notes.append(
+            "config.json: id2label counts with gaps: which class is which is not said, and labels are left out"
+        )
+        return None
+    if not isinstance(names, dict) or numbered != set(names):
         raise InputError(f"config.json: id2label does not name the {config.classes} classes of the classifier one by one")
     return [str(names[str(n)]) for n in range(config.classes)]

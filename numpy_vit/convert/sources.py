@@ -18,6 +18,7 @@ from .preprocessing import POLICIES
 from .torchfile import read_torch
 
 TORCH = (".bin", ".pth", ".pt")
+PROCESSOR = "processor_config.json"  # what transformers 5 saves of a model of two towers
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 TORCH_WEIGHTS = "pytorch_model.bin"
 
@@ -81,7 +82,11 @@ def open_source(
         tensors,
         metadata,
         read_json(Path(config)) if config else config_beside(folder, files[0].name),
-        None if named else read_json(Path(preprocessor)) if preprocessor else read_json_if_there(folder / hub.PREPROCESSOR),
+        None
+        if named
+        else read_json(Path(preprocessor))
+        if preprocessor
+        else read_json_if_there(folder / hub.PREPROCESSOR) or read_json_if_there(folder / PROCESSOR),
         str(preprocessor) if named else None,
     )
 

@@ -62,6 +62,7 @@ TAIL = (
     Row("map.mlp.hidden", "attn_pool.mlp.fc1"),
     Row("map.mlp.output", "attn_pool.mlp.fc2"),
     Row("pooled_norm", "fc_norm"),
+    Row("pooler", "pre_logits.fc"),  # of timm before 0.6
     Row("head", "head"),
     Row("distillation_head", "head_dist"),
 )
@@ -117,6 +118,7 @@ def config_says(reading: Reading) -> dict[str, Any]:
         return unclear(reading)
     fields, arguments = timm_models.fields(reading.config, reading.notes)
     fields.pop("rope_theta", None)
+    reading.left_out[r"pre_logits\.fc\..*"] = "timm leaves it out"
     if "num_classes" not in arguments.sure and "classes" in reading.seen:
         fields["classes"] = reading.seen["classes"]
     fields["without_bias"] = tuple(name for name in LINEARS if name in fields["without_bias"])
@@ -194,7 +196,7 @@ def says(reading: Reading) -> dict[str, Any]:
     if "pos_embed" not in (reading.tensors or {}):
         raise InputError("timm's names, but no pos_embed: a model with rotary positions? The tensors do not tell of what kind: "
                          "its config.json does")  # fmt: skip
-    fields = {"pooling": pooling(reading), **gated(reading), **config_says(reading)}
+    fields = tensors_say(reading)
     if reading.seen.get("pre_norm"):
         return {**fields, "activation": None, "eps": None}
     return {"activation": None, **fields} if fields["pooling"] == "map" else fields  # SigLIP's: of both kinds
@@ -218,11 +220,13 @@ def tensors_say(reading: Reading) -> dict[str, Any]:
     """Of files that are tensors alone, as Facebook's; timm's copies of them have its config.json."""
     if timm_models.names_one(reading.config):
         return config_says(reading)
-    return {"pooling": pooling(reading), **gated(reading), **config_says(reading)}
+    pre_logits = bool(reading.seen.get("pooler") and reading.seen.get("classes"))
+    return {"pooling": pooling(reading), "pre_logits": pre_logits, **gated(reading), **config_says(reading)}
 
 
 FIXED = {"eps": 1e-6, "activation": "gelu"}
 MASK_TOKEN = {r"mask_token": "the mask token serves masked-image training only"}
+WORDS = {r"lm_head\..*": "the head over visual words serves masked-image training only"}
 COMPUTED = {r".*relative_position_index": "it is computed", r".*rope\.freqs_(cos|sin)": "they are computed"}
 MODEL = ("state_dict.", "model.", "module.", "backbone.")
 TEACHER = ("teacher.backbone.", "teacher.module.backbone.")  # in checkpoints of training; upstream evaluates the teacher
@@ -237,7 +241,7 @@ TIMM = Family(
     says=says,
     prepare=prepared,
     confusable=confusable,
-    left_out={**MASK_TOKEN, **COMPUTED},
+    left_out={**MASK_TOKEN, **COMPUTED, **WORDS},
     preprocess=preprocess,
     labels=labels,
     made=lambda config, reading: rotary_frequencies(config, reading, 10_000),

@@ -21,6 +21,7 @@ ACTIVATIONS = {
     "gelu": "gelu", "GELU": "gelu", "gelu_tanh": "gelu_tanh", "GELUTanh": "gelu_tanh", "quick_gelu": "quick_gelu",
     "QuickGELU": "quick_gelu", "relu": "relu", "ReLU": "relu", "silu": "silu", "swish": "silu", "SiLU": "silu",
 }  # fmt: skip
+SWIGLU_PACKED = {"layer": "GluMlp", "gate_last": False}  # timm/layers/mlp.py
 NO_EFFECT = {
     "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init",
     "fix_init", "head_init_scale", "dynamic_img_size", "dynamic_img_pad", "strict_img_size", "rope_shift_coords",
@@ -97,6 +98,7 @@ class Arguments:
     def layer(self, key: str, *supported: str) -> str:
         """The name of a layer's class, or timm's name for it."""
         value = self[key]
+        value = {"SwiGLUPacked": SWIGLU_PACKED}.get(value, value) if isinstance(value, str) else value
         name = value.get("layer") if isinstance(value, dict) else value
         if name not in supported:
             raise self.refuse(key)
@@ -158,6 +160,11 @@ def pooling(a: Arguments, notes: list[str]) -> str:
     return POOLINGS[pool]
 
 
+def gate_last(mlp_layer: Any) -> bool:
+    """Whether GluMlp's gate is its second half: so by default, and not in SwiGLUPacked."""
+    return mlp_layer != "SwiGLUPacked" and not (isinstance(mlp_layer, dict) and mlp_layer.get("gate_last") is False)
+
+
 def placed(learned: bool, patches_alone: bool) -> str:
     """Which tokens have learned positions."""
     return "none" if not learned else "patches" if patches_alone else "all"
@@ -177,7 +184,7 @@ def vision_transformer(a: Arguments, notes: list[str]) -> dict[str, Any]:
     for key in ("scale_attn_norm", "scale_mlp_norm", "embed_norm_layer"):
         a.only(key, False, None)
     mlp = a.layer("mlp_layer", "Mlp", "GluMlp", "SwiGLU")
-    if mlp == "GluMlp" and a["mlp_layer"].get("gate_last", True):
+    if mlp == "GluMlp" and gate_last(a["mlp_layer"]):
         raise a.refuse("mlp_layer", ": a gate in the second half is not supported")
     activation = a["act_layer"] if isinstance(a["act_layer"], str | None) else a["act_layer"].get("layer")
     if (activation or "gelu") not in ACTIVATIONS:
