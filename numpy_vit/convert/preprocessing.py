@@ -70,8 +70,8 @@ PROCESSOR_OF = {
     "siglip_vision_model": "Siglip", "dinov2": "Bit", "dinov2_with_registers": "Bit", "beit": "Beit", "dinov3_vit": "DINOv3ViT",
 }  # fmt: skip
 OTHER_PROCESSORS = {
-    "Siglip2": "cuts each picture into as many patches as its proportions ask for (NaFlex); one size for all is supported here: "
-    "--preprocessor siglip",
+    "Siglip2": "cuts each picture into as many patches as its proportions ask for (NaFlex); one size for all is supported "
+    "here: --preprocessor siglip",
 }
 # Keys that change nothing here: names, options of the call, what concerns segmentation maps alone.
 NEUTRAL_KEYS = {
