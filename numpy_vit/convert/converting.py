@@ -27,7 +27,7 @@ from .openai_clip import OPENAI_CLIP
 from .preprocessing import policy, read_preprocessor
 from .rename_table import class_names, read_map
 from .sources import Source, open_source, sha256
-from .table import compare, some
+from .table import compare, first_names
 from .timm import DEIT, DEIT3, DINO, DINOV2, MAE, TIMM
 from .torchvision import TORCHVISION
 
@@ -100,7 +100,7 @@ def nearest_family(source: Source) -> str:
     count, name, unknown, missing = best
     if not source.tensors or count * 5 < len(source.tensors):
         return ""
-    return f"; nearest is {name}: {count} names are its; not its: {some(unknown)}; missing: {some(missing)}"
+    return f"; nearest is {name}: {count} names are its; not its: {first_names(unknown)}; missing: {first_names(missing)}"
 
 
 def family_of(source: Source, name: str | None = None) -> Family:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..config import ViTConfig
 from . import timm_models
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .table import Row, Table
 from .timm import (
     ALL,
@@ -46,7 +46,7 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What timm's config.json says; without it, what follows from the tensors."""
     if timm_models.names_one(reading.config):
         return config_says(reading)
@@ -61,7 +61,7 @@ def says(reading: Reading) -> dict[str, Any]:
     return {**gated, "pooling": pooling, "without_bias": tuple(without), "positions": "none", **config_says(reading)}
 
 
-def made(config: ViTConfig, reading: Reading) -> dict[str, Any]:
+def made(config: ViTConfig, reading: OpenCheckpoint) -> dict[str, Any]:
     """The rotary frequencies: 2 pi / period."""
     stored = (reading.tensors or {}).get("rope_embed.periods")
     if stored is None or config.rope == "none":

@@ -18,13 +18,13 @@ from . import timm_models
 from .hugging_face_config import own_config
 from .preprocessing import policy, read_preprocessor
 from .sources import Source
-from .table import Table, Tensors, measure, positions_for, some
+from .table import Table, Tensors, first_names, measure, positions_for
 
 Array = Any
 
 
 @dataclasses.dataclass
-class Reading:
+class OpenCheckpoint:
     """One checkpoint while it is read."""
 
     source: Source
@@ -36,7 +36,7 @@ class Reading:
     shapes: dict[str, tuple[int, ...]]  # of the file's tensors, before they are prepared
 
 
-def nothing(reading: Reading) -> dict[str, Any]:
+def nothing(reading: OpenCheckpoint) -> dict[str, Any]:
     """Of a family whose files say nothing but tensors."""
     return {}
 
@@ -76,14 +76,14 @@ class Family:
     prefixes: tuple[str, ...] = ()
     towers: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    says: Callable[[Reading], dict[str, Any]] = nothing
+    says: Callable[[OpenCheckpoint], dict[str, Any]] = nothing
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prepare: Callable[[Tensors, Mapping[str, Any]], Tensors] = lambda tensors, config: tensors
-    made: Callable[[ViTConfig, Reading], dict[str, Array]] = lambda config, reading: {}
-    confusable: Callable[[Reading], str | None] = lambda reading: None
+    made: Callable[[ViTConfig, OpenCheckpoint], dict[str, Array]] = lambda config, reading: {}
+    confusable: Callable[[OpenCheckpoint], str | None] = lambda reading: None
     policy: str | None = None
-    preprocess: Callable[[Reading, ViTConfig], Preprocess | None] = lambda reading, config: None
-    labels: Callable[[Reading, ViTConfig], list[str] | None] = lambda reading, config: None
+    preprocess: Callable[[OpenCheckpoint, ViTConfig], Preprocess | None] = lambda reading, config: None
+    labels: Callable[[OpenCheckpoint, ViTConfig], list[str] | None] = lambda reading, config: None
     hugging_face: bool = False
 
     def recognise(self, source: Source) -> str | None:
@@ -146,23 +146,25 @@ class Family:
             bare[short] = tensor
         return bare
 
-    def reading(self, source: Source, notes: list[str]) -> Reading:
+    def reading(self, source: Source, notes: list[str]) -> OpenCheckpoint:
         """A checkpoint of this family, opened."""
         prefix = self.prefix(source.tensors)
         bare = self.stripped(source.tensors, prefix)
         if len(bare) < len(source.tensors):
             kept = {id(tensor) for tensor in bare.values()}
             others = [name for name, tensor in source.tensors.items() if id(tensor) not in kept]
-            notes.append(f"{len(others)} tensors are left out: the model is what lies under '{prefix}' (not: {some(others)})")
+            notes.append(
+                f"{len(others)} tensors are left out: the model is what lies under '{prefix}' (not: {first_names(others)})"
+            )
         elif prefix and prefix not in self.prefixes:
             notes.append(f"the names begin with '{prefix}', which is left off")
         tensors = dict(self.prepare(bare, source.config or {})) if bare else None
         seen = measure(self.table, tensors) if tensors else {}
         shapes = {name: tensor.shape for name, tensor in bare.items()}
         config = own_config(source.config, self.model_types, notes)
-        return Reading(source, config, tensors, seen, notes, dict(self.left_out), shapes)
+        return OpenCheckpoint(source, config, tensors, seen, notes, dict(self.left_out), shapes)
 
-    def config(self, reading: Reading, told: Mapping[str, Any]) -> ViTConfig:
+    def config(self, reading: OpenCheckpoint, told: Mapping[str, Any]) -> ViTConfig:
         """The model's config. `told`: fields of it that a user says. Raises InputError for what nobody says."""
         try:
             said = self.says(reading)
@@ -222,7 +224,7 @@ class Family:
         labels = self.labels(reading, config)
         return Checkpoint(config, converted, self.preprocessing(reading, config), labels, {"family": self.name}, reading.notes)
 
-    def preprocessing(self, reading: Reading, config: ViTConfig) -> Preprocess | None:
+    def preprocessing(self, reading: OpenCheckpoint, config: ViTConfig) -> Preprocess | None:
         """How the model wants its pictures: as its files say, or as its family does."""
         source, notes = reading.source, reading.notes
         if source.policy is not None:
@@ -238,7 +240,7 @@ class Family:
         return found
 
 
-def used(reading: Reading) -> dict[str, Tensor]:
+def used(reading: OpenCheckpoint) -> dict[str, Tensor]:
     """The tensors without those that the model has no use for; which these are is noted."""
     tensors = dict(reading.tensors or {})
     for pattern, why in reading.left_out.items():

@@ -6,7 +6,7 @@ projection into the space shared with texts has no bias. CLIPForImageClassificat
 
 from typing import Any
 
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .hugging_face import DEFAULTS, architectures, classes, is_classifier, labels, section_of, sizes
 from .table import Row, Table
 
@@ -39,7 +39,7 @@ TEXT_TOWER = {
 }
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json says; in files of both towers, its vision_config."""
     config, defaults = reading.config, {**DEFAULTS, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
     fields = sizes(reading, "CLIP", defaults, section_of(reading))

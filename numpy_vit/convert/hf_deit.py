@@ -6,7 +6,7 @@ class token. (DeiT without distillation is on the hub as a plain ViT.)
 
 from typing import Any
 
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .hugging_face import BLOCK, DEFAULTS, EMBEDDINGS, MASK_TOKEN, architectures, classes, labels, pooler, qkv_bias, sizes
 from .table import Row, Table
 
@@ -25,7 +25,7 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json says."""
     teacher = any("WithTeacher" in kind for kind in architectures(reading))
     two_heads = reading.seen.get("distillation_head", teacher)

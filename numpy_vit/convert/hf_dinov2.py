@@ -8,7 +8,7 @@ rule, not by the "+ 0.1" of Facebook's code (--family dinov2 has that).
 
 from typing import Any
 
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .hugging_face import DEFAULTS, EMBEDDINGS, MASK_TOKEN, classes, flag, get, is_classifier, labels, qkv_bias, sizes
 from .table import Row, Table
 
@@ -48,7 +48,7 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json says."""
     config, registers = reading.config, reading.config.get("model_type") == "dinov2_with_registers"
     own = {key: value for key, value in DEFAULTS.items() if key != "intermediate_size"}

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..config import ViTConfig
 from ..errors import InputError
-from .family import Reading
+from .family import OpenCheckpoint
 from .hugging_face_config import CLASSES, READ, refuse_unknown
 from .table import Row
 
@@ -72,7 +72,7 @@ OURS = {
 }
 
 
-def section_of(reading: Reading, key: str = "vision_config") -> Mapping[str, Any]:
+def section_of(reading: OpenCheckpoint, key: str = "vision_config") -> Mapping[str, Any]:
     """The part of config.json that is about pictures: itself, or, in files of two towers, the tower's.
 
     vision_config_dict, where it is not null, takes the place of vision_config, as in transformers (configuration_clip.py).
@@ -89,12 +89,14 @@ def section_of(reading: Reading, key: str = "vision_config") -> Mapping[str, Any
     return section
 
 
-def is_classifier(reading: Reading) -> bool:
+def is_classifier(reading: OpenCheckpoint) -> bool:
     """Whether config.json names a class with a classifier (which may be of no classes)."""
     return any("ImageClassification" in kind for kind in architectures(reading))
 
 
-def sizes(reading: Reading, what: str, defaults: Mapping[str, Any], section: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def sizes(
+    reading: OpenCheckpoint, what: str, defaults: Mapping[str, Any], section: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The fields that every family's config.json has, under our names. `defaults` are the family's, `what` its name."""
     if not reading.config:
         raise InputError("no config.json beside the weights: heads, eps and activation cannot be told from tensors; "
@@ -116,7 +118,7 @@ def sizes(reading: Reading, what: str, defaults: Mapping[str, Any], section: Map
     return {**fields, "activation": ACTIVATIONS[activation]}
 
 
-def check_class(reading: Reading, config: Mapping[str, Any]) -> None:
+def check_class(reading: OpenCheckpoint, config: Mapping[str, Any]) -> None:
     """Raise InputError where config.json names a class of another kind of model than its model_type does."""
     model_type = (reading.source.config or {}).get("model_type")
     if not isinstance(model_type, str) or model_type not in CLASSES:
@@ -142,7 +144,7 @@ def flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     return value
 
 
-def qkv_bias(reading: Reading) -> bool:
+def qkv_bias(reading: OpenCheckpoint) -> bool:
     """Whether query, key and value have biases: config.json and tensors must agree."""
     seen = reading.seen.get("qkv_bias")
     said = reading.config.get("qkv_bias", True if seen is None else seen)
@@ -151,7 +153,7 @@ def qkv_bias(reading: Reading) -> bool:
     return said
 
 
-def classes(reading: Reading) -> int:
+def classes(reading: OpenCheckpoint) -> int:
     """How many classes: from the tensors, or, where there are none, as the class that config.json names has them."""
     if reading.tensors is not None:
         return reading.seen["classes"]
@@ -164,7 +166,7 @@ def classes(reading: Reading) -> int:
     return len(names) if names else reading.config.get("num_labels", 2)  # transformers' default is 2
 
 
-def architectures(reading: Reading) -> list[str]:
+def architectures(reading: OpenCheckpoint) -> list[str]:
     """The classes that config.json names."""
     kinds = reading.config.get("architectures") or []
     if not isinstance(kinds, list):
@@ -172,7 +174,7 @@ def architectures(reading: Reading) -> list[str]:
     return [str(kind) for kind in kinds]
 
 
-def pooler(reading: Reading) -> int:
+def pooler(reading: OpenCheckpoint) -> int:
     """The width of the tanh pooler that ViTModel and DeiTModel have, and their classifiers have not."""
     if reading.tensors is not None:
         width = reading.seen["pooler"]
@@ -189,7 +191,7 @@ def pooler(reading: Reading) -> int:
     return width
 
 
-def labels(reading: Reading, config: ViTConfig) -> list[str] | None:
+def labels(reading: OpenCheckpoint, config: ViTConfig) -> list[str] | None:
     """id2label of config.json as a list, or None."""
     if not config.classes:
         return None

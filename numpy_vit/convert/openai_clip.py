@@ -10,7 +10,7 @@ from typing import Any
 from ..config import ViTConfig
 from ..errors import InputError
 from ..pictures.images import Preprocess
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .preprocessing import from_open_clip
 from .table import Row, Table
 
@@ -61,7 +61,7 @@ MODEL_CFG = {
 }  # fmt: skip
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What open_clip_config.json says, where it is there."""
     model = reading.config.get("model_cfg")
     if model is None:  # CLIPA's files have no ln_pre, and take the mean
@@ -112,7 +112,7 @@ def shape(model: Mapping[str, Any], vision: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def preprocess(reading: Reading, config: ViTConfig) -> Preprocess | None:
+def preprocess(reading: OpenCheckpoint, config: ViTConfig) -> Preprocess | None:
     """preprocess_cfg of open_clip_config.json."""
     values = reading.config.get("preprocess_cfg")
     return from_open_clip(values, config.image, config.channels, reading.notes) if isinstance(values, dict) else None

@@ -53,11 +53,11 @@ from ..errors import InputError, about, nearest
 from ..files.tensorfile import Tensor
 from ..parameters import parameter_dims
 from ..pictures.images import Preprocess
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .hugging_face import ACTIVATIONS, OURS
 from .preprocessing import policy, read_preprocessor
 from .sources import read_json
-from .table import Row, Table, Tensors, some
+from .table import Row, Table, Tensors, first_names
 
 Array = Any
 LAYOUTS = ("out in", "in out")
@@ -257,7 +257,7 @@ def fields_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         found["activation"] = ACTIVATIONS[found["activation"]]
     read = [key for key in OURS if config.get(key) is not None] + (["id2label"] if "id2label" in config else [])
     others = sorted(config.keys() - set(read))
-    notes = [f"config.json: {', '.join(read)} are read; the rest is not ({some(others)})"] if config else []
+    notes = [f"config.json: {', '.join(read)} are read; the rest is not ({first_names(others)})"] if config else []
     return found, notes if others or not config else [f"config.json: {', '.join(read)} are read"]
 
 
@@ -270,7 +270,7 @@ def class_names(value: Any) -> list[str] | None:
     return value
 
 
-def preprocess(value: Any, config: ViTConfig, reading: Reading, path: str | os.PathLike[str]) -> Preprocess | None:
+def preprocess(value: Any, config: ViTConfig, reading: OpenCheckpoint, path: str | os.PathLike[str]) -> Preprocess | None:
     """How pictures are prepared, as the table says it; None where it does not."""
     with about(f"{path}: preprocess"):
         if value is None:
@@ -319,7 +319,7 @@ def checked(lines: list[Line], left_out: list[str], tensors: Tensors, told: Mapp
         raise InputError("; ".join(idle[:3]) + (f"; {len(idle)} such lines in all" if idle[3:] else "") + left_over(others))
     missing = [name for name in REQUIRED if not any(pattern_of(each.ours) in (name, f"{name}.weight") for each in lines)]
     if missing:
-        raise InputError(f"no line for {some(missing)}{left_over(others)}")
+        raise InputError(f"no line for {first_names(missing)}{left_over(others)}")
     if others:
         raise InputError(
             f"tensor '{others[0]}' is taken by no line{left_over(others)}: give it one, or name it in \"left_out\""
@@ -361,7 +361,7 @@ def takes_nothing(each: Line, wanted: str, n: int, tensors: Iterable[str]) -> st
 
 def left_over(names: list[str]) -> str:
     """What no line takes, for the error."""
-    return f"; taken by no line: {some(names)}" if names else ""
+    return f"; taken by no line: {first_names(names)}" if names else ""
 
 
 def check_once(taken: set[tuple[int, int]], each: Line, name: str) -> None:

@@ -162,7 +162,7 @@ def theirs_shape(layout: str, ours: str, shape: tuple[int, ...], ndim: int, conf
     return (1,) * (ndim - len(shape)) + shape
 
 
-def some(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
     """The first of several names, and how many there are."""
     return ", ".join(names[:SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
 
@@ -170,11 +170,12 @@ def some(names: list[str]) -> str:
 def misfit(missing: list[str], unused: list[str], known: list[str], whose: str) -> str:
     """One line that sets the missing and the unused names side by side."""
     if not unused:
-        return f"tensor '{missing[0]}' is missing{f' (and {some(missing[1:])})' if missing[1:] else ''}"
+        return f"tensor '{missing[0]}' is missing{f' (and {first_names(missing[1:])})' if missing[1:] else ''}"
     if not missing:
-        others = f" ({len(unused)} in all: {some(unused)})" if len(unused) > 1 else ""
+        others = f" ({len(unused)} in all: {first_names(unused)})" if len(unused) > 1 else ""
         return f"tensor '{unused[0]}'{others} is not used by the model of {whose}{nearest(unused[0], known)}"
-    return f"tensor '{missing[0]}' is missing{nearest(missing[0], unused)}; missing: {some(missing)}; not used: {some(unused)}"
+    both = f"missing: {first_names(missing)}; not used: {first_names(unused)}"
+    return f"tensor '{missing[0]}' is missing{nearest(missing[0], unused)}; {both}"
 
 
 def compare(table: Table, names: Iterable[str]) -> tuple[list[str], list[str], list[str]]:

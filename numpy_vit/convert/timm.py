@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..files.tensorfile import Tensor
 from ..pictures.images import Preprocess
 from . import timm_models
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .preprocessing import from_timm
 from .table import Row, Table, Tensors
 
@@ -109,7 +109,7 @@ def prepared(tensors: Tensors, config: Mapping[str, Any]) -> Mapping[str, Tensor
     return {**tensors, "reg_token": Tensor("F64", added), "pos_embed": Tensor(positions.dtype, others)}
 
 
-def config_says(reading: Reading) -> dict[str, Any]:
+def config_says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What timm's config.json says, where there is one; it must not contradict the tensors."""
     if "model_cfg" in reading.config:
         raise InputError("open_clip_config.json: a tower of timm's: give timm's own config.json for it (--config)")
@@ -130,7 +130,7 @@ def config_says(reading: Reading) -> dict[str, Any]:
     return {**fields, **{name: value for name, value in UNSAID.items() if name not in fields}}
 
 
-def unclear(reading: Reading) -> dict[str, Any]:
+def unclear(reading: OpenCheckpoint) -> dict[str, Any]:
     """Of a file without config.json: fields in which the architectures with just these tensors differ are asked for."""
     found: dict[str, set[Any]] = {}
     for name in timm_models.alike(reading.shapes):
@@ -140,7 +140,7 @@ def unclear(reading: Reading) -> dict[str, Any]:
     return {field: None for field in ("activation", "eps") if len(found.get(field, ())) > 1}
 
 
-def confusable(reading: Reading) -> str | None:
+def confusable(reading: OpenCheckpoint) -> str | None:
     """An architecture of timm's that has just these tensors and is not what its names make it, or None."""
     if timm_models.names_one(reading.config):
         return None
@@ -154,7 +154,7 @@ def confusable(reading: Reading) -> str | None:
     return None
 
 
-def rotary_frequencies(config: ViTConfig, reading: Reading, theta: float) -> dict[str, Any]:
+def rotary_frequencies(config: ViTConfig, reading: OpenCheckpoint, theta: float) -> dict[str, Any]:
     """theta ** -(0, 1/q, 2/q, ...), q = K / 4; theta is the family's, or what timm's config.json says."""
     if config.rope == "none":
         return {}
@@ -176,7 +176,7 @@ UNSAID = {"distillation_token": False, "distillation_head": False, "qk_norm": Fa
           "mlp_norm": False, "pre_norm": False, "registers": 0, "projection": 0, "pre_logits": False}  # fmt: skip
 
 
-def pooling(reading: Reading) -> str:
+def pooling(reading: OpenCheckpoint) -> str:
     """Where nothing says it: a model that norms after pooling takes the mean, and so does one without class token."""
     seen = reading.seen
     if seen.get("pooling") == "map":
@@ -184,12 +184,12 @@ def pooling(reading: Reading) -> str:
     return "mean" if seen.get("final_norm") == "pooled" or not seen.get("class_token") else "class"
 
 
-def gated(reading: Reading) -> dict[str, Any]:
+def gated(reading: OpenCheckpoint) -> dict[str, Any]:
     """The gate's activation."""
     return {"activation": "silu"} if reading.seen.get("gated_mlp") else {}
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What timm's config.json says, or, without one, what follows from the tensors."""
     if timm_models.names_one(reading.config):
         return config_says(reading)
@@ -202,7 +202,7 @@ def says(reading: Reading) -> dict[str, Any]:
     return {"activation": None, **fields} if fields["pooling"] == "map" else fields  # SigLIP's: of both kinds
 
 
-def preprocess(reading: Reading, config: ViTConfig) -> Preprocess | None:
+def preprocess(reading: OpenCheckpoint, config: ViTConfig) -> Preprocess | None:
     """pretrained_cfg of timm's config.json."""
     if not timm_models.names_one(reading.config):
         return None
@@ -210,13 +210,13 @@ def preprocess(reading: Reading, config: ViTConfig) -> Preprocess | None:
     return from_timm(values, config.channels, reading.notes) if values.keys() & {"input_size", "mean", "crop_pct"} else None
 
 
-def labels(reading: Reading, config: ViTConfig) -> list[str] | None:
+def labels(reading: OpenCheckpoint, config: ViTConfig) -> list[str] | None:
     """label_names of timm's config.json."""
     known = timm_models.names_one(reading.config)
     return timm_models.labels(reading.config, config.classes, reading.notes) if known else None
 
 
-def tensors_say(reading: Reading) -> dict[str, Any]:
+def tensors_say(reading: OpenCheckpoint) -> dict[str, Any]:
     """Of files that are tensors alone, as Facebook's; timm's copies of them have its config.json."""
     if timm_models.names_one(reading.config):
         return config_says(reading)

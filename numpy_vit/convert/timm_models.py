@@ -74,7 +74,7 @@ class Arguments:
                 raise InputError(f"config.json: input_size {size!r} is not (channels, height, width)")
             told |= {"in_chans": size[0], **({"img_size": size[1:]} if cfg.get("fixed_input_size") else {})}
         told = {key: value for key, value in told.items() if value is not None}
-        if "global_pool" in config and args.get("global_pool", config["global_pool"]) != config["global_pool"]:
+        if {"global_pool"} <= config.keys() & args.keys() and args["global_pool"] != config["global_pool"]:
             raise InputError(
                 f"config.json says global_pool {config['global_pool']!r}, its model_args say {args['global_pool']!r}"
             )
@@ -321,7 +321,7 @@ def registers_have_positions(config: Mapping[str, Any]) -> int:
         return 0
     count = a["reg_tokens" if a.kind == "VisionTransformer" else "num_reg_tokens"] or 0
     learned = a["pos_embed"] not in ("", "none", None) if a.kind == "VisionTransformer" else a["use_abs_pos_emb"]
-    return count if learned and not a["no_embed_class"] else 0
+    return count if learned and not a["no_embed_class"] and isinstance(count, int) else 0
 
 
 def family(config: Mapping[str, Any]) -> str:
