@@ -18,7 +18,6 @@ from .preprocessing import POLICIES
 from .torchfile import read_torch
 
 TORCH = (".bin", ".pth", ".pt")
-PROCESSOR = "processor_config.json"  # what transformers 5 saves of a model of two towers
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 TORCH_WEIGHTS = "pytorch_model.bin"
 
@@ -86,7 +85,7 @@ def open_source(
         if named
         else read_json(Path(preprocessor))
         if preprocessor
-        else read_json_if_there(folder / hub.PREPROCESSOR) or read_json_if_there(folder / PROCESSOR),
+        else read_json_if_there(folder / hub.PREPROCESSOR) or read_json_if_there(folder / "processor_config.json"),
         str(preprocessor) if named else None,
     )
 
