@@ -1,8 +1,8 @@
 """The Vision Transformer, in the order the data flows: embed -> encode -> classify (norm, pool, head).
 
 This is the model of "An Image is Worth 16x16 Words" (Dosovitskiy et al., arXiv 2010.11929) as it classifies pictures, for
-reading and for reference. For ViT-B/16, (B, 3, 224, 224) pixels become (B, 196, 768) patches, (B, 197, 768) tokens, pass 12 encoder
-blocks of that same shape, and end as (B, 768) for the picture and (B, 1000) class scores.
+reading and for reference. For ViT-B/16, (B, 3, 224, 224) pixels become (B, 196, 768) patches, (B, 197, 768) tokens, pass 12
+encoder blocks of that same shape, and end as (B, 768) for the picture and (B, 1000) class scores.
 
 Letters (the paper's own differ for N, H and K):
     B batch        C channels   Y X picture height and width      P patch size    G patches      N tokens: G + 1
