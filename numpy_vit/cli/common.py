@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arithmetic.threads import OURS, hold_blas, threads_to_use
 from ..config import DIGITS
-from ..errors import InputError
+from ..errors import InputError, printable
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -268,11 +268,6 @@ def pictures(places: Sequence[str]) -> list[Path]:
         else:
             raise InputError(f"{place}: no such file or folder")
     return found
-
-
-def printable(text: str) -> str:
-    """Text from a file, safe to print: control characters are spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def terminal_width() -> int:

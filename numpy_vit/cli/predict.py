@@ -2,10 +2,10 @@
 
 import argparse
 import contextlib
-import json
 from typing import Any
 
 from ..errors import InputError
+from ..files.jsonfile import json_text
 from .common import Runner, add_model_options, note, pictures, printable
 
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
                     print(f"{printable(str(path))}  {', '.join(answers)}")
     if arguments.json:
         rows += [{"image": str(path), "error": error} for path, error in failed.items()]
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print(json_text(rows))
     return 2 if failed else 0
 
 

@@ -19,6 +19,7 @@ from .preprocessing import POLICIES
 from .torchfile import LEGACY, read_torch
 
 TORCH = (".bin", ".pth", ".pt", ".ckpt", ".tar")
+MOST_TENSORS = 50_000
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 TORCH_WEIGHTS = (hub.TORCH_WEIGHTS, "open_clip_pytorch_model.bin")
 
@@ -75,6 +76,8 @@ def open_source(
         if repeated:
             raise InputError(f"{file}: tensor '{repeated[0]}' is in another shard too")
         tensors |= found
+        if len(tensors) > MOST_TENSORS:
+            raise InputError(f"{file}: more than {MOST_TENSORS:,} tensors: no vision model's")
     return Source(
         name,
         from_hub,

@@ -168,11 +168,15 @@ def misfit(missing: list[str], unused: list[str], known: list[str], whose: str) 
 
 def compare(table: Table, names: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
     """Names of a file against a table: (known, not known, what the table has and the file has not)."""
-    names, patterns = list(names), table.patterns()
-    known = [name for name in names if any(re.fullmatch(p, name) for ps in patterns.values() for p in ps)]
+    patterns = {ours: "|".join(some) for ours, some in table.patterns().items()}
+    whole = re.compile("|".join(patterns.values()))
+    known: list[str] = []
+    unknown: list[str] = []
+    for name in names:
+        (known if whole.fullmatch(name) else unknown).append(name)
     theirs = {row.ours: row.theirs for row in reversed(table.rows)}
-    missing = [theirs[ours] for ours, ps in patterns.items() if not any(re.fullmatch(p, name) for p in ps for name in names)]
-    return known, [name for name in names if name not in known], missing
+    missing = [theirs[ours] for ours, pattern in patterns.items() if not any(map(re.compile(pattern).fullmatch, known))]
+    return known, unknown, missing
 
 
 # What a file tells of its model

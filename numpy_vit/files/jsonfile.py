@@ -16,18 +16,19 @@ LONGEST_NUMBER = 40  # digits
 KINDS = {dict: "object", list: "list", str: "text", int: "number", float: "number", bool: "truth value", NoneType: "null"}
 
 
-def parse_json(text: str | bytes, kinds: tuple[type, ...] = (dict,)) -> Any:
+def parse_json(text: str | bytes, kinds: tuple[type, ...] = (dict,), *, halves: bool = False) -> Any:
     """JSON as data whose outermost value is of one of some kinds.
 
-    Whole numbers have few digits, texts can be written as UTF-8, no object says a name twice. Raises InputError, without a
-    file's name, for anything else. It takes time and memory in proportion to the text.
+    Whole numbers have few digits, texts can be written as UTF-8 (unless `halves` of pairs are allowed, by which Python calls
+    files whose names are in no encoding), no object says a name twice. Raises InputError, without a file's name, for anything
+    else. It takes time and memory in proportion to the text.
     """
     try:
         text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         content = json.loads(text, object_pairs_hook=without_doubles, parse_int=whole_number)
         if deepest(text) > DEEPEST:
             raise ValueError(f"nested more than {DEEPEST} deep")
-        if "\\ud" in text or "\\uD" in text:  # half of a pair stands for no character
+        if not halves and ("\\ud" in text or "\\uD" in text):  # half of a pair stands for no character
             json.dumps(content, ensure_ascii=False).encode()
     except RecursionError as error:
         raise InputError("not valid JSON (nested too deep)") from error
@@ -38,6 +39,16 @@ def parse_json(text: str | bytes, kinds: tuple[type, ...] = (dict,)) -> Any:
     if not isinstance(content, kinds):
         raise InputError(f"a JSON {' or '.join(KINDS[kind] for kind in kinds)} is expected, not {described(content)}")
     return content
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON for people and programs: other scripts as they are, control characters as JSON spells them."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    return "\n".join(line if line.isprintable() else "".join(map(_spelled, line)) for line in text.split("\n"))
+
+
+def _spelled(character: str) -> str:
+    return character if character.isprintable() else json.dumps(character)[1:-1]
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:

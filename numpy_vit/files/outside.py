@@ -50,7 +50,7 @@ def regular(path: Path) -> os.stat_result:
     if stat.S_ISDIR(found.st_mode):
         raise InputError("is a folder, a file is expected")
     if not stat.S_ISREG(found.st_mode):  # which could be waited for, or read, without end
-        raise InputError("is no regular file (a pipe or a device?): save what it gives to a file, and give that")
+        raise InputError("not a regular file (a pipe or a device?): save what it gives to a file, and give that")
     return found
 
 
@@ -72,7 +72,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 refuse_other_kinds(file.read(LONGEST_BEGINNING))
                 file.seek(0)
                 yield file
-        except InputError:
+        except (InputError, MemoryError):
             raise
         except OSError as error:
             raise InputError(f"{unreadable(error)}: {DAMAGED}" if error.errno is None else unreadable(error)) from error

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import io
-import json
 import math
 import textwrap
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files.jsonfile import json_text
 from ..tracing.render import clean, fitted, shape_text
 from .checking import INHERITED, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result
 from .diagnosing import Finding, Tried
@@ -132,7 +132,7 @@ def check_data(checked: Check) -> dict[str, Any]:
 
 
 def as_json(data: Any) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    return json_text(data)
 
 
 def junit(checked: Check) -> str:
