@@ -125,7 +125,7 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / index).is_file():
             files = [folder / shard for shard in hub.shards(folder / index)]
             for file in files:
-                if not file.is_file():
+                if not os.path.isfile(file):
                     raise InputError(f"{file}: missing, though {index} lists it: download it too")
             return files
     lone = sorted(folder.glob("*.safetensors"))

@@ -299,12 +299,14 @@ def check_step(step: Mapping[str, Any], layout: str) -> None:
     if not all(text.isprintable() for text in (step["name"], step["dims"], step["operation"], step["formula"])):
         raise InputError("its name, dims, operation and formula must be printable")
     for kind, floors in step["noise"].items():
-        try:
-            numbers = [floors[of][by] for of in ("run", "step") for by in ("largest", "l2", "gain")]
-        except (TypeError, KeyError):
-            numbers = [math.nan]
-        if not all(type(number) in (int, float) and 0 <= number < math.inf for number in numbers):
+        if not (isinstance(floors, dict) and floors.keys() == {"run", "step"} and all(map(are_floors, floors.values()))):
             raise InputError(f"noise of {kind!r:.40} must have run and step, each with largest, l2 and gain")
+
+
+def are_floors(values: Any) -> bool:
+    """Whether these are noise floors: three numbers, 0 or more."""
+    right = isinstance(values, dict) and values.keys() == {"largest", "l2", "gain"}
+    return right and all(type(number) in (int, float) and 0 <= number < math.inf for number in values.values())
 
 
 def check_shapes(steps: Sequence[Mapping[str, Any]], config: ViTConfig) -> None:
