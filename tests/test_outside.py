@@ -174,6 +174,23 @@ def test_a_tensor_of_another_dtype_is_no_reason_to_refuse_a_file(tmp_path):
     assert found["w"].data.tolist() == [1, 1] and found["ids"].data.tolist() == [[0, 1]] and found["small"].dtype == "F8_E4M3"
 
 
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ({"weight": np.ones(1000)}, "a dict names no model"),
+        (numpy_vit.load(), "a ViT names no model"),
+        (None, "a NoneType names no model"),
+        (b"a", "a bytes names no model"),
+        ("", "an empty name names no model"),
+        ("ViT-B/16", "the name of a size, not of weights"),
+    ],
+)
+def test_what_names_no_weights(source, message):
+    with pytest.raises(InputError, match=message) as error:
+        numpy_vit.load(source)
+    assert len(str(error.value)) < 200
+
+
 # Pipes, links, folders
 
 
@@ -228,6 +245,15 @@ def test_long_names_can_be_written(tmp_path):
     assert os.listdir(tmp_path) == [path.name]
     with pytest.raises(InputError, match=r"cannot be written \(File name too long\)"):
         write(tmp_path / ("y" * 300), {}, {})
+
+
+def test_an_embed_of_a_long_name_can_be_interrupted(tmp_path):
+    from numpy_vit.cli.partial import folder_of
+
+    for length in (10, 247, 248, 251):
+        folder = folder_of(str(tmp_path / ("é" * (length // 2 - 2) + "x" * (length % 2) + ".npz")))
+        folder.mkdir()
+        assert folder.parent == tmp_path and (length > 247 or folder.name.endswith(".npz.partial"))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full here")

@@ -28,6 +28,7 @@ from .common import BATCH, note
 FORMAT = "numpy-vit embed 1"
 JOURNAL, ROWS = "journal", "rows"
 LONGEST_LINE = LARGEST
+LONGEST_NAME = 255  # bytes, on nearly all file systems
 Stamp = tuple[str, int, int]  # a picture: its name, its size, its time of change
 
 
@@ -228,8 +229,11 @@ class Partial:
 
 
 def folder_of(target: str) -> Path:
-    """Where an unfinished `embed` of this target is kept."""
-    return Path(f"{target}.partial")
+    """Where an unfinished `embed` of this target is kept: FILE.partial, or where that is too long a name, a short one like it."""
+    path, name = Path(target), os.fsencode(Path(target).name)
+    if len(name) + len(b".partial") <= LONGEST_NAME:
+        return Path(f"{target}.partial")
+    return path.with_name(f"{path.name[:40]}-{zlib.crc32(name):08x}.partial")
 
 
 def stamp(path: Path) -> Stamp:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..config import DIGITS
+from ..config import DIGITS, variants
 from ..errors import InputError
 from ..files.arrays import is_npz, read_npz
 from ..files.converted import shipped
@@ -52,11 +52,16 @@ def open_source(
 
     Raises InputError where there is nothing, or nothing that can be read.
     """
-    if not isinstance(source, str | os.PathLike) or not str(source):
-        raise InputError(f"{source!r} names no model: give a file, a folder or a hub name")
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise InputError(f"a {kind} names no model: give a file, a folder or a hub name (save weights as safetensors first)")
+    if not str(source):
+        raise InputError("an empty name names no model: give a file, a folder or a hub name")
     if source == DIGITS:  # a folder of that name is "./digits"
         source = shipped("digits.safetensors")
     name, path = str(source), Path(source)
+    if name in variants() and not path.exists():
+        raise InputError(f"{name}: is the name of a size, not of weights: give a file, a folder or a hub name of trained ones")
     from_hub = not path.exists() and hub.is_hub_name(name) and path.suffix != ".safetensors"
     if from_hub:
         path = hub.find(name)
