@@ -15,7 +15,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(shortened(printable(message)))
+        super().__init__(shortened(printable(" ".join(message.splitlines()))))
 
 
 class ShapeError(ValueError):

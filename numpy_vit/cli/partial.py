@@ -229,7 +229,7 @@ class Partial:
 
 
 def folder_of(target: str) -> Path:
-    """Where an unfinished `embed` of this target is kept: FILE.partial, or where that is too long a name, a short one like it."""
+    """Where an unfinished `embed` of this target is kept: FILE.partial; where that is too long a name, a short one."""
     path, name = Path(target), os.fsencode(Path(target).name)
     if len(name) + len(b".partial") <= LONGEST_NAME:
         return Path(f"{target}.partial")

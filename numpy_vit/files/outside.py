@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from ..errors import InputError, about
 
 Array = Any
@@ -92,6 +90,8 @@ def whole(path: str | os.PathLike[str], largest: int) -> bytes:
 
 def mapped(file: BinaryIO) -> Array:
     """An open file's bytes, as a memory map; an empty file cannot be mapped."""
+    import numpy as np  # here, since the command line reads JSON without it
+
     if not os.fstat(file.fileno()).st_size:
         raise InputError(f"is empty (0 bytes): {DAMAGED}")
     return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)

@@ -36,16 +36,20 @@ def all_inputs(targets, arguments):
     batches = [(target, range(start, min(start + BATCH, each))) for start in range(0, each, BATCH) for target in targets]
     totals = {target: Tally(target) for target in targets}
     start, done = time.monotonic(), 0
-    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        futures = [pool.submit(in_a_child, target, arguments.seed, numbers, 4 * SECONDS) for target, numbers in batches]
+    pool = concurrent.futures.ThreadPoolExecutor(arguments.jobs)
+    futures = [pool.submit(in_a_child, target, arguments.seed, numbers, 4 * SECONDS) for target, numbers in batches]
+    try:
         for future in concurrent.futures.as_completed(futures):
             tally = future.result()
             merge(totals[tally.target], tally)
             done += tally.inputs
             if sys.stderr.isatty():
-                print(
-                    f"\r{done:,} inputs, {done / (time.monotonic() - start):,.0f} a second", end="", file=sys.stderr, flush=True
-                )
+                pace = done / (time.monotonic() - start)
+                print(f"\r{done:,} inputs, {pace:,.0f} a second", end="", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted: what has been tried so far", file=sys.stderr)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return list(totals.values())
 
 
