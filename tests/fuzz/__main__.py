@@ -4,6 +4,7 @@ import argparse
 import collections
 import concurrent.futures
 import os
+import signal
 import sys
 import time
 
@@ -23,6 +24,8 @@ def main(argv=None):
     parser.add_argument("--input", type=int, help="one input of a target again, in this process")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at once (default: one a processor)")
     arguments = parser.parse_args(argv)
+    if __name__ == "__main__":  # also where a shell in the background has it ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     targets = arguments.only or list(TARGETS)
     if arguments.input is not None:
         tallies = [many_inputs(target, arguments.seed, [arguments.input]) for target in targets]
