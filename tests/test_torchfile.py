@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import struct
+import time
 import zipfile
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import numpy_vit
 from numpy_vit.cli import main
-from numpy_vit.convert.torchfile import read_torch
+from numpy_vit.convert.torchfile import first, read_torch
 from numpy_vit.files.tensorfile import read
 
 from conftest import DATA, relative_error
@@ -61,9 +62,9 @@ def tensor(key, count, size, stride, offset=0, kind=FLOAT):
     return Call(rebuild, Storage(kind, key, count), offset, size, stride, False, None)
 
 
-def checkpoint(path, state, storages, compression=zipfile.ZIP_STORED):
+def checkpoint(path, state, storages, compression=zipfile.ZIP_STORED, protocol=2):
     data = io.BytesIO()
-    TorchPickler(data, 2).dump(state)
+    TorchPickler(data, protocol).dump(state)
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", data.getvalue())
         archive.writestr("archive/version", "3\n")
@@ -102,7 +103,7 @@ def test_code_in_a_pickle_is_refused_by_name_and_not_run(tmp_path, monkeypatch):
     for state, name in (
         ({"a": Evil()}, f"{os.name}.system"),
         ({"a": Call(Global("builtins", "eval"), "open('executed', 'w')")}, "builtins.eval"),
-        ({"a": Call(Global("argparse", "Namespace"))}, "argparse.Namespace"),
+        ({"a": Call(Global("subprocess", "Popen"), "touch executed")}, "subprocess.Popen"),
         ({"a": Call(Global("torch", "load"), "x")}, "torch.load"),
     ):
         path = checkpoint(tmp_path / "evil.pth", state, {})
@@ -142,15 +143,15 @@ def test_files_that_are_no_checkpoints(tmp_path):
     for name, data, message in (
         ("cut", content[:-30], "cannot be read"),
         ("short", content[:10], "cannot be read"),
-        ("legacy", pickle.dumps({"a": 1}), "torch 1.6 or later"),
-        ("nothing", b"", "torch 1.6 or later"),
+        ("plain", pickle.dumps({"a": 1}), "is not a PyTorch checkpoint"),
+        ("nothing", b"", "is not a PyTorch checkpoint"),
     ):
         (tmp_path / f"{name}.pth").write_bytes(data)
         with pytest.raises(numpy_vit.InputError, match=f"{name}.pth: .*{message}"):
             read_torch(tmp_path / f"{name}.pth")
     for name, message in (
         ("bomb", "missing or compressed"),
-        ("big", "claims 70,000,000 bytes"),
+        ("big", "claims to hold 70,000,000"),
         ("other", "without a data.pkl"),
     ):
         with pytest.raises(numpy_vit.InputError, match=f"{name}.pth: .*{message}"):
@@ -158,6 +159,146 @@ def test_files_that_are_no_checkpoints(tmp_path):
     checkpoint(tmp_path / "empty.pth", {"epoch": 3}, {})
     with pytest.raises(numpy_vit.InputError, match="has no tensors"):
         read_torch(tmp_path / "empty.pth")
+
+
+EXTRAS = {
+    "a counter": Call(Global("collections", "Counter"), {3: 1}),
+    "a dtype": Global("torch", "float16"),
+    "a device": Call(Global("torch", "device"), "cuda", 0),
+    "options": Call(Global("argparse", "Namespace")),
+    "bytes": b"abc",
+    "a byte array": bytearray(b"abc"),
+    "a set": {1, 2},
+    "a frozen set": frozenset({1}),
+    "a path": Call(Global("pathlib", "PosixPath"), "a", "b"),
+    "a complex number": 1j,
+    "a long number": 2**80,
+    "a tuple for a key": {(0, "a"): 1},
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("name", EXTRAS)
+def test_what_lies_beside_the_weights(tmp_path, name, protocol):
+    """What torch.load(weights_only=True) takes, and training programs' options, are taken, and left out."""
+    state = {"w": tensor("0", 3, (3,), (1,)), "extra": EXTRAS[name], "lightning": [EXTRAS[name]]}
+    path = checkpoint(tmp_path / "a.pth", state, {"0": np.arange(3, dtype="<f4").tobytes()}, protocol=protocol)
+    found = read_torch(path)
+    assert list(found) == ["w"] and found["w"].data.tolist() == [0, 1, 2]
+
+
+def pickled(*opcodes):
+    return b"\x80\x02" + b"".join(opcodes) + b"."
+
+
+def nested_tuples(depth):
+    return b"K\x01" + b"2\x86" * depth  # DUP, TUPLE2: each holds the one before twice
+
+
+ATTACKS = {
+    "a place in the memo for which a list of gigabytes is made": (pickled(b"}", b"r\xff\xff\xff\x0f"), "has no tensors"),
+    "a key that takes for ever to hash": (pickled(b"}", nested_tuples(100), b"K\x01s"), "keys that are neither"),
+    "a storage's key likewise": (pickled(nested_tuples(100), b"Q"), "not that of a storage"),
+    "attributes of our functions": (
+        pickled(b"ctorch._utils\n_rebuild_parameter\nN}X\x0c\0\0\0__defaults__K\x01\x85s\x86b"),
+        "changes torch._utils._rebuild_parameter, which is no data",
+    ),
+    "a number of gigabytes": (pickled(b"\x8b\xff\xff\xff\x7f"), "a whole number of"),
+    "a text of gigabytes": (pickled(b"X\xff\xff\xff\xff"), "is cut"),
+    "a text of a negative length": (pickled(b"T\xff\xff\xff\xff"), "is cut"),
+    "what is not there": (pickled(b"s"), "takes what is not there"),
+    "what was there before a mark": (pickled(b"}(K\x01s"), "takes what is not there"),
+    "never an end": (b"\x80\x02" + b"}" * 100, "is cut"),
+    "too many of everything": (b"\x80\x02" + b"}" * 2_000_001, "more than 2,000,000 opcodes"),
+    "an instance": (pickled(b"(ios\nsystem\n"), r"opcode b'i' at byte 3"),
+    "a registered extension": (pickled(b"\x82\x01"), "the opcode"),
+    "dicts without end": (pickled(b"}q\0X\x01\0\0\0ah\0s"), "nested more than 50 deep"),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_opcodes_are_looked_at_before_they_are_done(tmp_path, name):
+    data, message = ATTACKS[name]
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
+        archive.writestr("a/data.pkl", data)
+    defaults = first.__defaults__
+    start = time.process_time()
+    with pytest.raises(numpy_vit.InputError, match=rf"a\.pth: .*{message}"):
+        read_torch(tmp_path / "a.pth")
+    assert time.process_time() - start < 5 and first.__defaults__ is defaults
+
+
+@pytest.mark.parametrize("name", ["hash", "pid", "laughs", "laughs2", "memo", "dicts", "pollute"])
+def test_malicious_files(foreign, name):
+    """Files that made other readers hang, or take all memory: refused in milliseconds."""
+    start = time.process_time()
+    with pytest.raises(numpy_vit.InputError, match=rf"{name}\.pth: "):
+        read_torch(foreign / "malice" / f"{name}.pth")
+    assert time.process_time() - start < 0.5
+
+
+def legacy(path, state, storages, little=True):
+    """As torch wrote before 1.6: `storages` are key -> (count, bytes)."""
+    with open(path, "wb") as file:
+        for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": little, "protocol_version": 1001}, state, list(storages)):
+            TorchPickler(file, 2).dump(part)
+        for count, content in storages.values():
+            file.write(struct.pack("<q", count) + content)
+    return path
+
+
+def test_legacy_files(tmp_path):
+    state = {"model": {"w": tensor("7", 6, (2, 3), (3, 1)), "t": tensor("7", 6, (3, 2), (1, 3))}, "epoch": 3}
+    state["h"] = tensor("8", 2, (2,), (1,), kind=Global("torch", "HalfStorage"))
+    storages = {"7": (6, np.arange(6, dtype="<f4").tobytes()), "8": (2, np.ones(2, "<f2").tobytes())}
+    found = read_torch(legacy(tmp_path / "a.pth", state, storages))
+    assert list(found) == ["model.w", "model.t", "h"] and found["h"].dtype == "F16"
+    assert found["model.w"].data.tolist() == [[0, 1, 2], [3, 4, 5]] and found["model.t"].data[2].tolist() == [2, 5]
+    whole = (tmp_path / "a.pth").read_bytes()
+    wrong = {
+        "is cut": whole[:-1],
+        "big-endian": legacy(tmp_path / "b.pth", state, storages, little=False).read_bytes(),
+        "not that of its tensors": legacy(tmp_path / "b.pth", state, {"7": storages["7"]}).read_bytes(),
+        "storage '7' is cut": legacy(tmp_path / "b.pth", state, {"7": (2**60, b""), "8": storages["8"]}).read_bytes(),
+        "its pickle": whole[:100],
+    }
+    for message, content in wrong.items():
+        (tmp_path / "b.pth").write_bytes(content)
+        with pytest.raises(numpy_vit.InputError, match=rf"b\.pth: .*{message}"):
+            read_torch(tmp_path / "b.pth")
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+def test_extras_and_legacy_files_as_torch_saves_them(tmp_path):
+    import argparse
+    import collections
+    import pathlib
+
+    import torch
+
+    net = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    state = {
+        "model": net.state_dict(), "optimizer": optimizer.state_dict(), "args": argparse.Namespace(path=pathlib.Path("a")),
+        "counter": collections.Counter("ab"), "device": torch.device("cuda:0"), "dtype": torch.bfloat16, "set": {1, 2},
+        "bytes": b"ab", "size": torch.Size([1, 2]), "default": collections.defaultdict(list), "number": np.float64(0.5),
+        "array": np.ones(3), "quantized": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        "sparse": torch.eye(2).to_sparse(), "complex": torch.ones(2, dtype=torch.complex64), "range": slice(1, 2),
+        "layout": torch.strided, "random": torch.get_rng_state(), "unsigned": torch.ones(2, dtype=torch.uint16),
+    }  # fmt: skip
+    for new in (True, False):
+        for protocol in (2, 4) if new else (2,):
+            path = tmp_path / f"{new}{protocol}.pth"
+            torch.save(state, path, _use_new_zipfile_serialization=new, pickle_protocol=protocol)
+            found = read_torch(path)
+            for name, value in net.state_dict().items():
+                assert np.array_equal(found[f"model.{name}"].data, value.numpy()), (name, path)
+            assert np.array_equal(found["random"].data, state["random"].numpy()) and found["complex"].dtype == "C64"
+            assert np.array_equal(found["optimizer.state.0.exp_avg"].data, optimizer.state_dict()["state"][0]["exp_avg"])
 
 
 @pytest.mark.peers

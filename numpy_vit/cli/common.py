@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, printable
 
 if TYPE_CHECKING:
     pass
@@ -45,11 +45,6 @@ def check_output(output: str, *suffixes: str) -> None:
         (not folder.is_dir(), f"{output}: cannot be written (there is no folder {folder})"),
         (not (special or os.access(folder, os.W_OK)), f"{output}: cannot be written (Permission denied)"),
     )
-
-
-def printable(text: str) -> str:
-    """Text from a file, safe to print: control characters are spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def terminal_width() -> int:

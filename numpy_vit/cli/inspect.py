@@ -5,6 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..files.jsonfile import json_text
 from .common import OK, printable
 from .options import add
 
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.tensors:
         facts.pop("tensors")
     if arguments.json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print(json_text(facts))
         return OK
     for name, value in facts.items():
         if isinstance(value, dict):

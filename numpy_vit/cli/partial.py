@@ -12,6 +12,7 @@ is not the same as then, by name, size and time of change. So the result is, bit
 
 import contextlib
 import json
+import math
 import os
 import sys
 import zlib
@@ -20,11 +21,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .. import __version__
-from ..errors import InputError
-from .common import BATCH, note, printable
+from ..errors import InputError, printable
+from ..files.jsonfile import LARGEST, parse_json
+from .common import BATCH, note
 
 FORMAT = "numpy-vit embed 1"
 JOURNAL, ROWS = "journal", "rows"
+LONGEST_LINE = LARGEST
+LONGEST_NAME = 255  # bytes, on nearly all file systems
 Stamp = tuple[str, int, int]  # a picture: its name, its size, its time of change
 
 
@@ -126,8 +130,9 @@ class Partial:
     def _open(self) -> None:
         try:
             self.folder.mkdir(exist_ok=True)
-            others = {entry.name for entry in self.folder.iterdir()} - {JOURNAL}
-            if others - {ROWS} or (others and not (self.folder / JOURNAL).is_file()):
+            names = {entry.name for entry in self.folder.iterdir()}
+            links = any((self.folder / name).is_symlink() or not (self.folder / name).is_file() for name in names)
+            if links or names - {JOURNAL, ROWS} or names == {ROWS}:
                 raise InputError(f"{self.folder}: is not an unfinished `numpy-vit embed`: move it away, or give another -o")
             self._journal = open(self.folder / JOURNAL, "a+b")
             self._rows = open(self.folder / ROWS, "a+b")
@@ -139,7 +144,7 @@ class Partial:
         if not locked(self._journal):
             raise InputError(f"{self.folder}: another numpy-vit is writing it: wait until it is done, or give another -o")
         self._journal.seek(0)
-        line = self._journal.readline()
+        line = self._journal.readline(LONGEST_LINE)
         if line:
             before = parsed(line)
             if before.get("format") != FORMAT:
@@ -171,7 +176,8 @@ class Partial:
         for batch in written:
             known |= dict(batch.failed)
             after = matched(batch, found, position, known)
-            if after is None or zlib.crc32(self._rows.read(batch.size)) != batch.crc:
+            left = os.fstat(self._rows.fileno()).st_size - self._rows.tell()
+            if after is None or batch.size > left or zlib.crc32(self._rows.read(batch.size)) != batch.crc:
                 break
             self.batches.append(batch)
             ends.append(position := after)
@@ -192,16 +198,15 @@ class Partial:
         """The batches of the journal, as far as it can be read; the rows stand at their beginning."""
         self._rows.seek(0)
         self._journal.seek(0)
-        self._header = end = len(self._journal.readline())
-        for line in self._journal:
+        self._header = end = len(self._journal.readline(LONGEST_LINE))
+        shape = None
+        while line := self._journal.readline(LONGEST_LINE):
             end += len(line)
-            try:
-                found = parsed(line)
-                pictures = [stamp_of(entry) for entry in found["pictures"]]
-                failed = [(stamp_of(entry), text) for entry, text in found["failed"]]
-                yield Batch(pictures, failed, found["shape"], found["size"], found["crc"], end)
-            except (KeyError, TypeError, ValueError):  # torn
+            batch = batch_of(parsed(line), end)
+            if batch is None or shape not in (None, batch.shape[1:]):  # torn
                 return
+            shape = batch.shape[1:]
+            yield batch
 
     def _cut(self) -> None:
         """Drop what does not belong to the batches that are kept."""
@@ -224,8 +229,11 @@ class Partial:
 
 
 def folder_of(target: str) -> Path:
-    """Where an unfinished `embed` of this target is kept."""
-    return Path(f"{target}.partial")
+    """Where an unfinished `embed` of this target is kept: FILE.partial; where that is too long a name, a short one."""
+    path, name = Path(target), os.fsencode(Path(target).name)
+    if len(name) + len(b".partial") <= LONGEST_NAME:
+        return Path(f"{target}.partial")
+    return path.with_name(f"{path.name[:40]}-{zlib.crc32(name):08x}.partial")
 
 
 def stamp(path: Path) -> Stamp:
@@ -237,8 +245,28 @@ def stamp(path: Path) -> Stamp:
     return str(path), status.st_size, status.st_mtime_ns
 
 
-def stamp_of(entry: Sequence[Any]) -> Stamp:
-    """A stamp from the journal."""
+def batch_of(line: Mapping[str, Any], end: int) -> Batch | None:
+    """A batch from its line of the journal; None where the line is not one that `add` has written."""
+    pictures, failed, shape = (line.get(key) for key in ("pictures", "failed", "shape"))
+    if not (isinstance(pictures, list) and isinstance(failed, list) and isinstance(shape, list) and shape):
+        return None
+    stamps = [stamp_of(entry) for entry in pictures]
+    losses = [(stamp_of(entry[0]), entry[1]) for entry in failed if isinstance(entry, list) and len(entry) == 2]
+    numbers = (line.get("size"), line.get("crc"), *shape)
+    if len(losses) < len(failed) or not all(type(number) is int and number >= 0 for number in numbers):
+        return None
+    size, crc, count, *_ = numbers
+    if count != len(stamps) or size not in (4 * math.prod(shape), 8 * math.prod(shape)):
+        return None
+    if None in stamps or any(of is None or not isinstance(text, str) for of, text in losses):
+        return None
+    return Batch(stamps, losses, shape, size, crc, end)  # type: ignore[arg-type]
+
+
+def stamp_of(entry: Any) -> Stamp | None:
+    """A stamp from the journal; None where it is none."""
+    if not isinstance(entry, list) or [type(part) for part in entry] != [str, int, int]:
+        return None
     name, size, changed = entry
     return name, size, changed
 
@@ -260,10 +288,10 @@ def matched(batch: Batch, found: Sequence[Stamp], position: int, failed: Mapping
 def parsed(line: bytes) -> dict[str, Any]:
     """A line of the journal; nothing where it is not whole."""
     try:
-        content = json.loads(line) if line.endswith(b"\n") else {}
-    except ValueError:
-        content = {}
-    return content if isinstance(content, dict) else {}
+        found: dict[str, Any] = parse_json(line, halves=True) if line.endswith(b"\n") else {}
+    except InputError:
+        found = {}
+    return found
 
 
 def locked(file: BinaryIO) -> bool:

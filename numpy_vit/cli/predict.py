@@ -2,11 +2,11 @@
 
 import argparse
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files.jsonfile import json_text
 from .common import BAD_INPUT, OK, note, printable
 from .options import add, add_model_options
 from .running import Runner, pictures
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
                     print(f"{printable(str(name))}  {', '.join(answers)}{remark}")
     if arguments.json:
         rows += [{"image": str(path), "error": error} for path, error in failed.items()]
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        print(json_text(rows))
     return BAD_INPUT if failed else OK
 
 

@@ -4,17 +4,21 @@ The local Hugging Face cache is looked at first, without any library. What is no
 where that is installed (extra `hub`); it honours HF_ENDPOINT, HF_HUB_OFFLINE and tokens. The core never imports it.
 """
 
-import json
 import os
 import re
 from pathlib import Path
 
 from ..errors import InputError
+from ..files.jsonfile import read_json
+from ..files.outside import whole
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+TORCH_WEIGHTS = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
+LARGEST_REFERENCE = 1000  # bytes
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
@@ -27,9 +31,14 @@ def cache_folder() -> Path:
     """Where huggingface_hub keeps what it fetched: HF_HUB_CACHE, HF_HOME/hub, or ~/.cache/huggingface/hub."""
     for variable, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub")):
         if os.environ.get(variable):
-            return Path(os.environ[variable]).expanduser() / below
+            return at_home(os.environ[variable]) / below
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "huggingface" / "hub"
+    return at_home(base) / "huggingface" / "hub"
+
+
+def at_home(name: str) -> Path:
+    """A path with its "~" replaced, where this user has a home."""
+    return Path(os.path.expanduser(name))
 
 
 def find(name: str) -> Path:
@@ -42,27 +51,30 @@ def in_cache(model: str, revision: str) -> Path | None:
     """The cached snapshot, if it is complete."""
     folder = cache_folder() / f"models--{model.replace('/', '--')}"
     reference = folder / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
+    commit = whole(reference, LARGEST_REFERENCE).decode(errors="replace").strip() if reference.is_file() else revision
     snapshot = folder / "snapshots" / commit
     if not (snapshot / CONFIG).is_file():
         return None
-    if (snapshot / WEIGHTS).is_file():
-        return snapshot
-    if (snapshot / INDEX).is_file() and all((snapshot / shard).is_file() for shard in shards(snapshot / INDEX)):
-        return snapshot
+    for weights, index in ((WEIGHTS, INDEX), (TORCH_WEIGHTS, TORCH_INDEX)):
+        if (snapshot / weights).is_file():
+            return snapshot
+        if (snapshot / index).is_file() and all((snapshot / shard).is_file() for shard in shards(snapshot / index)):
+            return snapshot
     return None
 
 
 def shards(index: Path) -> list[str]:
     """The file names an index lists. Raises InputError for an index that is damaged or points outside its folder."""
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise InputError(f"{index}: not a valid index (it has no weight_map of names): copy or download it again") from error
-    for shard in names:
-        if not isinstance(shard, str) or Path(shard).name != shard or shard in ("", ".", ".."):
+        names = read_json(index).get("weight_map")
+    except InputError as error:
+        raise InputError(f"{error}: not a valid index") from error
+    if not isinstance(names, dict) or not names or not all(isinstance(shard, str) for shard in names.values()):
+        raise InputError(f"{index}: not a valid index (it has no weight_map of names): copy or download it again")
+    for shard in names.values():
+        if Path(shard).name != shard or shard in ("", ".", ".."):
             raise InputError(f"{index}: the file name {shard!r} is refused: it points outside the folder")
-    return names
+    return sorted(set(names.values()))
 
 
 def fetch(model: str, revision: str) -> Path:
@@ -99,11 +111,13 @@ def fetch(model: str, revision: str) -> Path:
     if config is None:
         raise InputError(f"'{model}' has no {CONFIG} on the hub: it is not a transformers model")
     get_if_there(PREPROCESSOR)
-    if get_if_there(WEIGHTS) is None:
-        index = get_if_there(INDEX)
-        if index is None:
-            raise InputError(f"'{model}' has no {WEIGHTS} on the hub: only safetensors files can be read")
-        for shard in shards(index):
-            if get_if_there(shard) is None:
-                raise InputError(f"'{model}': {shard}, which its index lists, is not on the hub")
-    return config.parent
+    for weights, listed in ((WEIGHTS, INDEX), (TORCH_WEIGHTS, TORCH_INDEX)):
+        if get_if_there(weights) is not None:
+            return config.parent
+        index = get_if_there(listed)
+        if index is not None:
+            for shard in shards(index):
+                if get_if_there(shard) is None:
+                    raise InputError(f"'{model}': {shard}, which its index lists, is not on the hub")
+            return config.parent
+    raise InputError(f"'{model}' has neither {WEIGHTS} nor {TORCH_WEIGHTS} on the hub")

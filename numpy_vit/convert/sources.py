@@ -2,24 +2,26 @@
 
 import dataclasses
 import hashlib
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from ..config import DIGITS
+from ..config import DIGITS, variants
 from ..errors import InputError
+from ..files.arrays import is_npz, read_npz
 from ..files.converted import shipped
+from ..files.jsonfile import read_json
+from ..files.outside import opened, refuse_other_kinds
 from ..files.tensorfile import Tensor, read
 from . import hub
-from .npzfile import read_npz
 from .preprocessing import POLICIES
-from .torchfile import read_torch
+from .torchfile import LEGACY, read_torch
 
-TORCH = (".bin", ".pth", ".pt")
+TORCH = (".bin", ".pth", ".pt", ".ckpt", ".tar")
+MOST_TENSORS = 50_000
 OPEN_CLIP_CONFIG = "open_clip_config.json"
-TORCH_WEIGHTS = "pytorch_model.bin"
+TORCH_WEIGHTS = (hub.TORCH_WEIGHTS, "open_clip_pytorch_model.bin")
 
 
 @dataclasses.dataclass
@@ -50,11 +52,16 @@ def open_source(
 
     Raises InputError where there is nothing, or nothing that can be read.
     """
-    if not isinstance(source, str | os.PathLike) or not str(source):
-        raise InputError(f"{source!r} names no model: give a file, a folder or a hub name")
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise InputError(f"a {kind} names no model: give a file, a folder or a hub name (save weights as safetensors first)")
+    if not str(source):
+        raise InputError("an empty name names no model: give a file, a folder or a hub name")
     if source == DIGITS:  # a folder of that name is "./digits"
         source = shipped("digits.safetensors")
     name, path = str(source), Path(source)
+    if name in variants() and not path.exists():
+        raise InputError(f"{name}: is the name of a size, not of weights: give a file, a folder or a hub name of trained ones")
     from_hub = not path.exists() and hub.is_hub_name(name) and path.suffix != ".safetensors"
     if from_hub:
         path = hub.find(name)
@@ -74,6 +81,8 @@ def open_source(
         if repeated:
             raise InputError(f"{file}: tensor '{repeated[0]}' is in another shard too")
         tensors |= found
+        if len(tensors) > MOST_TENSORS:
+            raise InputError(f"{file}: more than {MOST_TENSORS:,} tensors: no vision model's")
     return Source(
         name,
         from_hub,
@@ -91,58 +100,52 @@ def open_source(
 
 
 def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a weights file, and its metadata where it has any. Raises InputError."""
-    if file.suffix == ".safetensors":
-        return read(file)
-    if file.suffix in TORCH:
-        return read_torch(file), {}
-    if file.suffix == ".npz":
-        return read_npz(file), {}
-    raise InputError(f"{file}: only .safetensors, .npz, {', '.join(TORCH)} weights can be read")
+    """The tensors of a weights file, and its metadata where it has any: what it is tells its beginning, not its name.
+
+    Raises InputError, which says what it is where it is something else.
+    """
+    with opened(file) as content:
+        reader = reader_of(content, file.suffix)
+    found = reader(file)
+    return found if isinstance(found, tuple) else (found, {})
+
+
+def reader_of(content: BinaryIO, suffix: str) -> Callable[[Path], Any]:
+    """What reads an open weights file. Raises InputError where nothing does."""
+    start = content.read(len(LEGACY))
+    zipped = start.startswith(b"PK")
+    if suffix == ".npz" or (zipped and is_npz(content)):
+        return read_npz
+    if zipped or start == LEGACY:
+        return read_torch
+    if suffix == ".safetensors" or start[8:9] == b"{":
+        return read
+    if suffix in TORCH:  # which says what it is not
+        return read_torch
+    refuse_other_kinds(start, suffix)
+    raise InputError(f"only .safetensors, .npz, {', '.join(TORCH)} weights can be read")
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The weights of a Hugging Face folder: one safetensors file, or the shards its index lists, or pytorch_model.bin."""
     if (folder / hub.WEIGHTS).is_file():
         return [folder / hub.WEIGHTS]
-    if (folder / hub.INDEX).is_file():
-        files = [folder / shard for shard in hub.shards(folder / hub.INDEX)]
-        for file in files:
-            if not file.is_file():
-                raise InputError(f"{file}: missing, though {hub.INDEX} lists it: download it too")
-        return files
+    for index in (hub.INDEX, hub.TORCH_INDEX):
+        if (folder / index).is_file():
+            files = [folder / shard for shard in hub.shards(folder / index)]
+            for file in files:
+                if not os.path.isfile(file):
+                    raise InputError(f"{file}: missing, though {index} lists it: download it too")
+            return files
     lone = sorted(folder.glob("*.safetensors"))
     if len(lone) == 1:
         return lone
-    if (folder / TORCH_WEIGHTS).is_file():
-        return [folder / TORCH_WEIGHTS]
+    for name in TORCH_WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
     others = [p.name for p in sorted(folder.iterdir()) if p.suffix in (*TORCH, ".npz", ".h5")]
     found = f" (it has {', '.join(others)}, which is not looked for: name the file)" if others else ""
     raise InputError(f"{folder}: no {hub.WEIGHTS} in this folder{found}")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises InputError for anything else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_doubles)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a JSON object is expected")
-    return content
-
-
-def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; ValueError where it says a name twice, of which JSON readers silently take the last."""
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is there twice")
-    return content
 
 
 def config_beside(folder: Path, weights: str) -> dict[str, Any] | None:
@@ -152,7 +155,7 @@ def config_beside(folder: Path, weights: str) -> dict[str, Any] | None:
 
 
 def read_json_if_there(path: Path) -> dict[str, Any] | None:
-    return read_json(path) if path.exists() else None
+    return read_json(path) if os.path.lexists(path) else None
 
 
 def sha256(path: Path) -> str:

@@ -87,8 +87,8 @@ class Table:
         return re.compile("((?:.*[./])?)(?:" + "|".join(sorted(names)) + ")")
 
     def find(self, ours: str, tensors: Tensors) -> tuple[Row, str] | None:
-        """The row and the name of one of our tensors in a file, or None."""
-        return next(((row, name) for row, name in self.candidates(ours) if name in tensors), None)
+        """The row and the name of one of our tensors in a file, or None. A single number without an axis is no such tensor."""
+        return next(((row, name) for row, name in self.candidates(ours) if name in tensors and tensors[name].shape), None)
 
     def convert(
         self, tensors: Tensors, config: ViTConfig, whose: str, made: Mapping[str, Tensor] | None = None
@@ -127,7 +127,7 @@ class Table:
         layout = row.layout or self.layout
         try:
             taken = to_ours(layout, data, ours, shape, config)
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, TypeError):
             taken = np.empty(0)
         if taken.shape != shape:
             wants = theirs_shape(layout, ours, shape, data.ndim, config)

@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ from ..errors import InputError, about, nearest
 from ..parameters import parameter_shapes
 from ..pictures.images import Preprocess
 from ..vit import ViT
-from .tensorfile import Tensor, read, tensor_of, write
+from .jsonfile import parse_json
+from .tensorfile import STORED_AS, Tensor, read, tensor_of, write
 
 FORMAT = "numpy-vit"
 VERSION = "1"
@@ -77,20 +79,24 @@ def read_metadata(
     if metadata.get("version") != VERSION:
         version = metadata.get("version")
         raise InputError(f"{path}: file version {version!r}, this program reads {VERSION!r}: update one of them")
-    try:
-        values = {key: json.loads(metadata[key]) for key in ("config", "preprocess", "labels", "source")}
-    except KeyError as error:
-        raise InputError(f"{path}: the metadata has no {error}: convert it again") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the metadata is not JSON ({error}): convert it again") from error
-    labels = values["labels"]
     with about(path):
-        if not isinstance(values["config"], dict) or not isinstance(values["source"], dict):
-            raise InputError("metadata config and source must be JSON objects")
-        if labels is not None and not (isinstance(labels, list) and all(isinstance(name, str) for name in labels)):
+        for key in ("config", "preprocess", "labels", "source"):
+            if key not in metadata:
+                raise InputError(f"the metadata has no '{key}': convert it again")
+
+        def value(key: str, *kinds: Any) -> Any:
+            with about(f"the metadata's {key}"):
+                return parse_json(metadata[key], kinds)
+
+        labels, preprocess = value("labels", list, NoneType), value("preprocess", dict, NoneType)
+        if labels is not None and not all(isinstance(name, str) for name in labels):
             raise InputError("labels must be a list of names")
-        preprocess = None if values["preprocess"] is None else Preprocess.from_dict(values["preprocess"])
-        return ViTConfig.from_dict(values["config"]), preprocess, labels, values["source"]
+        return (
+            ViTConfig.from_dict(value("config", dict)),
+            None if preprocess is None else Preprocess.from_dict(preprocess),
+            labels,
+            value("source", dict),
+        )
 
 
 def validate(checkpoint: Checkpoint) -> None:
@@ -105,6 +111,8 @@ def validate(checkpoint: Checkpoint) -> None:
             raise InputError(f"tensor '{name}' is missing")
         if tensors[name].shape != shape:
             raise InputError(f"tensor '{name}' is {tensors[name].shape}, the config says {shape}")
+        if tensors[name].dtype not in STORED_AS:
+            raise InputError(f"tensor '{name}' is {tensors[name].dtype}: weights are {', '.join(STORED_AS)}")
         if not tensors[name].is_finite():
             raise InputError(f"tensor '{name}' has NaN or infinite values: the file is damaged, or training diverged")
     if checkpoint.labels is not None and len(checkpoint.labels) != config.classes:

@@ -9,8 +9,8 @@ the writer here always gives the same bytes for the same content.
 import contextlib
 import errno
 import json
-import mmap
 import os
+import stat
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,15 +21,21 @@ import numpy as np
 import safetensors
 
 from ..errors import InputError
+from .jsonfile import parse_json
+from .outside import DAMAGED, mapped, opened
 
 Array = Any
 STORED_AS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # NumPy has no bfloat16: its bits, as integers
+UNREAD = {  # what may lie beside the weights, and is no weight
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+    "C64": "<c8", "C128": "<c16",
+}  # fmt: skip
 
 
 class Tensor(NamedTuple):
     """Numbers as they lie in a file."""
 
-    dtype: str  # "F64", "F32", "F16" or "BF16"
+    dtype: str  # "F64", "F32", "F16" or "BF16"; or of what is no weight (UNREAD)
     data: Array  # of STORED_AS[dtype]; often a view of the memory map
 
     @property
@@ -65,34 +71,31 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str
 
     Raises InputError for a file that is missing, cut, or lies about its content.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, not a safetensors file")
-    try:
-        with safetensors.safe_open(path, framework="np"):  # checks the header against the file
-            pass
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-            content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
-    except (safetensors.SafetensorError, ValueError, struct.error, RecursionError) as error:
-        raise InputError(f"{path}: not a valid safetensors file ({_one_line(error)}): copy or download it again") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from error
-    metadata = header.pop("__metadata__", {})
-    tensors = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in STORED_AS:
-            raise InputError(f"{path}: tensor '{name}' is {entry['dtype']}; only {', '.join(STORED_AS)} can be read")
-        start, end = (8 + length + offset for offset in entry["data_offsets"])
+    with opened(path) as file:
+        content = mapped(file)
         try:
-            data = content[start:end].view(STORED_AS[entry["dtype"]]).reshape(entry["shape"])
-        except (ValueError, OverflowError) as error:
-            raise InputError(f"{path}: tensor '{name}' has a shape NumPy cannot have ({_one_line(error)})") from error
-        tensors[name] = Tensor(entry["dtype"], data)
-    return tensors, metadata
+            with safetensors.safe_open(path, framework="np"):  # checks the header against the file
+                pass
+        except (safetensors.SafetensorError, OSError) as error:
+            raise InputError(f"not a valid safetensors file ({_one_line(error)}): {DAMAGED}") from error
+        (length,) = struct.unpack("<Q", content[:8].tobytes())
+        header = parse_json(content[8 : 8 + length].tobytes())
+        metadata = header.pop("__metadata__", None) or {}
+        numbers = content[8 + length :]
+        return {name: tensor_in(numbers, name, entry) for name, entry in header.items()}, metadata
+
+
+def tensor_in(numbers: Array, name: str, entry: Mapping[str, Any]) -> Tensor:
+    """A tensor among a file's numbers, by its entry in the header, which is known to be true."""
+    kind, (start, end) = entry["dtype"], entry["data_offsets"]
+    layout = STORED_AS.get(kind) or UNREAD.get(kind)
+    data = numbers[start:end]
+    if layout is None:  # numbers of less than a byte, say: nothing that is read here, and no reason to refuse the rest
+        return Tensor(kind, data)
+    try:
+        return Tensor(kind, data.view(layout).reshape(entry["shape"]))
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"tensor '{name}' has a shape NumPy cannot have ({_one_line(error)})") from error
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -100,6 +103,12 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata:
 
     One tensor at a time is in memory. Raises InputError where the target cannot be written.
     """
+    with replacing(path) as file:
+        write_to(file, tensors, metadata)
+
+
+def write_to(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write the content of a safetensors file into an open file."""
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     # Wide dtypes first, as the safetensors library orders them, keeps every tensor aligned.
     names = sorted(tensors, key=lambda name: -np.dtype(STORED_AS[tensors[name].dtype]).itemsize)
@@ -108,12 +117,11 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata:
         dtype, data = tensors[name]
         header[name] = {"dtype": dtype, "shape": list(data.shape), "data_offsets": [offset, offset + data.nbytes]}
         offset += data.nbytes
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")  # of names in no encoding
     text += b" " * (-len(text) % 8)
-    with replacing(path) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            file.write(np.ascontiguousarray(tensors[name].data).data)
+    file.write(struct.pack("<Q", len(text)) + text)
+    for name in names:
+        file.write(np.ascontiguousarray(tensors[name].data).data)
 
 
 @contextlib.contextmanager
@@ -123,32 +131,46 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises InputError, one line, for a folder that is missing or not writable, a full disk, and the like.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: cannot be written (it is a folder; give a file name)")
     temporary = None
     try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.stat(path).st_mode):
+                raise InputError(f"{path}: cannot be written (it is a folder; give a file name)")
         # A device or a pipe is written to, not replaced.
         if path.exists() and (not path.is_file() or path.is_relative_to("/dev")):
             with open(path, "wb") as file:
                 yield file
             return
-        path = path.resolve()  # of a link, what it points to is replaced
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        target = Path(os.path.realpath(path))  # of a link, what it points to is replaced
+        os.stat(target.parent)  # else a temporary name would be blamed
+        handle, temporary = tempfile.mkstemp(prefix=part_of(target), suffix=".part", dir=target.parent)
         with open(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
         temporary = None
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise InputError(f"{path}: the disk is full; nothing was written") from error
-        raise InputError(f"{path}: cannot be written ({error.strerror or _one_line(error)})") from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def part_of(target: Path) -> str:
+    """How the temporary name beside a target begins: hidden, and short enough whatever the target's name is."""
+    return f".{target.name[:40]}."
+
+
+def unwritable(path: str | os.PathLike[str], error: OSError) -> InputError:
+    """Why a target cannot be written."""
+    if error.errno == errno.ENOSPC:
+        return InputError(f"{path}: the disk is full; nothing was written")
+    if error.errno == errno.ELOOP:
+        return InputError(f"{path}: cannot be written (it is a link that leads back to itself)")
+    return InputError(f"{path}: cannot be written ({error.strerror or _one_line(error)})")
 
 
 def _umask() -> int:

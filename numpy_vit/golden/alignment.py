@@ -4,6 +4,7 @@ A module's name stands for what a forward hook sees as its output; of a tuple, i
 differ only by a reshape (no batch axis, heads side by side, a convolution's output) are taken as they are.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..convert.sources import read_json
 from ..errors import InputError, about, nearest
+from ..files.jsonfile import described, read_json
 from ..files.tensorfile import Tensor
 from .folder import DTYPES
 
@@ -94,7 +95,7 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
 
     dump      the port's name -> Tensor
     steps     the manifest's steps (of each, name, dims and shape count)
-    mapping   the port's name -> our step; then nothing else is looked for
+    mapping   the port's name -> our step ({n} is the block's number); then nothing else is looked for
 
     Returns (step -> Aligned, the port's names that are no step). Raises InputError for an array whose shape cannot be the
     step's, or where no array is any step.
@@ -103,15 +104,14 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
     chosen: dict[str, tuple[str, int, int]] = {}  # step -> name, part, parts
     unknown = []
     if mapping is not None:
-        for theirs, ours in mapping.items():
-            if theirs not in dump:
-                raise InputError(f"the mapping names '{theirs}', which the dump does not have{nearest(theirs, dump)}")
+        pairs = [pair for theirs, ours in mapping.items() for pair in in_blocks(theirs, ours, dump)]
+        for theirs, ours in pairs:
             if ours not in shapes:
                 raise InputError(f"the mapping names step '{ours}', which the golden does not have{nearest(ours, shapes)}")
             if ours in chosen:
                 raise InputError(f"the mapping gives step '{ours}' twice")
             chosen[ours] = theirs, 0, 1
-        unknown = [name for name in dump if name not in mapping]
+        unknown = [name for name in dump if name not in dict(pairs)]
     else:
         ranks: dict[str, int] = {}
         for name in dump:
@@ -136,8 +136,9 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
             name, part, parts = chosen[step]
             kind = DTYPES.get(dump[name].dtype, "")
             if not kind:
+                dtype = dump[name].data.dtype
                 raise InputError(
-                    f"'{name}' is {dump[name].dtype}: dump float16, float32 or float64 (bfloat16: as .safetensors or raw .bf16)"
+                    f"'{name}' is {dtype}: dump float16, float32 or float64 (bfloat16: as .safetensors or raw .bf16)"
                 )
             array = dump[name].to_float(np.float64)
             if parts > 1:
@@ -147,6 +148,18 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
             with about(f"'{name}'" if name == step else f"'{name}' ({step})"):
                 aligned[step] = Aligned(name, kind, in_shape(array, entry["dims"], tuple(entry["shape"])))
     return aligned, unknown
+
+
+def in_blocks(theirs: str, ours: str, dump: Iterable[str]) -> list[tuple[str, str]]:
+    """A line of the mapping for every block: {n} in both names stands for its number. Raises InputError where nothing fits."""
+    pattern = re.escape(theirs).replace(re.escape("{n}"), "([0-9]{1,4})", 1)
+    found = [
+        (name, ours.replace("{n}", match[1])) for name in dump if "{n}" in theirs and (match := re.fullmatch(pattern, name))
+    ]
+    found += [(theirs, ours)] if theirs in dump else []
+    if not found:
+        raise InputError(f"the mapping names '{theirs}', which the dump does not have{nearest(theirs, dump)}")
+    return found
 
 
 def our_names(name: str, steps: Iterable[str]) -> tuple[int, tuple[str, ...]]:
@@ -179,7 +192,7 @@ def in_shape(array: Array, dims: str, shape: tuple[int, ...]) -> Array:
     given = array.shape
     if given == shape:
         return array
-    if array.ndim == 1 and array.size == int(np.prod(shape)):  # raw numbers
+    if array.ndim == 1 and array.size == math.prod(shape):  # raw numbers
         return array.reshape(shape)
     if shape[0] == 1 and given == shape[1:]:
         return array.reshape(shape)
@@ -203,12 +216,12 @@ def in_shape(array: Array, dims: str, shape: tuple[int, ...]) -> Array:
 
 
 def read_mapping(path: Path) -> dict[str, str]:
-    """A mapping file: a JSON object, the port's name -> our step. Raises InputError."""
+    """A mapping file: a JSON object, the port's name -> our step; {n} in both is the block's number. Raises InputError."""
     mapping = read_json(path)
     with about(path):
         for theirs, ours in mapping.items():
             if not isinstance(ours, str):
-                raise InputError(f"'{theirs}' must be the name of a step, not {ours!r:.40}")
+                raise InputError(f"'{theirs}' must be the name of a step, not {described(ours)}")
         if not mapping:
             raise InputError("maps nothing")
         return mapping

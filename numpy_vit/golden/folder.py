@@ -5,23 +5,29 @@ numbers `<step>.f64` or `<step>.f32` (what C reads with fread; the shapes are in
 """
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.lib import format as npy
 
-from ..config import ViTConfig, from_plain
-from ..errors import InputError, about
-from ..files.tensorfile import STORED_AS, Tensor, read, tensor_of, write
+from ..config import DIGITS, LARGEST_SIZE, ViTConfig, from_plain
+from ..convert.hub import is_hub_name
+from ..errors import InputError, about, nearest
+from ..files.arrays import read_npy, read_npz
+from ..files.jsonfile import described, read_json
+from ..files.outside import regular
+from ..files.tensorfile import STORED_AS, Tensor, part_of, read, tensor_of, unwritable, write_to
 from ..pictures.images import Preprocess
+from ..tracing.tracer import trace
 
 Array = Any
 FORMAT, VERSION = "numpy-vit golden", "1"
@@ -84,14 +90,21 @@ def write_golden(folder: str | os.PathLike[str], manifest: Mapping[str, Any], ar
     """
     with whole_folder(Path(folder)) as part:
         if manifest["layout"] == "safetensors":
-            write(part / ALL_STEPS, {name: tensor_of(array) for name, array in arrays.items()}, {})
+            with open(part / ALL_STEPS, "wb") as file:
+                write_to(file, {name: tensor_of(array) for name, array in arrays.items()}, {})
         for name, array in arrays.items():
             path = part / file_name(name, manifest["layout"], array.dtype)
-            if path.suffix == ".npy":
-                np.save(path, array)
-            elif path.name != ALL_STEPS:
-                array.astype(array.dtype.newbyteorder("<")).tofile(path)
+            if path.name != ALL_STEPS:
+                with open(path, "wb") as file:
+                    write_array(file, np.ascontiguousarray(array, array.dtype.newbyteorder("<")), path.suffix)
         (part / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
+
+
+def write_array(file: BinaryIO, array: Array, suffix: str) -> None:
+    """A contiguous array as .npy, or its numbers alone. (np.save does not say why it could not: a full disk, say.)"""
+    if suffix == ".npy":
+        npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(array))
+    file.write(array.data)
 
 
 def manifest_sha256(manifest: Mapping[str, Any]) -> str:
@@ -109,62 +122,82 @@ def manifest_text(manifest: Mapping[str, Any]) -> str:
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
-    """Raise InputError unless a golden folder can be written here: nothing there yet, an empty folder, or a golden."""
+    """Raise InputError unless a golden can be written here: nothing there yet, an empty folder, or a golden as recorded."""
     name, folder = folder, Path(os.path.realpath(folder))
     if not str(name) or folder == Path.cwd():
         raise InputError(f"'{name}': give the name of a new folder")
-    if folder.exists() and not folder.is_dir():
+    if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"{name}: is a file: give a folder")
-    if folder.is_dir() and not {file.name for file in folder.iterdir()} <= files_of(folder):
-        raise InputError(f"{name}: is a folder with other things in it: give a new one")
+    if folder.is_dir() and any(folder.iterdir()):
+        check_replaceable(folder, name)
     if not folder.parent.is_dir():
         raise InputError(f"{name}: cannot be written (there is no folder {folder.parent})")
     try:
         os.rmdir(new_part(folder))
     except OSError as error:
-        raise InputError(f"{name}: cannot be written ({error.strerror or error})") from error
+        raise unwritable(name, error) from error
 
 
-def files_of(folder: Path) -> set[str]:
-    """The files that belong to a golden folder, by its manifest; none where it has no manifest of a golden."""
+def check_replaceable(folder: Path, name: str | os.PathLike[str]) -> None:
+    """Raise InputError for a folder that is no golden, whole and as it was recorded, with nothing beside it.
+
+    What a manifest lists is not believed: it may come from elsewhere, and name what is the user's own.
+    """
+    other = f"{name}: is a folder with other things in it: give a new one"
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] == FORMAT:
-            return {MANIFEST, *(step["file"] for step in manifest["steps"])}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        pass
-    return set()
+        golden = read_golden(folder)
+    except InputError as error:
+        raise InputError(f"{other} (as a golden, {error})") from error
+    ours = {MANIFEST, *(step["file"] for step in golden.steps)}
+    if any(entry.name not in ours or not entry.is_file() or entry.is_symlink() for entry in folder.iterdir()):
+        raise InputError(other)
 
 
 def new_part(folder: Path) -> Path:
     """A temporary folder beside a folder."""
-    return Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    return Path(tempfile.mkdtemp(prefix=part_of(folder), suffix=".part", dir=folder.parent))
 
 
 @contextlib.contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` when the block ends well and vanishes when it does not."""
     check_target(folder)
-    folder = Path(os.path.realpath(folder))  # of a link, what it points to is replaced
+    name, folder = folder, Path(os.path.realpath(folder))  # of a link, what it points to is replaced
     work = None
     try:
         work = new_part(folder)
-        old, new = work / "old", work / "new"
+        new = work / "new"
         new.mkdir()
         yield new
-        try:
-            if folder.exists():
-                os.replace(folder, old)
+        if not folder.exists():
             os.replace(new, folder)
-        except BaseException:
-            if old.exists() and not folder.exists():
-                os.replace(old, folder)
-            raise
+        elif not exchanged(new, folder):
+            old = work / "old"
+            try:
+                os.replace(folder, old)
+                os.replace(new, folder)
+            except BaseException:
+                if old.exists() and not folder.exists():
+                    os.replace(old, folder)
+                raise
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise unwritable(name, error) from error
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def exchanged(new: Path, old: Path) -> bool:
+    """Let two folders change places at once, so that there is one of them whenever the program may be killed.
+
+    False where the system has no such call (Linux has: renameat2 with RENAME_EXCHANGE); nothing is done then.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here = -100  # AT_FDCWD
+    return rename(here, os.fsencode(new), here, os.fsencode(old), 2) == 0
 
 
 def read_golden(folder: str | os.PathLike[str]) -> Golden:
@@ -173,10 +206,12 @@ def read_golden(folder: str | os.PathLike[str]) -> Golden:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder (a golden is a folder with {MANIFEST}: `numpy-vit golden record`)")
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InputError(f"{folder}: is not a golden: it has no {MANIFEST}")
+    manifest = read_json(path)
     with about(path):
-        manifest = parse_manifest(path)
+        check_manifest(manifest)
+    manifest["model"] = trusted(manifest["model"])
     arrays: dict[str, Array] = {}
     files: dict[str, dict[str, Tensor]] = {}
     for step in manifest["steps"]:
@@ -188,7 +223,7 @@ def read_golden(folder: str | os.PathLike[str]) -> Golden:
         if found is None:
             raise InputError(f"{file}: has no step '{name}', which the manifest lists: record the golden again")
         array = found.data
-        if DTYPES[found.dtype] != step["dtype"] or array.size != int(np.prod(step["shape"])):
+        if DTYPES.get(found.dtype) != step["dtype"] or array.size != math.prod(step["shape"]):
             raise InputError(f"{file}: step '{name}' is not {step['dtype']} {tuple(step['shape'])}, as the manifest says")
         if sha256(array) != step["sha256"]:
             raise InputError(f"{file}: step '{name}' is not what was recorded (its SHA-256 differs): record the golden again")
@@ -196,64 +231,105 @@ def read_golden(folder: str | os.PathLike[str]) -> Golden:
     return Golden(folder, manifest, arrays)
 
 
-def parse_manifest(path: Path) -> dict[str, Any]:
-    """manifest.json as data, its fields and their types checked. Raises InputError."""
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"is not JSON ({error}): record the golden again") from error
-    except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+def trusted(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of its model, without weights that are not opened because a file from elsewhere says so.
+
+    The shipped model is, and a relative path to what lies below the working folder. No other place of this machine, nothing of
+    another, and nothing is fetched: for those --weights is asked.
+    """
+    weights = origin.get("weights")
+    if not isinstance(weights, str):
+        return {key: value for key, value in origin.items() if key != "weights"}
+    parts = PureWindowsPath(weights)  # which knows both kinds of slashes, and drives
+    below = not (parts.drive or parts.root or ".." in parts.parts or weights.startswith("~"))
+    plain = not is_hub_name(weights) or parts.suffix or os.path.exists(weights)
+    if weights == DIGITS or (below and plain):
+        return dict(origin)
+    return {key: value for key, value in origin.items() if key != "weights"} | {"elsewhere": weights}
+
+
+def check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Raise InputError unless a manifest is what `golden record` writes: every field of its type, every step its model's."""
+    if manifest.get("format") != FORMAT:
         raise InputError(f"is not the manifest of a golden (its format is not '{FORMAT}')")
     if manifest.get("version") != VERSION:
         raise InputError(f"has version {manifest.get('version')!r}, this program reads {VERSION!r}: update one of them")
-    hold_fields(manifest, FIELDS, "the manifest")
+    hold_fields(manifest, FIELDS)
     if manifest_sha256(manifest) != manifest["sha256"]:
         raise InputError("was changed after it was recorded (its SHA-256 differs): record the golden again")
-    ViTConfig.from_dict(manifest["config"])
+    config = ViTConfig.from_dict(manifest["config"])
     if manifest.get("preprocess") is not None:
         from_plain(Preprocess, manifest["preprocess"], "preprocess")
     if manifest["store"] not in ("float64", "float32"):
         raise InputError(f"store {manifest['store']!r}: float64 or float32")
+    if manifest["layout"] not in LAYOUTS:
+        raise InputError(f"layout {manifest['layout']!r}: one of {', '.join(LAYOUTS)}")
     if not manifest["steps"]:
         raise InputError("lists no steps")
     for step in manifest["steps"]:
         if not isinstance(step, dict):
             raise InputError("steps must be JSON objects")
-        name = step.get("name")
-        hold_fields(step, STEP_FIELDS, f"step {name!r}")
-        if not all(type(size) is int and size > 0 for size in step["shape"]):
-            raise InputError(f"step {name!r}: shape {step['shape']} must be whole numbers")
-        if Path(step["file"]).name != step["file"]:
-            raise InputError(f"step {name!r}: file {step['file']!r} must be a plain name in the same folder")
-        if len(step["shape"]) != len(step["dims"].split()):
-            raise InputError(f"step {name!r}: shape {step['shape']} is not {step['dims']}")
-        if not all(isinstance(earlier, str) for earlier in step["inputs"]):
-            raise InputError(f"step {name!r}: inputs must be names of steps")
-        for kind, floors in step["noise"].items():
-            try:
-                numbers = [float(floors[of][by]) for of in ("run", "step") for by in ("largest", "l2", "gain")]
-            except (TypeError, KeyError, ValueError):
-                numbers = [math.nan]
-            if not all(math.isfinite(number) and number >= 0 for number in numbers):
-                raise InputError(f"step {name!r}: noise of {kind!r} must have run and step, each with largest, l2 and gain")
-        if step["noise"].keys() != manifest["steps"][0]["noise"].keys():
-            raise InputError(f"step {name!r}: has noise floors of other formats than the first step")
+        with about(f"step {step.get('name')!r:.80}"):
+            check_step(step, manifest["layout"])
+            if step["noise"].keys() != manifest["steps"][0]["noise"].keys():
+                raise InputError("has noise floors of other formats than the first step")
     names = [step["name"] for step in manifest["steps"]]
     if len(set(names)) != len(names):
         raise InputError("lists a step twice")
     if names[0] != "pixels":
         raise InputError("must list the pixels first")
-    return manifest
+    check_shapes(manifest["steps"], config)
 
 
-def hold_fields(values: Mapping[str, Any], fields: Mapping[str, type], what: str) -> None:
+def check_step(step: Mapping[str, Any], layout: str) -> None:
+    """Raise InputError unless a manifest's step is what `golden record` writes."""
+    hold_fields(step, STEP_FIELDS)
+    if not all(type(size) is int and 0 < size <= LARGEST_SIZE for size in step["shape"]) or not step["shape"]:
+        raise InputError(f"shape {step['shape']!r:.80} must be whole numbers, 1 to {LARGEST_SIZE:,}")
+    if step["dtype"] not in DTYPES.values():
+        raise InputError(f"dtype {step['dtype']!r:.40}: one of {', '.join(DTYPES.values())}")
+    if Path(step["file"]).name != step["file"]:
+        raise InputError(f"file {step['file']!r} must be a plain name in the same folder")
+    if step["file"] not in (file_name(step["name"], layout, dtype) for dtype in ("float64", "float32")):
+        raise InputError(f"file {step['file']!r:.80} is not what a golden's file is called")
+    if len(step["shape"]) != len(step["dims"].split()):
+        raise InputError(f"shape {step['shape']} is not {step['dims']}")
+    if not all(isinstance(name, str) for name in (*step["inputs"], *step["weights"])):
+        raise InputError("inputs must be names of steps, weights of tensors")
+    if not all(text.isprintable() for text in (step["name"], step["dims"], step["operation"], step["formula"])):
+        raise InputError("its name, dims, operation and formula must be printable")
+    for kind, floors in step["noise"].items():
+        if not (isinstance(floors, dict) and floors.keys() == {"run", "step"} and all(map(are_floors, floors.values()))):
+            raise InputError(f"noise of {kind!r:.40} must have run and step, each with largest, l2 and gain")
+
+
+def are_floors(values: Any) -> bool:
+    """Whether these are noise floors: three numbers, 0 or more."""
+    right = isinstance(values, dict) and values.keys() == {"largest", "l2", "gain"}
+    return right and all(type(number) in (int, float) and 0 <= number < math.inf for number in values.values())
+
+
+def check_shapes(steps: Sequence[Mapping[str, Any]], config: ViTConfig) -> None:
+    """Raise InputError unless the steps are some of the model's, with the shapes they have for these pixels."""
+    shape = tuple(steps[0]["shape"])
+    if len(shape) != 4 or shape[1] != config.channels:
+        raise InputError(f"the pixels are {shape}: (B, {config.channels}, Y, X) is expected")
+    shapes = {"pixels": shape, **{row.name: row.shape for row in trace(config, batch=shape[0], size=shape[2:])}}
+    for step in steps:
+        if step["name"] not in shapes:
+            raise InputError(f"step '{step['name']}' is none of its model's{nearest(step['name'], shapes)}")
+        if tuple(step["shape"]) != shapes[step["name"]]:
+            raise InputError(f"step '{step['name']}' is {tuple(step['shape'])}: its model's is {shapes[step['name']]}")
+
+
+def hold_fields(values: Mapping[str, Any], fields: Mapping[str, type]) -> None:
+    """Raise InputError unless every field is there, and of its type."""
     for field, kind in fields.items():
         if field not in values:
-            raise InputError(f"{what} has no '{field}'")
-        if not isinstance(values[field], (int, float) if kind is float else kind):
-            raise InputError(f"{what}: '{field}' must be a {kind.__name__}, not {values[field]!r:.40}")
+            raise InputError(f"has no '{field}'")
+        number = kind is float and isinstance(values[field], int) and not isinstance(values[field], bool)
+        if not isinstance(values[field], kind) and not number:
+            raise InputError(f"'{field}' must be a {kind.__name__}, not {described(values[field])}")
 
 
 # What a port dumped
@@ -288,34 +364,26 @@ def read_dump(place: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
-    """The arrays of one file, by the names in it, or by the file's name without its last suffix."""
+    """The arrays of one file, by the names in it, or by the file's name without its last suffix. Raises InputError."""
     if path.suffix == ".safetensors":
         return read(path)[0]
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            if path.suffix == ".npz":
-                with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                    return {name: as_tensor(archive[name]) for name in archive.files}
-            if path.suffix == ".npy":
-                return {path.stem: as_tensor(np.load(path, mmap_mode="r", allow_pickle=False))}
-        if path.suffix[1:] in RAW:
-            kind = RAW[path.suffix[1:]]
-            size, item = path.stat().st_size, np.dtype(STORED_AS[kind]).itemsize
-            if size == 0 or size % item:
-                raise InputError(f"{path}: {size} bytes are no whole number of {DTYPES[kind]} numbers: the file is cut")
-            return {path.stem: Tensor(kind, np.fromfile(path, STORED_AS[kind]))}
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except Exception as error:  # NumPy and zipfile raise a dozen kinds for damaged files
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: cannot be read ({reason}): the file is cut or damaged") from error
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if path.suffix == ".npy":
+        return {path.stem: read_npy(path)}
+    if path.suffix[1:] in RAW:
+        return {path.stem: read_raw(path, RAW[path.suffix[1:]])}
     known = ".safetensors, .npz, .npy or raw ." + " .".join(RAW)
     raise InputError(f"{path}: is not a dump: give a {known} file, or a folder of them")
 
 
-def as_tensor(array: Array) -> Tensor:
-    """An array as a Tensor; one that is no float keeps its dtype, for whoever wants it to say so."""
-    kind = {"f8": "F64", "f4": "F32", "f2": "F16"}.get(array.dtype.str[1:])
-    return Tensor(str(array.dtype), array) if kind is None else Tensor(kind, array.astype(STORED_AS[kind], copy=False))
+def read_raw(path: Path, kind: str) -> Tensor:
+    """A file of nothing but little-endian numbers, as one row of them."""
+    with about(path):
+        size, item = regular(path).st_size, np.dtype(STORED_AS[kind]).itemsize
+        if size == 0 or size % item:
+            raise InputError(f"{size} bytes are no whole number of {DTYPES[kind]} numbers: the file is cut")
+        try:
+            return Tensor(kind, np.fromfile(path, STORED_AS[kind]))
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror or error})") from error

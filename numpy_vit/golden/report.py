@@ -1,12 +1,12 @@
 """A check and a diagnosis on paper: text for a terminal, JSON, JUnit XML. The HTML page is report_page's."""
 
 import dataclasses
-import json
 import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from ..files.jsonfile import json_text
 from ..writing.text import clean, fitted, shape_text
 from .checking import INHERITED, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result
 from .diagnosing import Finding, Tried
@@ -125,7 +125,7 @@ def check_data(checked: Check) -> dict[str, Any]:
 
 
 def as_json(data: Any) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    return json_text(data)
 
 
 def junit(checked: Check) -> str:

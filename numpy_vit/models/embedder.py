@@ -22,6 +22,16 @@ OUTPUTS = ("pooled", "image_embedding", "pooler_output", "last_hidden_state", "l
 _loading = threading.Lock()
 
 
+def _after_fork() -> None:
+    """In a child: a thread that was loading a model is not there to give its lock back."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @dataclasses.dataclass(frozen=True)
 class Embedder:
     """A function from a batch of pictures to their vectors, small enough to be sent to other processes.

@@ -40,6 +40,10 @@ ARITHMETICS = {  # whose resizing, and what it can do
 ROUNDINGS = ("down", "even")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 LARGEST_SIDE = 100_000
+COMMON_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
+RUN_PROGRAMS = ("EPS", "WMF")  # formats for which Pillow starts Ghostscript, or asks Windows
+BAND = 256  # rows
+
 # Pillow warns from 89 million pixels on (a phone has 108) and refuses from 179 million on; it also warns of damaged EXIF data,
 # which do no harm. Said once for the process, since to silence it for the time of a call is to silence other threads too.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -317,7 +321,7 @@ def _open(image: Picture) -> Image.Image:
             raise InputError("not a regular file")  # a pipe would be waited for, for ever
         if Path(image).is_file() and Path(image).stat().st_size == 0:
             raise InputError("the file is empty (0 bytes)")
-        with Image.open(image) as opened:
+        with _decoder(Path(image)) as opened:
             opened.load()
             image = opened
     elif not isinstance(image, Image.Image):
@@ -327,9 +331,27 @@ def _open(image: Picture) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def _decoder(path: Path) -> Image.Image:
+    """Pillow's reader of a picture, by its content and not its name; but none that runs other programs."""
+    try:
+        return Image.open(path, formats=COMMON_FORMATS)  # whose plugins Pillow has at hand
+    except Image.UnidentifiedImageError:
+        Image.init()
+        return Image.open(path, formats=[name for name in Image.ID if name not in RUN_PROGRAMS])
+
+
+def _to_8_bits(deep: Array) -> Array:
+    """Grey of 16 bits (Y, X) as 8 bits, rounded; a band at a time, since a large picture would take gigabytes."""
+    shallow = np.empty(deep.shape, np.uint8)
+    for start in range(0, len(deep), BAND):
+        band = deep[start : start + BAND]
+        shallow[start : start + BAND] = (np.clip(band, 0, 65535).astype(np.int32) + 128) // 257
+    return shallow
+
+
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
-        image = Image.fromarray(np.rint(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8))
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
     elif image.mode == "F":
         raise InputError("a floating-point picture has no agreed range: save it with 8 or 16 bits")
     if image.mode == "La":
