@@ -129,7 +129,9 @@ def normed_and_rotated(name: str, w: Weights, config: ViTConfig) -> After:
     def finish(x: Array, step: Step) -> Array:
         if config.qk_norm:
             x = norm(f"{name}_norm", w, config, "B H N K")(x, step)
-        return x if config.rope == "none" else step(f"{name}_rotated", rotate(x, w.rotation.cos, w.rotation.sin, config.rope), "B H N K")
+        if config.rope != "none":
+            x = step(f"{name}_rotated", rotate(x, w.rotation.cos, w.rotation.sin, config.rope), "B H N K")
+        return x
 
     return finish
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import ops
 from .arithmetic import fast as fast  # tells float32 and float64 arrays how to compute the operations of numpy_vit.ops
-from .arithmetic.parallel import PAPER, in_chunks
+from .arithmetic.parallel import RUN, in_chunks
 from .arithmetic.primitives import keep_freed_memory
 from .config import ViTConfig
 from .errors import InputError, nearest
@@ -33,7 +33,7 @@ Change = Callable[..., Array]
 
 def new_step(config: ViTConfig, batch: int, image: tuple[int, int], dtype: Any, **hearing: Any) -> Step:
     """The contract of one run: `batch` pictures of `image` (Y, X) pixels; `hearing` as numpy_vit.steps.Step takes it."""
-    return Step(config.sizes_of_run(batch, image), dtype, **{"uses": uses(config), "ways": PAPER, **hearing})
+    return Step(config.sizes_of_run(batch, image), dtype, **{"uses": uses(config), "ways": RUN, **hearing})
 
 
 def dry_run(config: ViTConfig, batch: int, image: tuple[int, int], dtype: Any, hear: Listener, ledger: "Ledger") -> None:

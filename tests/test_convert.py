@@ -361,3 +361,171 @@ def test_json_nested_too_deep(folder):
     (folder / "config.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="not valid JSON"):
         convert(folder)
+
+
+# Keys of config.json
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"surprise": False}, "config.json: surprise False is not known"),
+        ({"use_swiglu_ffn": True}, "use_swiglu_ffn True is not known"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config .* is not known"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads .* is not known"),
+        ({"architectures": ["GitVisionModel"]}, "architectures names GitVisionModel, which is no vit"),
+        ({"head_dim": 7}, "head_dim 7 is not hidden_size / heads"),
+    ],
+)
+def test_keys_that_nobody_knows_are_refused(folder, changes, message):
+    edit(folder, **changes)
+    with pytest.raises(InputError, match=message):
+        convert(folder)
+
+
+def test_keys_that_change_nothing(folder):
+    edit(
+        folder,
+        pruned_heads={},
+        torch_dtype="float16",
+        top_k=50,
+        _commit_hash="x",
+        auto_map={"AutoModel": "x"},
+        is_decoder=False,
+    )
+    (folder / "config.json").write_text(
+        (folder / "config.json").read_text().replace('"is_decoder": false', '"use_cache": null')
+    )
+    check(folder)
+
+
+# Prefixes and wrappers
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    ["module.", "_orig_mod.", "module._orig_mod.", "net.", "ema.", "model_state_dict.", "model.vision_tower.", "a.b.c."],
+)
+def test_what_comes_before_all_names_is_found(folder, wrapper):
+    rewrite(folder, lambda tensors: {wrapper + name: tensor for name, tensor in tensors.items()})
+    checkpoint = convert(folder)
+    assert checkpoint.notes == [f"the names begin with '{wrapper}vit.', which is left off"]
+    assert relative_error(checkpoint.model("float64")(STORED["pixels"]).logits, STORED["logits"]) < 1e-12
+
+
+def test_what_lies_elsewhere_is_left_out_and_said(folder):
+    """A training checkpoint with an optimizer, a language model's numbers: another module's, by its name."""
+
+    def change(tensors):
+        found = {f"model.{name}": tensor for name, tensor in tensors.items()}
+        extra = {"optimizer.state.0.exp_avg": np.zeros(3, "f4"), "model.language.norm.weight": np.zeros(4, "f4")}
+        return found | {name: tensor_of(array) for name, array in extra.items()}
+
+    rewrite(folder, change)
+    checkpoint = convert(folder)
+    assert relative_error(checkpoint.model("float64")(STORED["pixels"]).logits, STORED["logits"]) < 1e-12
+    notes = " ".join(checkpoint.notes)
+    assert "2 tensors are left out" in notes and "optimizer.state.0.exp_avg" in notes
+
+
+def test_two_models_in_one_file_are_not_chosen_from(folder):
+    rewrite(folder, lambda t: {f"{who}.{n}": x for who in ("model", "model_ema") for n, x in t.items()})
+    with pytest.raises(InputError, match="under 'model.vit.' and 'model_ema.vit.': save the one that is meant"):
+        convert(folder)
+
+
+def test_a_tower_in_a_multimodal_config(folder):
+    """config.json of another model around it: its vision_config is what counts."""
+    inner = json.loads((folder / "config.json").read_text())
+    for key in ("architectures", "id2label", "label2id"):
+        inner.pop(key, None)
+    outer = {"model_type": "some_llm", "architectures": ["SomeLLM"], "vision_config": inner, "text_config": {"x": 1}}
+    (folder / "config.json").write_text(json.dumps(outer))
+    rewrite(folder, without_head)
+    checkpoint = convert(folder)
+    assert relative_error(checkpoint.model("float64")(STORED["pixels"]).last_hidden_state, STORED["norm"]) < 1e-12
+    assert "its vision_config, a vit" in " ".join(checkpoint.notes)
+    outer["vision_config"] = {**inner, "model_type": "swin"}
+    (folder / "config.json").write_text(json.dumps(outer))
+    with pytest.raises(InputError, match="of no known family .config.json says model_type 'some_llm'"):
+        convert(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model_type": "clip"}, "vision_config None: a clip's must be a table"),
+        ({"model_type": "clip", "vision_config": None}, "vision_config None"),
+        ({"model_type": "clip", "vision_config": 3}, "vision_config 3"),
+        ({"model_type": "siglip"}, "vision_config None"),
+        ({"model_type": "nonsense"}, "of no known family .config.json says model_type 'nonsense'; known"),
+        ({}, "its config names no model_type and no architecture"),
+        ({"model_type": "dpt", "is_hybrid": True}, "a hybrid dpt"),
+    ],
+)
+def test_configs_alone_that_do_not_say_enough(content, message):
+    from numpy_vit.convert import config_of
+    from numpy_vit.convert.sources import Source
+
+    with pytest.raises(InputError, match=message) as error:
+        config_of(Source("config.json", False, [], {}, {}, content, None), [])
+    assert "first tensor" not in str(error.value) and "nearest is" not in str(error.value)
+
+
+def test_configs_of_timm_and_open_clip_alone():
+    from numpy_vit.convert import config_of
+    from numpy_vit.convert.sources import Source, open_source, read_json
+
+    families = DATA / "families"
+    for case, name in (("timm_eva02", "config.json"), ("timm_siglip", "config.json"), ("open_clip", "open_clip_config.json")):
+        alone = Source(name, False, [], {}, {}, read_json(families / case / name), None)
+        weights = next(
+            f for f in (families / case).iterdir() if "expected" not in f.name and f.suffix in (".safetensors", ".pt")
+        )
+        assert config_of(alone, []) == convert(weights).config, case
+    config = config_of(Source("config.json", False, [], {}, {}, {"architecture": "vit_base_patch16_224"}, None), [])
+    assert (config.heads, config.width, config.classes, config.image) == (12, 768, 1000, (224, 224))
+    assert open_source(families / "timm_eva02" / "model.safetensors").config["architecture"] == "eva02_base_patch14_224"
+
+
+def test_labels_with_gaps_are_left_out(folder):
+    """BEiT's of ImageNet-22k: as many names as classes, two numbers passed over."""
+    edit(folder, id2label={str(n): f"class {n}" for n in (0, 1, 2, 4, 5, 7)})
+    checkpoint = convert(folder)
+    assert checkpoint.labels is None and "id2label counts with gaps" in " ".join(checkpoint.notes)
+
+
+def test_a_preprocessor_without_a_type_is_that_of_the_model_type(folder):
+    file = "preprocessor_config.json"
+    old = {"do_normalize": True, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 224}
+    (folder / file).write_text(json.dumps(old))
+    checkpoint = convert(folder)
+    assert (checkpoint.preprocess.resample, checkpoint.preprocess.size) == ("bilinear", (224, 224))
+    assert f"{file} does not say its type: ViTImageProcessor, as transformers has it for vit" in checkpoint.notes
+    (folder / file).rename(folder / "absent.json")
+    (folder / "processor_config.json").write_text(json.dumps({"processor_class": "X", "image_processor": old}))
+    assert convert(folder).preprocess == checkpoint.preprocess
+
+
+def test_defaults_are_not_said_to_be_the_files(folder):
+    edit(folder, intermediate_size=None)
+    with pytest.raises(
+        InputError, match=r"config.json \(or transformers' default for intermediate_size, which it does not give\)"
+    ):
+        convert(folder)
+
+
+def test_a_model_type_that_is_stated_is_not_guessed_from_names(tmp_path):
+    weights = DATA / "families" / "timm_vit" / "model.safetensors"
+    shutil.copy(weights, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
+    with pytest.raises(InputError, match="of no known family .config.json says model_type 'qwen2_vl'"):
+        convert(tmp_path)
+
+
+def test_decoders_of_training_are_left_out(folder):
+    rewrite(
+        folder,
+        lambda t: {n: x for n, x in t.items() if "classifier" not in n} | {"decoder.0.weight": tensor_of(np.ones((3, 4)))},
+    )
+    assert "decoder.0.weight is left out" in " ".join(convert(folder).notes)

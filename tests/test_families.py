@@ -97,7 +97,6 @@ def test_config_files_of_timm_say_all_that_is_needed(case):
         ("augreg", {"told": {"heads": 6}}, "heads=6 is told, the tensors say 3"),
         ("augreg", {"told": {"depth": 1}}, "depth=1 is told, the tensors say 2"),
         ("dino", {"family": "eva02", "told": {"heads": 3}}, "its tensors are not EVA-02's"),
-        ("timm_dinov3", {"family": "timm", "told": {"heads": 3}}, "no pos_embed: a model with rotary positions"),
         ("dino", {"family": "dyno"}, "'dyno' is no known family; did you mean 'dino'"),
         ("timm_clip", {"family": "torchvision", "told": {"heads": 3}}, "the file cannot tell"),
     ],
@@ -107,17 +106,29 @@ def test_what_is_told_must_not_contradict_the_file(case, options, message):
         convert(weights_of(case), **options)
 
 
+def test_rotary_positions_are_not_guessed(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(weights_of("timm_dinov3").read_bytes())
+    for family in (None, "timm"):
+        with pytest.raises(InputError, match="no pos_embed: a model with rotary positions"):
+            convert(tmp_path / "m.safetensors", family=family, told={"heads": 3})
+
+
 @pytest.mark.parametrize(
     ("case", "changes", "message"),
     [
-        ("timm_vit", {"global_pool": "max"}, "global_pool 'max' is not supported"),
-        ("timm_vit", {"global_pool": ["avg"]}, "makes no sense|not supported"),
-        ("timm_vit", {"architecture": "vit_base_patch16_rope_224"}, "a model of another kind"),
-        ("timm_vit", {"architecture": "vit_base_patch16_rpn_224"}, "a model of another kind"),
+        ("timm_vit", {"global_pool": "max", "model_args": {}}, "global_pool 'max' is not supported"),
+        ("timm_vit", {"global_pool": "max"}, "says global_pool 'max', its model_args say 'token'"),
+        ("timm_vit", {"global_pool": ["avg"], "model_args": {}}, "not supported"),
+        ("timm_vit", {"architecture": "vit_base_patch16_rope_224"}, "rope_grid_indexing 'xy' is not supported"),
+        ("timm_vit", {"architecture": "vit_base_patch16_rpn_224"}, "block_fn .*ResPostBlock.* is not supported"),
+        ("timm_vit", {"architecture": "vit_base_patch99_224"}, "not one of the plain ViTs of timm"),
+        ("timm_vit", {"architecture": "vit_small_patch16_224", "model_args": {}}, "says patch 16 .*, the tensors say 4"),
         ("timm_vit", {"model_args": {"act_layer": "mish", "num_heads": 3}}, "act_layer 'mish' is not one of"),
-        ("timm_vit", {"model_args": {"pool_include_prefix": True}}, "pool_include_prefix True is not supported"),
+        ("timm_vit", {"global_pool": "avg", "model_args": {"pool_include_prefix": True}}, "pool_include_prefix True: the mean"),
+        ("timm_vit", {"model_args": {"surprise": False}}, "surprise False is not supported"),
+        ("timm_vit", {"model_args": {"scale_attn_norm": True}}, "scale_attn_norm True is not supported"),
         ("timm_vit", {"model_args": 3}, "must be tables"),
-        ("timm_vit", {"pretrained_cfg": {"input_size": 3}, "model_args": {}}, "makes no sense"),
+        ("timm_vit", {"pretrained_cfg": {"input_size": 3}, "model_args": {}}, "input_size 3 is not"),
     ],
 )
 def test_config_files_of_timm_that_ask_for_more(case, changes, message, tmp_path):
@@ -170,3 +181,124 @@ def test_training_checkpoints_hold_several_models(tmp_path):
         found = convert(tmp_path / f"{file}.safetensors", family="dino", told={"heads": 3})
         assert all(np.array_equal(found.tensors[name].data, tensor.data) for name, tensor in expected.items())
     assert "teacher.backbone." in " ".join(convert(tmp_path / "both.safetensors", family="dino", told={"heads": 3}).notes)
+
+
+def bare(case, tmp_path):
+    """A case's weights without the config file beside them."""
+    (tmp_path / weights_of(case).name).write_bytes(weights_of(case).read_bytes())
+    return tmp_path / weights_of(case).name
+
+
+def as_if_timm_had(monkeypatch, case, architecture, kind, **arguments):
+    """timm's table with one more architecture, whose tensors are those of a case."""
+    from numpy_vit.convert import timm_models
+    from numpy_vit.convert.sources import read_weights
+
+    tensors = FAMILIES["timm"].without_prefix(read_weights(weights_of(case))[0])
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    known = timm_models.table()
+    models = {**known["models"], architecture: [kind, {"depth": 2, **arguments}, timm_models.shapes_key(shapes)]}
+    monkeypatch.setattr(timm_models, "table", lambda: {**known, "models": models})
+
+
+@pytest.mark.parametrize(("case", "family"), [("deit3", "deit3"), ("timm_vit", "timm")])
+@pytest.mark.parametrize("arguments", [{"use_post_norm": True}, {"use_rot_pos_emb": True, "ref_feat_shape": [4, 4]}])
+def test_tensors_that_may_be_another_model(case, family, arguments, tmp_path, monkeypatch):
+    file = bare(case, tmp_path)
+    asked = {"heads": 3, "image": told(case)["image"]}
+    convert(file, told=asked)
+    as_if_timm_had(monkeypatch, case, "vit_other", "Eva", **arguments)
+    with pytest.raises(InputError, match=f"also those of timm's vit_other, another model: .* or by --family {family}"):
+        convert(file, told=asked)
+    convert(file, family=family, told=asked)
+
+
+def test_what_architectures_of_the_same_tensors_differ_in_is_asked_for(tmp_path, monkeypatch):
+    file = bare("timm_vit", tmp_path)
+    for name, activation in (("vit_one", "gelu"), ("vit_two", "gelu_tanh")):
+        as_if_timm_had(monkeypatch, "timm_vit", name, "VisionTransformer", act_layer=activation)
+    with pytest.raises(InputError, match="the file cannot tell activation"):
+        convert(file, told={"heads": 3, "image": [12, 16]})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields"),
+    [
+        ("vit_base_patch16_plus_240", {"heads": 14, "width": 896}),
+        ("vit_base_patch32_plus_256", {"heads": 14}),
+        ("vit_base_patch16_plus_clip_240", {"heads": 14, "eps": 1e-5}),
+        ("vit_base_patch14_reg1_tipsv2", {"registers": 1, "positions": "patches"}),
+        ("vit_huge_patch16_radio_v4", {"registers": 9, "final_norm": "none", "image": 512}),
+        ("vit_base_patch16_lingbot", {"rope": "centred_halves", "pooling": "class"}),
+        ("vit_base_patch16_clip_quickgelu_224.openai", {"activation": "quick_gelu", "eps": 1e-5}),
+        ("vit_base_patch16_224_in21k", {"heads": 12}),
+    ],
+)
+def test_what_timms_table_says(architecture, fields):
+    from numpy_vit.convert.timm_models import fields as read
+
+    found, _ = read({"architecture": architecture}, [])
+    assert {key: found[key] for key in fields} == fields
+    assert found["heads"] * (found["width"] // found["heads"]) == found["width"]
+
+
+def test_an_old_config_of_timm_lies_side_by_side(tmp_path):
+    """pretrained_cfg's keys at the top, labels for label_names."""
+    file = bare("timm_vit", tmp_path)
+    config = json.loads((FOLDER / "timm_vit" / "config.json").read_text())
+    args = config.pop("model_args")
+    flat = {**config.pop("pretrained_cfg"), **config, "model_args": args, "labels": list("abcde")}
+    (tmp_path / "config.json").write_text(json.dumps(flat))
+    old, new = convert(file), convert(weights_of("timm_vit"))
+    assert (old.config, old.preprocess, old.labels) == (new.config, new.preprocess, list("abcde"))
+    flat["labels"] = {"0": "a", "3": "d"}
+    (tmp_path / "config.json").write_text(json.dumps(flat))
+    gaps = convert(file)
+    assert gaps.labels is None and "label_names does not name the 5 classes" in " ".join(gaps.notes)
+
+
+def test_a_distilled_model_with_timms_config_is_timms():
+    """Its pictures are prepared as its file says, not as its family did once."""
+    checkpoint = convert(weights_of("timm_deit_distilled"))
+    assert checkpoint.source["family"] == "timm"
+    assert checkpoint.preprocess.size != (256, 224) and "no file says" not in " ".join(checkpoint.notes)
+    assert checkpoint.config.position_rule == "bicubic_antialias"
+
+
+def test_the_tanh_layer_of_old_timm_is_seen(tmp_path):
+    """pre_logits.fc, which its head saw; the head over visual words is left out."""
+    from numpy_vit.convert.sources import read_weights
+    from numpy_vit.files.tensorfile import tensor_of, write
+
+    tensors, _ = read_weights(weights_of("timm_vit"))
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(24, 24)).astype("f4"), rng.normal(size=24).astype("f4")
+    more = {"pre_logits.fc.weight": tensor_of(weight), "pre_logits.fc.bias": tensor_of(bias)}
+    write(tmp_path / "m.safetensors", {**tensors, **more, "lm_head.weight": tensor_of(weight)}, {})
+    checkpoint = convert(tmp_path / "m.safetensors", told={"heads": 3, "image": [12, 16]})
+    pixels = np.random.default_rng(1).normal(size=(2, 3, 12, 16))
+    out = checkpoint.model("float64")(pixels)
+    seen = np.tanh(out.last_hidden_state[:, 0] @ weight.T.astype("f8") + bias)
+    head = {name: tensors[f"head.{name}"].data.astype("f8") for name in ("weight", "bias")}
+    assert relative_error(out.logits, seen @ head["weight"].T + head["bias"]) < 1e-12
+    assert "lm_head.weight is left out" in " ".join(checkpoint.notes)
+
+
+def test_a_gate_that_only_code_names_may_be_written_into_the_config(tmp_path):
+    """Virchow2's folder: its mlp_layer is an argument of the user's call, in no file."""
+    from numpy_vit.convert.timm_models import fields
+
+    args = {
+        "mlp_layer": "SwiGLUPacked",
+        "act_layer": "silu",
+        "reg_tokens": 4,
+        "mlp_ratio": 5.3375,
+        "global_pool": "",
+        "num_classes": 0,
+    }
+    notes = []
+    found, _ = fields({"architecture": "vit_huge_patch14_224", "model_args": args}, notes)
+    assert (found["gated_mlp"], found["activation"], found["mlp"], found["registers"]) == (True, "silu", 3416, 4)
+    assert found["pooling"] == "class" and "timm pools nothing" in notes[0]
+    with pytest.raises(InputError, match="mlp_layer 'GluMlp': a gate in the second half"):
+        fields({"architecture": "vit_huge_patch14_224", "model_args": {**args, "mlp_layer": "GluMlp"}}, [])

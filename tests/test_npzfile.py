@@ -162,7 +162,9 @@ def test_conversion_holds_the_model_once(tmp_path, save):
         config = dict(
             image=[4, 12], patch=4, channels=3, heads=2, eps=1e-6, activation="relu", pooling="class", position_rule="bicubic"
         )
-        (tmp_path / "map.json").write_text(json.dumps({"layout": "in out", "config": config, "tensors": tensors}))
+        (tmp_path / "map.json").write_text(
+            json.dumps({"layout": "in out", "norm_first": True, "config": config, "tensors": tensors})
+        )
         command = ["convert", tmp_path / "m.npz", "--map", tmp_path / "map.json", "-o", tmp_path / "out.safetensors"]
         code = (
             "import resource, sys; from numpy_vit.cli import main; s = main(sys.argv[1:]); "

@@ -56,6 +56,7 @@ def test_long_sequences_in_parts(threads, monkeypatch):
 def test_only_touched_steps_leave_the_fast_way(monkeypatch):
     tiles = []
     of = parallel.TileStep.of
+    monkeypatch.setattr(parallel, "BLOCK", 64)
     monkeypatch.setattr(parallel.TileStep, "of", lambda step, *rest: tiles.append(step.path) or of(step, *rest))
     model = numpy_vit.random_model(crooked_config(depth=3), dtype="float64")
     pixels = crooked_pixels(model.config, batch=1)

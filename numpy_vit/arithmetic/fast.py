@@ -30,7 +30,10 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
             product += bias[part]  # in place: a fresh array of this size costs more than the addition
 
     pieces = 1 if y.size < LEAST else THREADS.free(products=True)
-    parallel_for(work, even_slices(columns, columns, pieces))
+    if pieces == 1:
+        work(slice(0, columns))
+    else:
+        parallel_for(work, even_slices(columns, columns, pieces))
     return y.reshape(*x.shape[:-1], columns)
 
 

@@ -8,7 +8,7 @@ two sets of threads get in each other's way. So:
   hidden numbers for each thread, or, where somebody hears the steps, heads, columns of a product and rows.
 - Elsewhere matrix products are left to BLAS and its threads, and only what works number by number is divided.
 
-`PAPER` says how the functions of numpy_vit.model are run so; arrays with an arithmetic of their own take no part.
+`RUN` says how the functions of numpy_vit.model are run so; arrays with an arithmetic of their own take no part.
 """
 
 import functools
@@ -134,6 +134,8 @@ def in_blocks(compute: Callable[..., Array], x: Array, *rest: Any, by_rows: bool
 
     The result has x's shape and dtype. `compute` may write it into `out`, which is never an argument's memory.
     """
+    if x.size <= BLOCK:
+        return compute(np.ascontiguousarray(x), *rest, out=np.empty(x.shape, x.dtype), **named)
     units = np.ascontiguousarray(x).reshape((-1, x.shape[-1]) if by_rows else (-1,))
     results = np.empty(units.shape, x.dtype)
 
@@ -143,8 +145,8 @@ def in_blocks(compute: Callable[..., Array], x: Array, *rest: Any, by_rows: bool
         if made is not target:
             target[...] = made
 
-    pieces = 1 if x.size <= BLOCK else THREADS.free(products=False)
-    parallel_for(work, even_slices(len(units), max(1, BLOCK * len(units) // x.size), pieces), products=False)
+    blocks = even_slices(len(units), max(1, BLOCK * len(units) // x.size), THREADS.free(products=False))
+    parallel_for(work, blocks, products=False)
     return results.reshape(x.shape)
 
 
@@ -186,10 +188,13 @@ def in_tiles(attend: Callable[..., Array], query: Array, key: Array, value: Arra
     if not is_plain(query) or step.touches("scores", "biased_scores", "probs"):
         return attend(query, key, value, step)
     B, H, N, K = query.shape
+    threads = THREADS.free(products=True) if B == 1 and query.size >= LEAST else 1
+    if B * H * N * N <= BLOCK and threads == 1:
+        return attend(query, key, value, step)
     # The numbers of a token lie together, so that merging the heads is no work.
     context = np.empty((B, N, H, K), query.dtype).swapaxes(1, 2)
     rows = even_slices(N, QUERIES, 1) if N * N > BLOCK else [slice(0, N)]
-    heads = even_slices(H, max(1, BLOCK // (N * N)), THREADS.free(products=True) if B == 1 else 1)
+    heads = even_slices(H, max(1, BLOCK // (N * N)), threads)
 
     def work(tile: tuple[slice, slice, slice]) -> None:
         b, h, _ = tile
@@ -300,7 +305,7 @@ def last_axis(x: Array, n: int, of: int) -> Array:
     return x[..., n * size : (n + 1) * size]
 
 
-PAPER: dict[Callable[..., Any], Callable[..., Any]] = {
+RUN: dict[Callable[..., Any], Callable[..., Any]] = {
     model.multi_head_attention: over_heads,
     model.attend: in_tiles,
     model.mlp: over_hidden_numbers,

@@ -31,6 +31,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("--map", metavar="FILE", help="a table of names for a home-made model (JSON; see docs/converting.md)")
     command.add_argument("--config", metavar="FILE", help="a config.json, instead of the one beside the weights")
     add(command, "--preprocessor")
+    command.add_argument("--labels", metavar="FILE", help="class names: a JSON list, or a text with one name a line")
     command.add_argument("--to", choices=("numpy-vit", "hf"), default="numpy-vit", help="hf: a Hugging Face folder")
     command.set_defaults(key_values="overrides")
     return command
@@ -51,10 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
     for file in opened.files:
         if output.exists() and output.samefile(file):
             raise InputError(f"{output}: is the source itself; choose another name")
-    if arguments.to == "hf" and opened.metadata.get("format") == FORMAT:
+    unchanged = arguments.labels is None and arguments.preprocessor is None
+    if arguments.to == "hf" and unchanged and opened.metadata.get("format") == FORMAT:
         checkpoint = read_converted(opened.files[0])
     else:
-        checkpoint = convert_opened(opened, arguments.family, fields(arguments.overrides), arguments.map)
+        checkpoint = convert_opened(opened, arguments.family, fields(arguments.overrides), arguments.map, arguments.labels)
     note(*checkpoint.notes)
     if arguments.to == "hf":
         from ..convert.to_hugging_face import write_hugging_face

@@ -1,13 +1,16 @@
 """Foreign checkpoints -> ours, of whichever family."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..config import ViTConfig
 from ..errors import InputError, about, nearest
-from ..files.converted import FORMAT, Checkpoint, validate
+from ..files.converted import FORMAT, Checkpoint, read_converted, validate
+from . import timm_models
 from .beit import BEIT
 from .dinov3 import DINOV3, TIMM_DINOV3
 from .eva02 import EVA02
@@ -20,10 +23,11 @@ from .hf_dinov2 import HF_DINOV2, HF_DINOV2_REGISTERS
 from .hf_dinov3 import HF_DINOV3
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
-from .mapped import read_map
 from .openai_clip import OPENAI_CLIP
+from .preprocessing import policy, read_preprocessor
+from .rename_table import class_names, read_map
 from .sources import Source, open_source, sha256
-from .table import compare, some
+from .table import compare, first_names
 from .timm import DEIT, DEIT3, DINO, DINOV2, MAE, TIMM
 from .torchvision import TORCHVISION
 
@@ -63,12 +67,19 @@ def recognise(source: Source) -> tuple[str, str]:
     """(family, why) of a foreign checkpoint. Raises InputError where it is none that is known."""
     if source.metadata.get("format") == FORMAT:
         raise InputError(f"{source.name}: is already a converted file")
+    if timm_models.names_one(source.config):
+        assert source.config is not None
+        with about(source.name):
+            return timm_models.family(source.config), f"config.json says architecture '{source.config['architecture']}'"
+    if not source.tensors and "model_cfg" in (source.config or {}):
+        return OPENAI_CLIP.name, "open_clip_config.json has a model_cfg"
     for name, family in FAMILIES.items():
         why = family.recognise(source)
         if why is not None:
             return name, why
     model_type = (source.config or {}).get("model_type")
-    said = f"config.json says model_type {model_type!r}" if model_type else f"first tensor '{min(source.tensors, default='')}'"
+    first = f"first tensor '{min(source.tensors)}'" if source.tensors else "its config names no model_type and no architecture"
+    said = f"config.json says model_type {model_type!r}" if model_type else first
     known = f"known: {', '.join(FAMILIES)}"
     raise InputError(
         f"{source.name}: of no known family ({said}; {known}){nearest_family(source)}; --map takes a table of names for a "
@@ -80,12 +91,16 @@ def nearest_family(source: Source) -> str:
     """What the nearest family has and this file has not, and the other way round, side by side; or nothing."""
     best: tuple[int, str, list[str], list[str]] = (0, "", [], [])
     for family in FAMILIES.values():
-        known, unknown, missing = compare(family.table, family.without_prefix(source.tensors))
+        try:
+            bare = family.without_prefix(source.tensors)
+        except InputError:  # several models in one file
+            continue
+        known, unknown, missing = compare(family.table, bare)
         best = max(best, (len(known), family.name, unknown, missing), key=lambda found: found[0])
     count, name, unknown, missing = best
-    if count * 5 < len(source.tensors):
+    if not source.tensors or count * 5 < len(source.tensors):
         return ""
-    return f"; nearest is {name}: {count} names are its; not its: {some(unknown)}; missing: {some(missing)}"
+    return f"; nearest is {name}: {count} names are its; not its: {first_names(unknown)}; missing: {first_names(missing)}"
 
 
 def family_of(source: Source, name: str | None = None) -> Family:
@@ -112,11 +127,11 @@ def convert_source(
 ) -> Checkpoint:
     """An opened checkpoint of any known family as ours, validated. Nothing is copied yet."""
     if rename is not None:
-        found, told = read_map(rename, told or {})
+        found, told = read_map(rename, told or {}, source.config or {})
     else:
         found = family_of(source, family)
     with about(source.name):
-        checkpoint = found.convert(source, told or {})
+        checkpoint = found.convert(source, told or {}, family is not None)
         validate(checkpoint)
     return checkpoint
 
@@ -128,6 +143,7 @@ def convert(
     family: str | None = None,
     told: Mapping[str, Any] | None = None,
     rename: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | list[str] | None = None,
 ) -> Checkpoint:
     """A file, a Hugging Face folder or a hub name -> our checkpoint, ready for numpy_vit.files.converted.write_converted.
 
@@ -135,11 +151,14 @@ def convert(
     preprocessor   likewise
     family         one of FAMILIES, where the names alone do not tell
     told           fields of ViTConfig that the files do not say (heads, ...)
-    rename         a rename table for a home-made model (numpy_vit.convert.mapped)
+    rename         a rename table for a home-made model (numpy_vit.convert.rename_table)
+    labels         class names, in a list or a file (`read_labels`), instead of those of the source's files
+
+    Of a converted file, preprocessor and labels are put in the place of its own; nothing else can be changed.
 
     What the source does not say is in `.notes`. Raises InputError where something is missing or contradicts.
     """
-    return convert_opened(open_source(source, config, preprocessor), family, told, rename)
+    return convert_opened(open_source(source, config, preprocessor), family, told, rename, labels)
 
 
 def convert_opened(
@@ -147,15 +166,72 @@ def convert_opened(
     family: str | None = None,
     told: Mapping[str, Any] | None = None,
     rename: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | list[str] | None = None,
 ) -> Checkpoint:
     """As `convert`, of a source that is open already."""
+    if opened.metadata.get("format") == FORMAT:
+        if family or told or rename:
+            raise InputError(f"{opened.name}: is already a converted file: only its labels and preprocessing can be changed")
+        return amended(opened, labels)
     fields = [field.name for field in dataclasses.fields(ViTConfig)]
     if opened.config and all(key in fields for key in opened.config):  # a config of ours
         told, opened.config = {**opened.config, **(told or {})}, None
     checkpoint = convert_source(opened, family, told, rename)
+    if labels is not None:
+        checkpoint.labels = read_labels(labels)
+        with about(opened.name):
+            validate_labels(checkpoint)
     # The folder's own name, not its path: where it lay on this machine concerns nobody else.
     checkpoint.source |= {
         "name": opened.name if opened.from_hub else os.path.basename(os.path.abspath(opened.name)),
         "files": {file.name: sha256(file) for file in opened.files},
     }
     return checkpoint
+
+
+def amended(opened: Source, labels: str | os.PathLike[str] | list[str] | None) -> Checkpoint:
+    """A converted file with other labels, or with pictures prepared otherwise; its config and tensors stay."""
+    checkpoint = read_converted(opened.files[0])
+    notes: list[str] = []
+    config = checkpoint.config
+    if labels is None and opened.policy is None and opened.preprocessor is None:
+        raise InputError(f"{opened.name}: is already a converted file (give labels or a preprocessor to put in it)")
+    with about(opened.name):
+        if opened.policy is not None:
+            checkpoint.preprocess = policy(opened.policy, config.image, config.channels)
+        elif opened.preprocessor is not None:
+            checkpoint.preprocess = read_preprocessor(opened.preprocessor, config.channels, notes)
+        if labels is not None:
+            checkpoint.labels = read_labels(labels)
+        validate_labels(checkpoint)
+    checkpoint.notes += notes
+    return checkpoint
+
+
+def validate_labels(checkpoint: Checkpoint) -> None:
+    """Raise InputError unless there is a name for every class."""
+    if checkpoint.labels is not None and len(checkpoint.labels) != checkpoint.config.classes:
+        raise InputError(f"{len(checkpoint.labels)} labels for {checkpoint.config.classes} classes")
+
+
+def read_labels(source: str | os.PathLike[str] | list[str]) -> list[str]:
+    """Class names from a list; or from a file: .json, a list or a table of "0", "1", ..., else one name a line.
+
+    Raises InputError for a file that holds none.
+    """
+    if not isinstance(source, str | os.PathLike):
+        found: Any = source
+    else:
+        path = Path(source)
+        try:
+            text = path.read_text(encoding="utf-8")
+            found = json.loads(text) if path.suffix == ".json" else [name.strip() for name in text.splitlines() if name.strip()]
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: no list of class names ({error})") from error
+    with about(source if isinstance(source, str | os.PathLike) else "labels"):
+        names = class_names(found.get("id2label", found) if isinstance(found, dict) else found)
+        if not names:
+            raise InputError("no class names in it")
+    return names

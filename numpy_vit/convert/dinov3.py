@@ -10,9 +10,23 @@ from typing import Any
 import numpy as np
 
 from ..config import ViTConfig
-from .family import Family, Reading
+from . import timm_models
+from .family import Family, OpenCheckpoint
 from .table import Row, Table
-from .timm import BLOCK, EMBEDDINGS, MASK_TOKEN, MODEL, TAIL, config_says, preprocess
+from .timm import (
+    ALL,
+    BLOCK,
+    COMPUTED,
+    EMBEDDINGS,
+    MASK_TOKEN,
+    MODEL,
+    TAIL,
+    config_says,
+    labels,
+    prepared,
+    preprocess,
+    rotary_frequencies,
+)
 
 TABLE = Table(
     (
@@ -32,8 +46,10 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
-    """What follows from the tensors."""
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
+    """What timm's config.json says; without it, what follows from the tensors."""
+    if timm_models.names_one(reading.config):
+        return config_says(reading)
     seen, tensors = reading.seen, reading.tensors or {}
     biased = seen["qkv_bias"]
     without = [name for name in seen["without_bias"] if name != "attention.key"] + (["attention.key"] if biased else [])
@@ -45,15 +61,15 @@ def says(reading: Reading) -> dict[str, Any]:
     return {**gated, "pooling": pooling, "without_bias": tuple(without), "positions": "none", **config_says(reading)}
 
 
-def made(config: ViTConfig, reading: Reading) -> dict[str, Any]:
+def made(config: ViTConfig, reading: OpenCheckpoint) -> dict[str, Any]:
     """The rotary frequencies: 2 pi / period."""
     stored = (reading.tensors or {}).get("rope_embed.periods")
-    periods = stored.to_float(np.float64) if stored else np.float64(100) ** np.arange(0, 1, 4 / config.head_dim)
-    return {"rope.frequencies": 2 * math.pi / periods}
+    if stored is None or config.rope == "none":
+        return rotary_frequencies(config, reading, 100)
+    return {"rope.frequencies": 2 * math.pi / stored.to_float(np.float64)}
 
 
 COMMON: dict[str, Any] = {
-    "table": TABLE,
     "prefixes": MODEL,
     "fixed": {"eps": 1e-5, "activation": "gelu", "position_rule": "bicubic", "rope": "centred_halves"},
     "says": says,
@@ -64,6 +80,7 @@ DINOV3 = Family(
     name="dinov3",
     title="Facebook's DINOv3",
     upstream="facebookresearch/dinov3, models/vision_transformer.py",
+    table=TABLE,
     marks=(r"patch_embed\.proj\.weight", r"rope_embed\.periods"),
     left_out={
         **MASK_TOKEN,
@@ -76,8 +93,11 @@ TIMM_DINOV3 = Family(
     name="timm-dinov3",
     title="timm's DINOv3",
     upstream="timm, eva.py",
+    table=ALL,
     marks=(),  # other models of timm's have the same names
-    architectures=r"vit_.*_dinov3.*",
+    prepare=prepared,
+    left_out={**MASK_TOKEN, **COMPUTED},
     preprocess=preprocess,
+    labels=labels,
     **COMMON,
 )

@@ -4,32 +4,29 @@ Learned positions and rotary ones too, counted in the grid of pre-training, 16 x
 no bias; the last norm is of the mean of the patch tokens.
 """
 
-from typing import Any
-
-import numpy as np
-
-from ..config import ViTConfig
-from .family import Family, Reading
+from .family import Family
 from .table import Row, Table, Tensors
-from .timm import BLOCK, EMBEDDINGS, MASK_TOKEN, MODEL, TAIL, preprocess, tensors_say, unpacked
+from .timm import (
+    ALL,
+    COMPUTED,
+    MASK_TOKEN,
+    MODEL,
+    WORDS,
+    labels,
+    prepared,
+    preprocess,
+    rotary_frequencies,
+    tensors_say,
+    unpacked,
+)
 
 TABLE = Table(
     (
-        *EMBEDDINGS,
-        Row("blocks.{n}.attention.query", "blocks.{n}.attn.q_proj"),
-        Row("blocks.{n}.attention.key", "blocks.{n}.attn.k_proj"),
-        Row("blocks.{n}.attention.value", "blocks.{n}.attn.v_proj"),
-        Row("blocks.{n}.attention.query.bias", "blocks.{n}.attn.q_bias"),
-        Row("blocks.{n}.attention.value.bias", "blocks.{n}.attn.v_bias"),
-        *BLOCK,
-        Row("blocks.{n}.mlp.gate", "blocks.{n}.mlp.fc1_g"),  # timm
-        Row("blocks.{n}.mlp.hidden", "blocks.{n}.mlp.fc1_x"),
-        Row("blocks.{n}.mlp.norm", "blocks.{n}.mlp.norm"),
+        *ALL.rows,
         Row("blocks.{n}.mlp.gate", "blocks.{n}.mlp.w1"),  # baaivision
         Row("blocks.{n}.mlp.hidden", "blocks.{n}.mlp.w2"),
         Row("blocks.{n}.mlp.norm", "blocks.{n}.mlp.ffn_ln"),
         Row("blocks.{n}.mlp.output", "blocks.{n}.mlp.w3"),
-        *TAIL,
     ),
     "torch",
 )
@@ -38,11 +35,6 @@ TABLE = Table(
 def gated(tensors: Tensors) -> bool:
     """Whether the MLP has a gate: the small models hold both halves in fc1."""
     return "blocks.0.mlp.fc1.weight" not in tensors or unpacked(tensors) is not tensors
-
-
-def made(config: ViTConfig, reading: Reading) -> dict[str, Any]:
-    """The rotary frequencies: 10000 ** -(0, 1/q, 2/q, ...), q = K / 4."""
-    return {"rope.frequencies": np.float64(10_000) ** -np.arange(0, 1, 4 / config.head_dim)}
 
 
 EVA02 = Family(
@@ -57,7 +49,8 @@ EVA02 = Family(
         r"pos_embed",
     ),
     shaped=gated,
-    prepare=unpacked,
+    prepare=prepared,
+    labels=labels,
     preprocess=preprocess,
     prefixes=MODEL,
     fixed={
@@ -68,7 +61,7 @@ EVA02 = Family(
         "rope_grid": (16, 16),
     },
     says=tensors_say,
-    made=made,
-    left_out={**MASK_TOKEN, r".*rope\.freqs_(cos|sin)": "they are computed"},
+    made=lambda config, reading: rotary_frequencies(config, reading, 10_000),
+    left_out={**MASK_TOKEN, **COMPUTED, **WORDS},
     policy="eva02",
 )

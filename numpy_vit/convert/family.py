@@ -14,15 +14,17 @@ from ..errors import InputError
 from ..files.converted import Checkpoint
 from ..files.tensorfile import Tensor, tensor_of
 from ..pictures.images import Preprocess
+from . import timm_models
+from .hugging_face_config import own_config
 from .preprocessing import policy, read_preprocessor
 from .sources import Source
-from .table import Table, Tensors, measure, positions_for
+from .table import Table, Tensors, first_names, measure, positions_for
 
 Array = Any
 
 
 @dataclasses.dataclass
-class Reading:
+class OpenCheckpoint:
     """One checkpoint while it is read."""
 
     source: Source
@@ -31,9 +33,10 @@ class Reading:
     seen: dict[str, Any]  # what the tensors tell of ViTConfig's fields
     notes: list[str]
     left_out: dict[str, str]  # pattern of tensor names -> why the model has no use for them
+    shapes: dict[str, tuple[int, ...]]  # of the file's tensors, before they are prepared
 
 
-def nothing(reading: Reading) -> dict[str, Any]:
+def nothing(reading: OpenCheckpoint) -> dict[str, Any]:
     """Of a family whose files say nothing but tensors."""
     return {}
 
@@ -48,15 +51,15 @@ class Family:
     table      names and shapes
     marks      patterns of tensor names: a file that has all of them is of this family
     model_types    or whose config.json says one of these
-    architectures  or whose config.json, timm's, names an architecture of this pattern
     shaped     and whose tensors' shapes are right, where names do not tell
-    prefixes   that names may carry
-    towers     prefixes of the picture's tower, in files that hold a text tower too
+    prefixes   of the trunk, beside which a head may lie (what else comes before all names is found)
+    towers     ends of the prefix that is meant, where a file holds several models of this family
     fixed      fields of ViTConfig that its code has for every model
     says       what its config files say of the others
     left_out   pattern of names -> why the model has no use for these tensors
-    prepare    what is done to the tensors first (a depth axis split, say)
+    prepare    what is done to the tensors first (a depth axis split, say), given the config file
     made       tensors of ours that no file holds but that follow from the config
+    confusable    another model that the tensors may be as well, or None
     policy     how its pictures are prepared (numpy_vit.convert.preprocessing.POLICIES), where no file says it
     preprocess    reads it from the family's own files; gives None where they do not say
     labels     class names, likewise
@@ -70,27 +73,24 @@ class Family:
     marks: tuple[str, ...]
     shaped: Callable[[Tensors], bool] = lambda tensors: True
     model_types: tuple[str, ...] = ()
-    architectures: str = ""
     prefixes: tuple[str, ...] = ()
     towers: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    says: Callable[[Reading], dict[str, Any]] = nothing
+    says: Callable[[OpenCheckpoint], dict[str, Any]] = nothing
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    prepare: Callable[[Tensors], Tensors] = lambda tensors: tensors
-    made: Callable[[ViTConfig, Reading], dict[str, Array]] = lambda config, reading: {}
+    prepare: Callable[[Tensors, Mapping[str, Any]], Tensors] = lambda tensors, config: tensors
+    made: Callable[[ViTConfig, OpenCheckpoint], dict[str, Array]] = lambda config, reading: {}
+    confusable: Callable[[OpenCheckpoint], str | None] = lambda reading: None
     policy: str | None = None
-    preprocess: Callable[[Reading, ViTConfig], Preprocess | None] = lambda reading, config: None
-    labels: Callable[[Reading, ViTConfig], list[str] | None] = lambda reading, config: None
+    preprocess: Callable[[OpenCheckpoint, ViTConfig], Preprocess | None] = lambda reading, config: None
+    labels: Callable[[OpenCheckpoint, ViTConfig], list[str] | None] = lambda reading, config: None
     hugging_face: bool = False
 
     def recognise(self, source: Source) -> str | None:
         """Why a checkpoint is of this family, in a few words, or None."""
-        model_type = (source.config or {}).get("model_type")
-        if isinstance(model_type, str) and self.model_types:
+        model_type = own_config(source.config, self.model_types, []).get("model_type")
+        if isinstance(model_type, str):
             return f"config.json says model_type '{model_type}'" if model_type in self.model_types else None
-        architecture = (source.config or {}).get("architecture")
-        if self.architectures and isinstance(architecture, str) and re.fullmatch(self.architectures, architecture):
-            return f"config.json says architecture '{architecture}'"
         names = self.marked(self.without_prefix(source.tensors))
         return None if names is None else "its tensors are named so: " + ", ".join(names[:3])
 
@@ -102,31 +102,69 @@ class Family:
         return [str(name) for name in matches]
 
     def without_prefix(self, tensors: Tensors) -> dict[str, Tensor]:
-        """The tensors without the family's prefixes; of two towers, the picture's. Raises InputError where two become one."""
-        tower = next((tower for tower in self.towers if any(name.startswith(tower) for name in tensors)), "")
+        """The tensors of the picture's model, without what comes before all names. Raises InputError where two become one."""
+        return self.stripped(tensors, self.prefix(tensors))
+
+    def prefix(self, tensors: Tensors) -> str:
+        """What comes before the names of this family: where the most of them lie, beside a patch projection.
+
+        Of several such places alike (a student and a teacher, say) the one that `towers` names. Raises InputError where
+        nothing tells which.
+        """
+        matches = (self.table.projection.fullmatch(name) for name in tensors)
+        prefixes = sorted({match[1] for match in matches if match is not None})
+        if len(prefixes) < 2:
+            return prefixes[0] if prefixes else ""
+        counts = {p: sum(1 for name in tensors if name.startswith(p) and self.known(name[len(p) :])) for p in prefixes}
+        best = [p for p in prefixes if counts[p] == max(counts.values())]
+        preferred = [p for tower in self.towers for p in best if p.endswith(tower)]
+        if len(best) > 1 and not preferred:
+            raise InputError(
+                f"some tensors are there twice, under {' and '.join(map(repr, best))}: save the one that is meant by itself"
+            )
+        return (preferred or best)[0]
+
+    def known(self, name: str) -> bool:
+        """Whether a name is this family's, or one that it leaves out with a reason."""
+        return self.table.known.fullmatch(name) is not None or any(re.fullmatch(p, name) for p in self.left_out)
+
+    def stripped(self, tensors: Tensors, prefix: str) -> dict[str, Tensor]:
+        """The tensors under a prefix; and those that lie beside it, as a classifier does beside "vit."."""
+        above = [prefix]
+        while inner := next((p for p in self.prefixes if above[-1].endswith(p)), ""):
+            above.append(above[-1].removesuffix(inner))
         bare: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            if not name.startswith(tower):
+            shorts = [name[len(p) :] for p in above if name.startswith(p)]
+            shorts += [s.removeprefix(p) for s in shorts for p in self.prefixes if s.startswith(p)]  # "model.layer.0" alone
+            known = next((s for s in shorts if self.known(s)), None)
+            short = known or (shorts[0] if name.startswith(prefix) else None)
+            if short is None:
                 continue
-            short = name.removeprefix(tower)
-            while not tower and (prefix := next((p for p in self.prefixes if short.startswith(p)), "")):
-                short = short.removeprefix(prefix)
             if short in bare:
                 raise InputError(f"some tensors are there twice, with and without a prefix: '{short}' and '{name}'")
             bare[short] = tensor
         return bare
 
-    def reading(self, source: Source, notes: list[str]) -> Reading:
+    def reading(self, source: Source, notes: list[str]) -> OpenCheckpoint:
         """A checkpoint of this family, opened."""
-        bare = self.without_prefix(source.tensors)
+        prefix = self.prefix(source.tensors)
+        bare = self.stripped(source.tensors, prefix)
         if len(bare) < len(source.tensors):
-            tower = next(tower for tower in self.towers if any(name.startswith(tower) for name in source.tensors))
-            notes.append(f"{len(source.tensors) - len(bare)} tensors are left out: the model is what lies under '{tower}'")
-        tensors = dict(self.prepare(bare)) if bare else None
+            kept = {id(tensor) for tensor in bare.values()}
+            others = [name for name, tensor in source.tensors.items() if id(tensor) not in kept]
+            notes.append(
+                f"{len(others)} tensors are left out: the model is what lies under '{prefix}' (not: {first_names(others)})"
+            )
+        elif prefix and prefix not in self.prefixes:
+            notes.append(f"the names begin with '{prefix}', which is left off")
+        tensors = dict(self.prepare(bare, source.config or {})) if bare else None
         seen = measure(self.table, tensors) if tensors else {}
-        return Reading(source, source.config or {}, tensors, seen, notes, dict(self.left_out))
+        shapes = {name: tensor.shape for name, tensor in bare.items()}
+        config = own_config(source.config, self.model_types, notes)
+        return OpenCheckpoint(source, config, tensors, seen, notes, dict(self.left_out), shapes)
 
-    def config(self, reading: Reading, told: Mapping[str, Any]) -> ViTConfig:
+    def config(self, reading: OpenCheckpoint, told: Mapping[str, Any]) -> ViTConfig:
         """The model's config. `told`: fields of it that a user says. Raises InputError for what nobody says."""
         try:
             said = self.says(reading)
@@ -145,7 +183,7 @@ class Family:
         self.ask_for_what_is_missing(fields)
         taken = [f"{name} {fields[name]}" for name in SAID if name not in told and fields.get(name) is not None]
         taken = [text for text in taken if text.split()[0] not in reading.seen]
-        if taken and not self.hugging_face and self.name != "mapped":
+        if taken and not self.hugging_face and self.name != "mapped" and not timm_models.names_one(reading.config):
             reading.notes.append(f"{', '.join(taken)}: the tensors do not tell; as in {self.upstream}")
         return ViTConfig(**{name: value for name, value in fields.items() if value is not None})
 
@@ -160,29 +198,39 @@ class Family:
                 "or in a JSON file (--config)"
             )
 
-    def convert(self, source: Source, told: Mapping[str, Any]) -> Checkpoint:
-        """The source as a checkpoint of ours. Nothing is copied: the tensors are views of the file's memory map."""
+    def convert(self, source: Source, told: Mapping[str, Any], named: bool = False) -> Checkpoint:
+        """The source as a checkpoint of ours. Nothing is copied: the tensors are views of the file's memory map.
+
+        `named`: a user says that it is of this family.
+        """
         reading = self.reading(source, [])
         assert reading.tensors is not None
-        if (
-            "rope" in self.fixed and self.marks and self.marked(self.without_prefix(source.tensors)) is None
-        ):  # it would be given rotary positions
+        unlike = self.marks and self.marked(self.without_prefix(source.tensors)) is None
+        if "rope" in self.fixed and unlike and not timm_models.names_one(source.config):  # it would be given rotary positions
             raise InputError(f"its tensors are not {self.title}'s, whose names have {', '.join(self.marks)}")
+        if not named and (other := self.confusable(reading)) is not None:
+            raise InputError(
+                f"its names and shapes are {self.title}'s, and also those of timm's {other}, another model: say which, by "
+                f"timm's config.json or by --family {self.name}"
+            )
         config = self.config(reading, told)
         tensors = used(reading)
         made = {ours: tensor_of(array) for ours, array in self.made(config, reading).items()}
+        unsaid = [match[1] for note in reading.notes if (match := re.match(r"config\.json does not say (\w+):", note))]
         whose = "config.json" if self.hugging_face else "the config"
+        if unsaid and self.hugging_face:
+            whose += f" (or transformers' default for {', '.join(unsaid)}, which it does not give)"
         converted = self.table.convert(tensors, config, whose, made)
         labels = self.labels(reading, config)
         return Checkpoint(config, converted, self.preprocessing(reading, config), labels, {"family": self.name}, reading.notes)
 
-    def preprocessing(self, reading: Reading, config: ViTConfig) -> Preprocess | None:
+    def preprocessing(self, reading: OpenCheckpoint, config: ViTConfig) -> Preprocess | None:
         """How the model wants its pictures: as its files say, or as its family does."""
         source, notes = reading.source, reading.notes
         if source.policy is not None:
             return policy(source.policy, config.image, config.channels)
         if source.preprocessor is not None or self.hugging_face:
-            return read_preprocessor(source.preprocessor, config.channels, notes)
+            return read_preprocessor(source.preprocessor, config.channels, notes, reading.config.get("model_type"))
         found = self.preprocess(reading, config)
         if found is None and self.policy is not None and config.channels == 3:
             notes.append(f"no file says how pictures are prepared: as in {self.upstream} ({self.policy})")
@@ -192,7 +240,7 @@ class Family:
         return found
 
 
-def used(reading: Reading) -> dict[str, Tensor]:
+def used(reading: OpenCheckpoint) -> dict[str, Tensor]:
     """The tensors without those that the model has no use for; which these are is noted."""
     tensors = dict(reading.tensors or {})
     for pattern, why in reading.left_out.items():

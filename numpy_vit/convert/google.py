@@ -15,7 +15,7 @@ import numpy as np
 from ..config import ViTConfig
 from ..errors import InputError
 from ..files.tensorfile import Tensor
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .table import Row, Table, Tensors
 
 BLOCK = "Transformer/encoderblock_{n}/"
@@ -59,21 +59,21 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What follows from the tensors."""
     seen = reading.seen
     pooling = seen.get("pooling", "class" if seen["class_token"] else "mean")
     return {"pooling": pooling, "pre_logits": bool(seen["pooler"] and seen["classes"])}
 
 
-def big_vision_says(reading: Reading) -> dict[str, Any]:
+def big_vision_says(reading: OpenCheckpoint) -> dict[str, Any]:
     """The same; positions that are not in the file are sines and cosines, big_vision has no others."""
     if reading.seen.get("positions") == "none":
         reading.notes.append("no pos_embedding: sines and cosines (posemb 'sincos2d'), as in big_vision")
     return {**says(reading), **({"positions": "patches"} if reading.seen.get("positions") == "none" else {})}
 
 
-def sincos2d(config: ViTConfig, reading: Reading) -> dict[str, Any]:
+def sincos2d(config: ViTConfig, reading: OpenCheckpoint) -> dict[str, Any]:
     """Fixed positions, where none are stored: sin and cos of column, then of row (big_vision, vit.py, posemb_sincos_2d)."""
     if reading.seen.get("positions") != "none":
         return {}
@@ -84,7 +84,7 @@ def sincos2d(config: ViTConfig, reading: Reading) -> dict[str, Any]:
     return {"embed.positions": np.concatenate(angles, axis=1)}
 
 
-def unstacked(tensors: Tensors) -> Mapping[str, Tensor]:
+def unstacked(tensors: Tensors, config: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """big_vision's scanned blocks, one array of (L, ...) for all -> encoderblock_0, encoderblock_1, ..."""
     found = {}
     for name, tensor in tensors.items():

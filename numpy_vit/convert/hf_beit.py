@@ -7,7 +7,7 @@ bias; attention and MLP are scaled (lambda_1, lambda_2); the last norm is of the
 from typing import Any
 
 from ..errors import InputError
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .hugging_face import BLOCK, DEFAULTS, EMBEDDINGS, MASK_TOKEN, classes, flag, labels, sizes
 from .table import Row, Table
 
@@ -32,7 +32,7 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json says."""
     config = reading.config
     fields = sizes(reading, "BEiT", DEFAULTS)

@@ -6,8 +6,8 @@ projection into the space shared with texts has no bias. CLIPForImageClassificat
 
 from typing import Any
 
-from .family import Family, Reading
-from .hugging_face import DEFAULTS, architectures, classes, labels, sizes
+from .family import Family, OpenCheckpoint
+from .hugging_face import DEFAULTS, architectures, classes, is_classifier, labels, section_of, sizes
 from .table import Row, Table
 
 BLOCK = (
@@ -39,15 +39,15 @@ TEXT_TOWER = {
 }
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json says; in files of both towers, its vision_config."""
     config, defaults = reading.config, {**DEFAULTS, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-    fields = sizes(reading, "CLIP", defaults, config.get("vision_config"))
+    fields = sizes(reading, "CLIP", defaults, section_of(reading))
     kinds = " ".join(architectures(reading))
     projected = "WithProjection" in kinds or "CLIPModel" in kinds
     width = reading.seen.get("projection", config.get("projection_dim", 512) if projected else 0)
     fields |= {"classes": classes(reading), "pooler": 0, "projection": width}
-    if fields["classes"]:
+    if fields["classes"] or is_classifier(reading):
         reading.left_out[r"post_layernorm\..*"] = "the classifier sees the mean of the un-normed patch tokens"
         fields |= {"pooling": "mean", "final_norm": "none"}
     return fields

@@ -6,7 +6,7 @@ class token. (DeiT without distillation is on the hub as a plain ViT.)
 
 from typing import Any
 
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .hugging_face import BLOCK, DEFAULTS, EMBEDDINGS, MASK_TOKEN, architectures, classes, labels, pooler, qkv_bias, sizes
 from .table import Row, Table
 
@@ -25,7 +25,7 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json says."""
     teacher = any("WithTeacher" in kind for kind in architectures(reading))
     two_heads = reading.seen.get("distillation_head", teacher)
@@ -49,7 +49,7 @@ HF_DEIT = Family(
     prefixes=("deit.",),
     fixed={"pooling": "class", "position_rule": "bicubic", "distillation_token": True},
     says=says,
-    left_out=MASK_TOKEN,
+    left_out={**MASK_TOKEN, r"decoder\.\d+\..*": "the decoder serves masked-image training only"},
     labels=labels,
     hugging_face=True,
 )

@@ -8,8 +8,8 @@ rule, not by the "+ 0.1" of Facebook's code (--family dinov2 has that).
 
 from typing import Any
 
-from .family import Family, Reading
-from .hugging_face import DEFAULTS, EMBEDDINGS, MASK_TOKEN, classes, flag, get, labels, qkv_bias, sizes
+from .family import Family, OpenCheckpoint
+from .hugging_face import DEFAULTS, EMBEDDINGS, MASK_TOKEN, classes, flag, get, is_classifier, labels, qkv_bias, sizes
 from .table import Row, Table
 
 BLOCK = tuple(
@@ -48,7 +48,7 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json says."""
     config, registers = reading.config, reading.config.get("model_type") == "dinov2_with_registers"
     own = {key: value for key, value in DEFAULTS.items() if key != "intermediate_size"}
@@ -60,7 +60,7 @@ def says(reading: Reading) -> dict[str, Any]:
     fields |= {"activation": "silu"} if gated else {}
     fields |= {"classes": classes(reading), "pooler": 0, "qkv_bias": qkv_bias(reading)}
     fields |= {"registers": config.get("num_register_tokens", 4) if registers else 0}
-    return {**fields, "pooling": "class_and_mean" if fields["classes"] else "class"}
+    return {**fields, "pooling": "class_and_mean" if fields["classes"] or is_classifier(reading) else "class"}
 
 
 COMMON: dict[str, Any] = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import ViTConfig
 from ..errors import InputError
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .hugging_face import DEFAULTS, MASK_TOKEN, flag, get, sizes
 from .table import Row, Table
 
@@ -36,7 +36,7 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json says."""
     config = reading.config
     fields = sizes(reading, "DINOv3", {**DEFAULTS, "hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6,
@@ -55,7 +55,7 @@ def says(reading: Reading) -> dict[str, Any]:
     return {**fields, "registers": registers, "gated_mlp": gated, "qkv_bias": query, "without_bias": tuple(without)}
 
 
-def made(config: ViTConfig, reading: Reading) -> dict[str, Any]:
+def made(config: ViTConfig, reading: OpenCheckpoint) -> dict[str, Any]:
     """The rotary frequencies: 2 pi / period, periods from 1 to nearly rope_theta."""
     theta = get(reading.config, "rope_theta", reading.notes, {"rope_theta": 100.0}, "DINOv3")
     if not isinstance(theta, int | float) or not theta > 0:
@@ -81,7 +81,7 @@ HF_DINOV3 = Family(
         "pooler": 0,
     },
     says=says,
-    left_out=MASK_TOKEN,
+    left_out={**MASK_TOKEN, r".*inv_freq": "it is computed"},
     made=made,
     hugging_face=True,
 )

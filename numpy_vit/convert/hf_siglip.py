@@ -9,9 +9,9 @@ what is run here.
 from typing import Any
 
 from ..errors import InputError
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .hf_clip import BLOCK, TEXT_TOWER
-from .hugging_face import DEFAULTS, classes, flag, labels, sizes
+from .hugging_face import DEFAULTS, classes, flag, is_classifier, labels, section_of, sizes
 from .table import Row, Table
 
 TOWER = (
@@ -40,15 +40,15 @@ TABLE_2 = Table(
 SIGLIP_DEFAULTS = {**DEFAULTS, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json says; in files of both towers, its vision_config."""
-    section = reading.config.get("vision_config", reading.config)
+    section = section_of(reading)
     return {**sizes(reading, "SigLIP", SIGLIP_DEFAULTS, section), **pooling(reading, section)}
 
 
-def says_2(reading: Reading) -> dict[str, Any]:
+def says_2(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json of SigLIP 2 says: no image size, but how many patches."""
-    section = reading.config.get("vision_config", reading.config)
+    section = section_of(reading)
     defaults = {key: value for key, value in SIGLIP_DEFAULTS.items() if key != "image_size"}
     fields = sizes(reading, "SigLIP 2", defaults, section)
     patches = section.get("num_patches", 256)
@@ -58,10 +58,10 @@ def says_2(reading: Reading) -> dict[str, Any]:
     return {**fields, "image": side * fields["patch"], **pooling(reading, section)}
 
 
-def pooling(reading: Reading, section: Any) -> dict[str, Any]:
+def pooling(reading: OpenCheckpoint, section: Any) -> dict[str, Any]:
     """How the picture's vector is made."""
     fields: dict[str, Any] = {"classes": classes(reading), "pooler": 0, "projection": 0}
-    if not fields["classes"] and flag(section, "vision_use_head", True):
+    if not fields["classes"] and not is_classifier(reading) and flag(section, "vision_use_head", True):
         return {**fields, "pooling": "map"}
     reading.left_out[r"head\..*"] = "the classifier sees the mean of the tokens"
     return {**fields, "pooling": "mean"}

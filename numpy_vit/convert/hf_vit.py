@@ -7,7 +7,7 @@ on the hub as this family.
 
 from typing import Any
 
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .hugging_face import BLOCK, DEFAULTS, EMBEDDINGS, MASK_TOKEN, classes, labels, pooler, qkv_bias, sizes
 from .table import Row, Table
 
@@ -23,13 +23,13 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json says."""
     fields = sizes(reading, "ViT", DEFAULTS)
     return {**fields, "classes": classes(reading), "pooler": pooler(reading), "qkv_bias": qkv_bias(reading)}
 
 
-def mae_says(reading: Reading) -> dict[str, Any]:
+def mae_says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What MAE's config.json says of the encoder."""
     return {**sizes(reading, "ViTMAE", DEFAULTS), "classes": 0, "pooler": 0, "qkv_bias": qkv_bias(reading)}
 
@@ -45,7 +45,7 @@ HF_VIT = Family(
     prefixes=("vit.",),
     fixed=FIXED,
     says=says,
-    left_out=MASK_TOKEN,
+    left_out={**MASK_TOKEN, r"decoder\.\d+\..*": "the decoder serves masked-image training only"},
     labels=labels,
     hugging_face=True,
 )

@@ -5,7 +5,8 @@ from typing import Any
 
 from ..config import ViTConfig
 from ..errors import InputError
-from .family import Reading
+from .family import OpenCheckpoint
+from .hugging_face_config import CLASSES, READ, refuse_unknown
 from .table import Row
 
 # transformers/activations.py, ACT2FN.
@@ -71,12 +72,38 @@ OURS = {
 }
 
 
-def sizes(reading: Reading, what: str, defaults: Mapping[str, Any], section: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def section_of(reading: OpenCheckpoint, key: str = "vision_config") -> Mapping[str, Any]:
+    """The part of config.json that is about pictures: itself, or, in files of two towers, the tower's.
+
+    vision_config_dict, where it is not null, takes the place of vision_config, as in transformers (configuration_clip.py).
+    """
+    config = reading.config
+    section = config.get(f"{key}_dict") if config.get(f"{key}_dict") is not None else config.get(key)
+    if section is None and str(config.get("model_type")).endswith("vision_model"):
+        return config
+    if section is None and "model_type" not in config:  # not said whose: the whole file is the tower's
+        return config
+    if not isinstance(section, dict):
+        raise InputError(f"config.json: {key} {section!r:.40}: a {config.get('model_type')}'s must be a table of sizes")
+    refuse_unknown(config, READ["two towers"])
+    return section
+
+
+def is_classifier(reading: OpenCheckpoint) -> bool:
+    """Whether config.json names a class with a classifier (which may be of no classes)."""
+    return any("ImageClassification" in kind for kind in architectures(reading))
+
+
+def sizes(
+    reading: OpenCheckpoint, what: str, defaults: Mapping[str, Any], section: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The fields that every family's config.json has, under our names. `defaults` are the family's, `what` its name."""
     if not reading.config:
         raise InputError("no config.json beside the weights: heads, eps and activation cannot be told from tensors; "
                          "give one (--config)")  # fmt: skip
     config = reading.config if section is None else section
+    refuse_unknown(config, {*READ[what], *OURS, "head_dim"})
+    check_class(reading, config)
     fields = {OURS[key]: get(config, key, reading.notes, defaults, what) for key in defaults if key in OURS}
     activation, patch = fields["activation"], fields["patch"]
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
@@ -89,6 +116,16 @@ def sizes(reading: Reading, what: str, defaults: Mapping[str, Any], section: Map
     if config.get("head_dim") is not None and isinstance(width, int) and config["head_dim"] * heads != width:
         raise InputError(f"config.json: head_dim {config['head_dim']} is not hidden_size / heads: not supported")
     return {**fields, "activation": ACTIVATIONS[activation]}
+
+
+def check_class(reading: OpenCheckpoint, config: Mapping[str, Any]) -> None:
+    """Raise InputError where config.json names a class of another kind of model than its model_type does."""
+    model_type = (reading.source.config or {}).get("model_type")
+    if not isinstance(model_type, str) or model_type not in CLASSES:
+        return
+    for name in architectures(reading):
+        if not name.lower().startswith(CLASSES[model_type]):
+            raise InputError(f"config.json: architectures names {name}, which is no {model_type}: which of the two is right?")
 
 
 def get(config: Mapping[str, Any], key: str, notes: list[str], defaults: Mapping[str, Any], what: str) -> Any:
@@ -107,7 +144,7 @@ def flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     return value
 
 
-def qkv_bias(reading: Reading) -> bool:
+def qkv_bias(reading: OpenCheckpoint) -> bool:
     """Whether query, key and value have biases: config.json and tensors must agree."""
     seen = reading.seen.get("qkv_bias")
     said = reading.config.get("qkv_bias", True if seen is None else seen)
@@ -116,7 +153,7 @@ def qkv_bias(reading: Reading) -> bool:
     return said
 
 
-def classes(reading: Reading) -> int:
+def classes(reading: OpenCheckpoint) -> int:
     """How many classes: from the tensors, or, where there are none, as the class that config.json names has them."""
     if reading.tensors is not None:
         return reading.seen["classes"]
@@ -129,7 +166,7 @@ def classes(reading: Reading) -> int:
     return len(names) if names else reading.config.get("num_labels", 2)  # transformers' default is 2
 
 
-def architectures(reading: Reading) -> list[str]:
+def architectures(reading: OpenCheckpoint) -> list[str]:
     """The classes that config.json names."""
     kinds = reading.config.get("architectures") or []
     if not isinstance(kinds, list):
@@ -137,7 +174,7 @@ def architectures(reading: Reading) -> list[str]:
     return [str(kind) for kind in kinds]
 
 
-def pooler(reading: Reading) -> int:
+def pooler(reading: OpenCheckpoint) -> int:
     """The width of the tanh pooler that ViTModel and DeiTModel have, and their classifiers have not."""
     if reading.tensors is not None:
         width = reading.seen["pooler"]
@@ -146,13 +183,15 @@ def pooler(reading: Reading) -> int:
     else:
         if not architectures(reading):
             reading.notes.append("config.json names no architecture: traced as the backbone with its pooler")
+        if reading.config.get("pooler_output_size") == 0:
+            return 0
         width = reading.config.get("pooler_output_size") or reading.config.get("hidden_size", DEFAULTS["hidden_size"])
     if width and reading.config.get("pooler_act", "tanh") != "tanh":
         raise InputError(f"config.json: pooler_act {reading.config['pooler_act']!r} is not supported, only 'tanh'")
     return width
 
 
-def labels(reading: Reading, config: ViTConfig) -> list[str] | None:
+def labels(reading: OpenCheckpoint, config: ViTConfig) -> list[str] | None:
     """id2label of config.json as a list, or None."""
     if not config.classes:
         return None
@@ -160,6 +199,12 @@ def labels(reading: Reading, config: ViTConfig) -> list[str] | None:
     if names is None:
         reading.notes.append("config.json has no id2label: classes have no names, only numbers")
         return None
-    if not isinstance(names, dict) or {str(n) for n in range(config.classes)} != set(names):
+    numbered = {str(n) for n in range(config.classes)}
+    if isinstance(names, dict) and len(names) == config.classes and numbered != set(names):  # as BEiT's of ImageNet-22k
+        reading.notes.append(
+            "config.json: id2label counts with gaps: which class is which is not said, and labels are left out"
+        )
+        return None
+    if not isinstance(names, dict) or numbered != set(names):
         raise InputError(f"config.json: id2label does not name the {config.classes} classes of the classifier one by one")
     return [str(names[str(n)]) for n in range(config.classes)]

@@ -64,8 +64,14 @@ PROCESSORS = {
 PLAIN_PROCESSORS = re.compile(
     r"((ViT|DeiT|CLIP|Siglip|Bit|Beit|DINOv3ViT|MobileNet|ResNet)\w*?)(ImageProcessor|FeatureExtractor)(Fast|Pil)?"
 )
+# The class of a file that does not say it, by the model's type (transformers, image_processing_auto.py).
+PROCESSOR_OF = {
+    "vit": "ViT", "vit_mae": "ViT", "deit": "DeiT", "clip": "CLIP", "clip_vision_model": "CLIP", "siglip": "Siglip",
+    "siglip_vision_model": "Siglip", "dinov2": "Bit", "dinov2_with_registers": "Bit", "beit": "Beit", "dinov3_vit": "DINOv3ViT",
+}  # fmt: skip
 OTHER_PROCESSORS = {
-    "Siglip2": "cuts each picture into as many patches as its proportions ask for (NaFlex); one size for all is supported here",
+    "Siglip2": "cuts each picture into as many patches as its proportions ask for (NaFlex); one size for all is supported "
+    "here: --preprocessor siglip",
 }
 # Keys that change nothing here: names, options of the call, what concerns segmentation maps alone.
 NEUTRAL_KEYS = {
@@ -77,16 +83,25 @@ SILENT_KEYS = ("do_rescale", "rescale_factor", "default_to_square", "do_center_c
 PILLOW_RESAMPLES = {int(value): name for name, value in RESAMPLES.items()}
 
 
-def read_preprocessor(values: Mapping[str, Any] | None, channels: int, notes: list[str]) -> Preprocess | None:
+def read_preprocessor(
+    values: Mapping[str, Any] | None, channels: int, notes: list[str], model_type: Any = None
+) -> Preprocess | None:
     """preprocessor_config.json -> Preprocess, or None (and a note) where there is none.
 
+    `model_type`, of config.json, tells the class where the file does not, as in transformers (image_processing_auto.py). A
+    processor_config.json, of transformers 5, has all this under "image_processor".
     What the file leaves to the defaults of its class goes into `notes`. Raises InputError for what is unknown or senseless.
     """
     if values is None:
         notes.append(f"no {FILE}: the model does not say how pictures are prepared")
         return None
+    if isinstance(values.get("image_processor"), dict):
+        values = values["image_processor"]
     kind = values.get("image_processor_type") or values.get("feature_extractor_type")
     known = processor_named(kind)
+    if not known and isinstance(model_type, str) and model_type in PROCESSOR_OF:
+        known = PROCESSOR_OF[model_type]
+        notes.append(f"{FILE} does not say its type: {known}ImageProcessor, as transformers has it for {model_type}")
     refuse_unknown_keys(values)
     default = PROCESSORS.get(known)
 

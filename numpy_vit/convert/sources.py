@@ -81,7 +81,11 @@ def open_source(
         tensors,
         metadata,
         read_json(Path(config)) if config else config_beside(folder, files[0].name),
-        None if named else read_json(Path(preprocessor)) if preprocessor else read_json_if_there(folder / hub.PREPROCESSOR),
+        None
+        if named
+        else read_json(Path(preprocessor))
+        if preprocessor
+        else read_json_if_there(folder / hub.PREPROCESSOR) or read_json_if_there(folder / "processor_config.json"),
         str(preprocessor) if named else None,
     )
 

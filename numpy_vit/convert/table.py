@@ -75,6 +75,17 @@ class Table:
             found.setdefault(row.ours, []).append(name)
         return found
 
+    @functools.cached_property
+    def known(self) -> re.Pattern[str]:
+        """All names that a file may have."""
+        return re.compile("|".join(f"(?:{name})" for names in self.patterns().values() for name in names))
+
+    @functools.cached_property
+    def projection(self) -> re.Pattern[str]:
+        """The patch projection's weight, which every model has once, whatever comes before its name: (prefix)name."""
+        names = {pattern for ours, ps in self.patterns().items() if ours.startswith("embed.projection") for pattern in ps}
+        return re.compile("((?:.*[./])?)(?:" + "|".join(sorted(names)) + ")")
+
     def find(self, ours: str, tensors: Tensors) -> tuple[Row, str] | None:
         """The row and the name of one of our tensors in a file, or None."""
         return next(((row, name) for row, name in self.candidates(ours) if name in tensors), None)
@@ -151,7 +162,7 @@ def theirs_shape(layout: str, ours: str, shape: tuple[int, ...], ndim: int, conf
     return (1,) * (ndim - len(shape)) + shape
 
 
-def some(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
     """The first of several names, and how many there are."""
     return ", ".join(names[:SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
 
@@ -159,20 +170,25 @@ def some(names: list[str]) -> str:
 def misfit(missing: list[str], unused: list[str], known: list[str], whose: str) -> str:
     """One line that sets the missing and the unused names side by side."""
     if not unused:
-        return f"tensor '{missing[0]}' is missing{f' (and {some(missing[1:])})' if missing[1:] else ''}"
+        return f"tensor '{missing[0]}' is missing{f' (and {first_names(missing[1:])})' if missing[1:] else ''}"
     if not missing:
-        others = f" ({len(unused)} in all: {some(unused)})" if len(unused) > 1 else ""
+        others = f" ({len(unused)} in all: {first_names(unused)})" if len(unused) > 1 else ""
         return f"tensor '{unused[0]}'{others} is not used by the model of {whose}{nearest(unused[0], known)}"
-    return f"tensor '{missing[0]}' is missing{nearest(missing[0], unused)}; missing: {some(missing)}; not used: {some(unused)}"
+    both = f"missing: {first_names(missing)}; not used: {first_names(unused)}"
+    return f"tensor '{missing[0]}' is missing{nearest(missing[0], unused)}; {both}"
 
 
 def compare(table: Table, names: Iterable[str]) -> tuple[list[str], list[str], list[str]]:
     """Names of a file against a table: (known, not known, what the table has and the file has not)."""
-    names, patterns = list(names), table.patterns()
-    known = [name for name in names if any(re.fullmatch(p, name) for ps in patterns.values() for p in ps)]
+    patterns = {ours: "|".join(some) for ours, some in table.patterns().items()}
+    whole = re.compile("|".join(patterns.values()))
+    known: list[str] = []
+    unknown: list[str] = []
+    for name in names:
+        (known if whole.fullmatch(name) else unknown).append(name)
     theirs = {row.ours: row.theirs for row in reversed(table.rows)}
-    missing = [theirs[ours] for ours, ps in patterns.items() if not any(re.fullmatch(p, name) for p in ps for name in names)]
-    return known, [name for name in names if name not in known], missing
+    missing = [theirs[ours] for ours, pattern in patterns.items() if not any(map(re.compile(pattern).fullmatch, known))]
+    return known, unknown, missing
 
 
 # What a file tells of its model

@@ -4,15 +4,20 @@ Query, key and value lie in one matrix, rows of the query first. Facebook's DeiT
 they differ in what comes besides (a distillation token, registers), in how positions are resized, in how pictures are prepared.
 """
 
+import contextlib
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from ..config import ViTConfig
+import numpy as np
+
+from ..config import LINEARS, ViTConfig
 from ..errors import InputError
 from ..files.tensorfile import Tensor
 from ..pictures.images import Preprocess
-from .family import Family, Reading
+from . import timm_models
+from .family import Family, OpenCheckpoint
 from .preprocessing import from_timm
 from .table import Row, Table, Tensors
 
@@ -57,10 +62,25 @@ TAIL = (
     Row("map.mlp.hidden", "attn_pool.mlp.fc1"),
     Row("map.mlp.output", "attn_pool.mlp.fc2"),
     Row("pooled_norm", "fc_norm"),
+    Row("pooler", "pre_logits.fc"),  # of timm before 0.6
     Row("head", "head"),
     Row("distillation_head", "head_dist"),
 )
 TABLE = Table((*EMBEDDINGS, *BLOCK, *TAIL), "torch")
+# What other classes of timm's (Eva, Beit) call otherwise, or have besides.
+OTHERS = (
+    Row("blocks.{n}.attention.query", "blocks.{n}.attn.q_proj"),
+    Row("blocks.{n}.attention.key", "blocks.{n}.attn.k_proj"),
+    Row("blocks.{n}.attention.value", "blocks.{n}.attn.v_proj"),
+    Row("blocks.{n}.attention.query.bias", "blocks.{n}.attn.q_bias"),
+    Row("blocks.{n}.attention.value.bias", "blocks.{n}.attn.v_bias"),
+    Row("blocks.{n}.attention.relative_positions", "blocks.{n}.attn.relative_position_bias_table"),
+    Row("blocks.{n}.attention.relative_positions", "rel_pos_bias.relative_position_bias_table"),
+    Row("blocks.{n}.mlp.gate", "blocks.{n}.mlp.fc1_g"),
+    Row("blocks.{n}.mlp.hidden", "blocks.{n}.mlp.fc1_x"),
+    Row("blocks.{n}.mlp.norm", "blocks.{n}.mlp.norm"),
+)
+ALL = Table((*EMBEDDINGS, *OTHERS, *BLOCK, *TAIL), "torch")
 
 
 def unpacked(tensors: Tensors) -> Mapping[str, Tensor]:
@@ -73,81 +93,90 @@ def unpacked(tensors: Tensors) -> Mapping[str, Tensor]:
     }
 
 
-# timm names its models so that heads can be told: vit_base_patch16_224, deit_tiny_..., vit_giant_patch14_dinov2.
-# (timm/models/vision_transformer.py, the functions at its end; beit.py; eva.py.) Others are asked for.
-HEADS = (
-    (r"vit_base_patch16_gap_224", 16),
-    (r"vit_huge_plus_patch16_dinov3.*", 20),
-    (r"vit_giant_patch14_(reg4_)?dinov2", 24),
-    (r"(vit|deit3?|beit|beitv2|eva|eva02)_(large|huge|giant|gigantic|giantopt|so400m)_(?!plus).*", 16),
-    (r"(vit|deit3?|beit|beitv2|eva02)_base_(?!plus).*", 12),
-    (r"vit_medium_(?!plus).*", 8),
-    (r"vit_small_plus_patch16_dinov3.*|(vit|deit3?|eva02)_small_(?!plus).*", 6),
-    (r"(vit|deit|eva02)_tiny_.*", 3),
-)
-# Published under the same names, and another model: rotary positions, norms elsewhere, blocks side by side.
-OTHERS = re.compile(
-    r".*(_rope|_rpn|_xp|_pe_|dwee|dlittle|dpwee|_18x2|aimv2|beit3|enormous|sapiens|lingbot|radio|tips).*|eva02_.*_clip_.*"
-)
-# GELU of timm's SigLIPs: the tanh approximation in these, exact in the others.
-TANH = re.compile(r"vit_(base_patch32|large_patch16|so400m_patch16|giantopt_patch16)_siglip.*")
-EXACT = re.compile(r"vit_large_patch16_siglip(_gap)?_(256|384).*")
-ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
-# What may be in model_args: what the tensors tell as well, what is read below, and what concerns training alone.
-MODEL_ARGS = {
-    "num_heads", "img_size", "global_pool", "act_layer", "patch_size", "embed_dim", "depth", "mlp_ratio", "num_classes",
-    "in_chans", "qkv_bias", "class_token", "no_embed_class", "reg_tokens", "num_reg_tokens", "pre_norm", "fc_norm",
-    "use_fc_norm", "final_norm", "init_values", "qk_norm", "pos_embed", "dynamic_img_size", "dynamic_img_pad",
-    "strict_img_size", "drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate",
-    "weight_init", "fix_init", "head_init_scale", "ref_feat_shape", "swiglu_mlp", "scale_mlp", "use_abs_pos_emb",
-    "use_rel_pos_bias", "use_shared_rel_pos_bias",
-}  # fmt: skip
+def prepared(tensors: Tensors, config: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """A gated MLP under names of its own; and registers that have positions, with them added: ours have none."""
+    tensors = unpacked(tensors)
+    count = timm_models.registers_have_positions(config) if timm_models.names_one(config) else 0
+    if not count or "reg_token" not in tensors or "pos_embed" not in tensors:
+        return tensors
+    positions, registers = tensors["pos_embed"], tensors["reg_token"]
+    first = int("cls_token" in tensors)
+    rows = positions.data.reshape(-1, positions.shape[-1])
+    added = (
+        registers.to_float(np.float64).reshape(count, -1) + positions.to_float(np.float64).reshape(rows.shape)[first:][:count]
+    )
+    others = np.concatenate([rows[:first], rows[first + count :]])
+    return {**tensors, "reg_token": Tensor("F64", added), "pos_embed": Tensor(positions.dtype, others)}
 
 
-POOLINGS = {"token": "class", "avg": "mean", "map": "map"}
-
-
-def architecture(reading: Reading) -> str | None:
-    """The architecture that timm's config.json names. Raises InputError for one that only looks like a plain ViT."""
-    name = reading.config.get("architecture")
-    if not isinstance(name, str):
-        return None
-    if OTHERS.fullmatch(name):
-        raise InputError(f"config.json: timm's {name} is a model of another kind, which is not supported")
-    return name
-
-
-def config_says(reading: Reading) -> dict[str, Any]:
-    """What timm's config.json says of any model: heads (by the architecture's name), image and pooling."""
-    name, config = architecture(reading), reading.config
-    if name is None:
+def config_says(reading: OpenCheckpoint) -> dict[str, Any]:
+    """What timm's config.json says, where there is one; it must not contradict the tensors."""
+    if "model_cfg" in reading.config:
+        raise InputError("open_clip_config.json: a tower of timm's: give timm's own config.json for it (--config)")
+    if not timm_models.names_one(reading.config):
         reading.notes.append("taken as blocks that norm first, one after the other; timm has others with the same names")
-    changed, published = (config.get(key) or {} for key in ("model_args", "pretrained_cfg"))
-    if not isinstance(changed, dict) or not isinstance(published, dict):
-        raise InputError("config.json: model_args and pretrained_cfg must be tables")
-    fields: dict[str, Any] = {}
-    heads = next((heads for pattern, heads in HEADS if name and re.fullmatch(pattern, name)), None)
-    if changed.get("num_heads", heads) is not None:
-        fields["heads"] = changed.get("num_heads", heads)
-    for key, value in changed.items():
-        if key not in MODEL_ARGS and value not in (None, False):
-            raise InputError(f"config.json: model_args: {key} {value!r} is not supported")
-    image = changed.get("img_size") or (published.get("input_size") or [])[1:]
-    if image:
-        fields["image"] = tuple(image) if isinstance(image, list) else image
-    if changed.get("act_layer") is not None:
-        fields["activation"] = changed["act_layer"]
-        if changed["act_layer"] not in ACTIVATIONS:
-            raise InputError(f"config.json: act_layer {changed['act_layer']!r} is not one of {', '.join(ACTIVATIONS)}")
-    elif name and "siglip" in name:
-        fields["activation"] = "gelu_tanh" if TANH.fullmatch(name) and not EXACT.fullmatch(name) else "gelu"
-    pool = config.get("global_pool", changed.get("global_pool"))
-    if pool is not None and pool not in POOLINGS:
-        raise InputError(f"config.json: global_pool {pool!r} is not supported, only {', '.join(POOLINGS)}")
-    return {**fields, **({"pooling": POOLINGS[pool]} if pool is not None else {})}
+        return unclear(reading)
+    fields, arguments = timm_models.fields(reading.config, reading.notes)
+    fields.pop("rope_theta", None)
+    reading.left_out[r"pre_logits\.fc\..*"] = "timm leaves it out"
+    if "num_classes" not in arguments.sure and "classes" in reading.seen:
+        fields["classes"] = reading.seen["classes"]
+    fields["without_bias"] = tuple(name for name in LINEARS if name in fields["without_bias"])
+    for name in COMPARED:
+        said = fields.get(name, UNSAID.get(name))
+        seen = reading.seen.get(name, said)
+        if said != seen:
+            raise InputError(f"config.json says {name} {said} (timm's {arguments.name}), the tensors say {seen}")
+    return {**fields, **{name: value for name, value in UNSAID.items() if name not in fields}}
 
 
-def pooling(reading: Reading) -> str:
+def unclear(reading: OpenCheckpoint) -> dict[str, Any]:
+    """Of a file without config.json: fields in which the architectures with just these tensors differ are asked for."""
+    found: dict[str, set[Any]] = {}
+    for name in timm_models.alike(reading.shapes):
+        with contextlib.suppress(InputError):
+            for field, value in timm_models.fields({"architecture": name}, [])[0].items():
+                found.setdefault(field, set()).add(value)
+    return {field: None for field in ("activation", "eps") if len(found.get(field, ())) > 1}
+
+
+def confusable(reading: OpenCheckpoint) -> str | None:
+    """An architecture of timm's that has just these tensors and is not what its names make it, or None."""
+    if timm_models.names_one(reading.config):
+        return None
+    for name in timm_models.alike(reading.shapes):
+        try:
+            fields = timm_models.fields({"architecture": name}, [])[0]
+        except InputError:
+            return name
+        if fields["rope"] != "none":
+            return name
+    return None
+
+
+def rotary_frequencies(config: ViTConfig, reading: OpenCheckpoint, theta: float) -> dict[str, Any]:
+    """theta ** -(0, 1/q, 2/q, ...), q = K / 4; theta is the family's, or what timm's config.json says."""
+    if config.rope == "none":
+        return {}
+    if timm_models.names_one(reading.config):
+        theta = timm_models.fields(reading.config, [])[0]["rope_theta"]
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or not theta > 0:
+        raise InputError(f"config.json: rope_temperature {theta!r} is no number above 0")
+    frequencies = np.float64(theta) ** -np.arange(0, 1, 4 / config.head_dim)
+    return {"rope.frequencies": 2 * math.pi * frequencies if config.rope == "centred_halves" else frequencies}
+
+
+# What timm's config.json and the tensors both tell.
+COMPARED = (
+    "patch", "channels", "width", "depth", "heads", "mlp", "classes", "class_token", "distillation_token", "registers",
+    "qkv_bias", "pre_norm", "layer_scale", "qk_norm", "relative_positions", "gated_mlp", "mlp_norm", "final_norm",
+    "without_bias",
+)  # fmt: skip
+UNSAID = {"distillation_token": False, "distillation_head": False, "qk_norm": False, "relative_positions": False,
+          "mlp_norm": False, "pre_norm": False, "registers": 0, "projection": 0, "pre_logits": False}  # fmt: skip
+
+
+def pooling(reading: OpenCheckpoint) -> str:
     """Where nothing says it: a model that norms after pooling takes the mean, and so does one without class token."""
     seen = reading.seen
     if seen.get("pooling") == "map":
@@ -155,58 +184,72 @@ def pooling(reading: Reading) -> str:
     return "mean" if seen.get("final_norm") == "pooled" or not seen.get("class_token") else "class"
 
 
-def gated(reading: Reading) -> dict[str, Any]:
+def gated(reading: OpenCheckpoint) -> dict[str, Any]:
     """The gate's activation."""
     return {"activation": "silu"} if reading.seen.get("gated_mlp") else {}
 
 
-def says(reading: Reading) -> dict[str, Any]:
-    """What timm's config.json says; eps and activation of CLIP and SigLIP follow from the architecture's name."""
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
+    """What timm's config.json says, or, without one, what follows from the tensors."""
+    if timm_models.names_one(reading.config):
+        return config_says(reading)
     if "pos_embed" not in (reading.tensors or {}):
-        raise InputError(
-            "timm's names, but no pos_embed: a model with rotary positions? Tensors do not tell which (--family timm-dinov3?)"
-        )
-    name = architecture(reading) or ""
-    fields = {"pooling": pooling(reading), **gated(reading), **config_says(reading)}
+        raise InputError("timm's names, but no pos_embed: a model with rotary positions? The tensors do not tell of what kind: "
+                         "its config.json does")  # fmt: skip
+    fields = tensors_say(reading)
     if reading.seen.get("pre_norm"):
-        quick = {"activation": "quick_gelu" if "quickgelu" in name else "gelu"} if name else {"activation": None}
-        return {**fields, **quick, "eps": 1e-5 if name else None}
-    if fields["pooling"] == "map" and not name:  # SigLIP's: of both kinds
-        fields = {"activation": None, **fields}
-    return fields
+        return {**fields, "activation": None, "eps": None}
+    return {"activation": None, **fields} if fields["pooling"] == "map" else fields  # SigLIP's: of both kinds
 
 
-def preprocess(reading: Reading, config: ViTConfig) -> Preprocess | None:
+def preprocess(reading: OpenCheckpoint, config: ViTConfig) -> Preprocess | None:
     """pretrained_cfg of timm's config.json."""
-    values = reading.config.get("pretrained_cfg")
-    return None if values is None else from_timm(values, config.channels, reading.notes)
+    if not timm_models.names_one(reading.config):
+        return None
+    values = timm_models.published(reading.config)
+    return from_timm(values, config.channels, reading.notes) if values.keys() & {"input_size", "mean", "crop_pct"} else None
 
 
-def tensors_say(reading: Reading) -> dict[str, Any]:
+def labels(reading: OpenCheckpoint, config: ViTConfig) -> list[str] | None:
+    """label_names of timm's config.json."""
+    known = timm_models.names_one(reading.config)
+    return timm_models.labels(reading.config, config.classes, reading.notes) if known else None
+
+
+def tensors_say(reading: OpenCheckpoint) -> dict[str, Any]:
     """Of files that are tensors alone, as Facebook's; timm's copies of them have its config.json."""
-    return {"pooling": pooling(reading), **gated(reading), **config_says(reading)}
+    if timm_models.names_one(reading.config):
+        return config_says(reading)
+    pre_logits = bool(reading.seen.get("pooler") and reading.seen.get("classes"))
+    return {"pooling": pooling(reading), "pre_logits": pre_logits, **gated(reading), **config_says(reading)}
 
 
 FIXED = {"eps": 1e-6, "activation": "gelu"}
 MASK_TOKEN = {r"mask_token": "the mask token serves masked-image training only"}
+WORDS = {r"lm_head\..*": "the head over visual words serves masked-image training only"}
+COMPUTED = {r".*relative_position_index": "it is computed", r".*rope\.freqs_(cos|sin)": "they are computed"}
 MODEL = ("state_dict.", "model.", "module.", "backbone.")
 TEACHER = ("teacher.backbone.", "teacher.module.backbone.")  # in checkpoints of training; upstream evaluates the teacher
 TIMM = Family(
     name="timm",
     title="timm ViT",
     upstream="timm, vision_transformer.py",
-    table=TABLE,
+    table=ALL,
     marks=(r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.qkv\.weight"),
     prefixes=MODEL,
     fixed={**FIXED, "position_rule": "bicubic_antialias"},
     says=says,
-    prepare=unpacked,
-    left_out=MASK_TOKEN,
+    prepare=prepared,
+    confusable=confusable,
+    left_out={**MASK_TOKEN, **COMPUTED, **WORDS},
     preprocess=preprocess,
+    labels=labels,
+    made=lambda config, reading: rotary_frequencies(config, reading, 10_000),
 )
 DEIT3 = Family(
     name="deit3",
     title="Facebook's DeiT-3",
+    confusable=confusable,
     upstream="facebookresearch/deit, models_v2.py",
     table=TABLE,
     marks=(r"patch_embed\.proj\.weight", r"blocks\.0\.gamma_1", r"pos_embed", r"norm\.weight"),
@@ -218,6 +261,7 @@ DEIT3 = Family(
 DEIT = Family(
     name="deit",
     title="Facebook's DeiT",
+    confusable=confusable,
     upstream="facebookresearch/deit, models.py",
     table=TABLE,
     marks=(r"patch_embed\.proj\.weight", r"dist_token", r"pos_embed", r"norm\.weight"),

@@ -126,14 +126,14 @@ def fitting(checkpoint: Checkpoint) -> tuple[Family, dict[str, Any], str]:
             continue
         same_but = {"position_rule": config.position_rule, **({} if config.classes else {"pooler": config.pooler})}
         if family.recognise(source) and back.replace(**same_but) == config:
-            content |= {"rope_theta": theta(checkpoint)} if family is hf_dinov3.HF_DINOV3 else {}
+            content |= {"rope_theta": rope_theta(checkpoint)} if family is hf_dinov3.HF_DINOV3 else {}
             return family, content, back.position_rule
     raise InputError(
         "no model of transformers holds this one: its options, " + ", ".join(sorted(options(config))) + ", are of no one family"
     )
 
 
-def theta(checkpoint: Checkpoint) -> float:
+def rope_theta(checkpoint: Checkpoint) -> float:
     """DINOv3's rope_theta, of which transformers makes the frequencies 2 pi theta ** (-4 j / K)."""
     frequencies = checkpoint.tensors["rope.frequencies"].to_float(np.float64)
     if len(frequencies) < 2:
@@ -155,7 +155,7 @@ def theirs(table: Table, checkpoint: Checkpoint) -> dict[str, Tensor]:
         if ours == "rope.frequencies":
             continue
         row, name = next((row, name) for row, name in table.candidates(ours) if fits(ours, name, checkpoint.config))
-        parts.setdefault(name, {})[row.part[0]] = (row, back(row, ours, tensor, checkpoint.config))
+        parts.setdefault(name, {})[row.part[0]] = (row, to_theirs(row, ours, tensor, checkpoint.config))
     return {name: joined([found[i] for i in sorted(found)]) for name, found in parts.items()}
 
 
@@ -168,7 +168,7 @@ def fits(ours: str, name: str, config: ViTConfig) -> bool:
     return True
 
 
-def back(row: Row, ours: str, tensor: Tensor, config: ViTConfig) -> Tensor:
+def to_theirs(row: Row, ours: str, tensor: Tensor, config: ViTConfig) -> Tensor:
     """The inverse of numpy_vit.convert.table.to_ours."""
     data = tensor.data
     if ours == "embed.projection.weight":

@@ -6,7 +6,7 @@ linear_1 and linear_2.
 
 from typing import Any
 
-from .family import Family, Reading
+from .family import Family, OpenCheckpoint
 from .table import Row, Table
 
 LAYER = "encoder.layers.encoder_layer_{n}."
@@ -33,7 +33,7 @@ TABLE = Table(
 )
 
 
-def says(reading: Reading) -> dict[str, Any]:
+def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """With a representation_size, the head sees one more layer and its tanh."""
     return {"pre_logits": bool(reading.seen["pooler"])}
 
