@@ -86,7 +86,9 @@ class ViT:
             raise InputError(f"model: tensors must be all float32 or all float64, not {found}")
         self.config = config
         # A memory map, or another kind of array that has no arithmetic of its own, is plain numbers.
-        self.tensors = {name: t if type(t) in ops.WAYS else np.asarray(t).view(np.ndarray) for name, t in tensors.items()}
+        plain = {name: t if type(t) in ops.WAYS else np.asarray(t).view(np.ndarray) for name, t in tensors.items()}
+        # Row-major, whatever file they come from: a BLAS sums the products of a transposed matrix in another order.
+        self.tensors = {name: np.asanyarray(t, order="C") for name, t in plain.items()}
         self.weights: Weights = weights_tree(self.tensors, config)
         self.array_type = type(self.weights.embed.projection.weight)  # plain arrays, or those of an arithmetic of its own
         self.labels = labels

@@ -102,6 +102,27 @@ def checks_in(code):
     return [ast.unparse(call) for call in calls]
 
 
+def planted_in_modules(code):
+    """Assignments to attributes of what the code imports: a run is changed with `change`, never by patching the package."""
+    tree = ast.parse(code)
+    imports = [alias for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    imported = {(alias.asname or alias.name).split(".")[0] for alias in imports}
+    written = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
+    return [ast.unparse(node) for node in written if ast.unparse(node).split(".")[0] in imported]
+
+
+@every_english_notebook
+def test_it_patches_no_module(path):
+    cells = notebook_form.cells_of(path)
+    code = [text for kind, text in cells if kind == "code"]
+    solutions = [block for kind, text in cells if kind == "markdown" for block in FENCED.findall(text)]
+    assert planted_in_modules("\n".join(code + solutions)) == []
+
+
+def test_what_counts_as_patching_a_module():
+    assert planted_in_modules("import a.b\nfrom c import d as e\na.b.f = 1\ne.g: int = 2\nx.y = e.z") == ["a.b.f", "e.g"]
+
+
 # The numbers in the prose
 
 NOT_RESULTS = [

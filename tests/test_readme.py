@@ -111,6 +111,12 @@ def test_the_tracing_example_runs(page, monkeypatch):
     assert run(example(page, "import numpy_vit"), monkeypatch)["trace"].sizes["B"] == 8
 
 
+def test_the_lines_that_architecture_quotes_are_the_models():
+    quoted = blocks("docs/architecture.md", "python")
+    lines = [line.split("  #")[0].strip() for line in read("numpy_vit/model.py").splitlines()]
+    assert quoted and [block for block in quoted if block.strip() not in lines] == []
+
+
 # The same in 27 lines
 
 

@@ -45,9 +45,10 @@ class Checkpoint:
     notes: list[str] = dataclasses.field(default_factory=list)  # what the source did not say, one sentence each
 
     def model(self, dtype: Any = "float32") -> ViT:
-        """The model, its weights in `dtype` (see arithmetic.precision). Weights already of it stay in the file's map."""
+        """The model, its weights in `dtype` (arithmetic.precision). Row-major weights already of it stay in the file's map."""
         dtype, kind = precision(dtype)
-        tensors = {name: tensor.to_float(dtype).view(kind) for name, tensor in self.tensors.items()}
+        # Row-major here, one by one, and not all at once by ViT: two copies of every weight would be in memory.
+        tensors: dict[str, Any] = {name: np.ascontiguousarray(t.to_float(dtype)).view(kind) for name, t in self.tensors.items()}
         for name, tensor in self.tensors.items():
             if tensor.dtype == "F64" and dtype == np.float32 and not tensor_of(tensors[name]).is_finite():
                 raise InputError(f"tensor '{name}' has values too large for float32: use float64")
