@@ -44,7 +44,7 @@ def test_a_step_replaced_by_itself_changes_no_bit(option, dtype):
         called.append(run.step)
         return array
 
-    for change in ({"*": lambda array: array}, {"*": np.copy}, {"*": itself}):
+    for change in ({"*": lambda array: array}, {"*": lambda array: np.array(array)}, {"*": itself}):
         for out in (model(pixels, change=change, record=True), model(pixels, change=change)):
             assert all(same_bits(array, outputs(right)[name]) for name, array in outputs(out).items())
             assert all(same_bits(array, right.steps[name]) for name, array in out.steps.items())

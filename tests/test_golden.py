@@ -211,7 +211,7 @@ def makes_a_difference(planted, config):
     return planted not in own and planted != "positions by another rule"
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["mean", *(pytest.param(name, marks=pytest.mark.slow) for name in ("crooked", "square"))])
 def test_every_planted_mistake_is_named_and_no_correct_port_is_accused(name):
     config, right, planted = CONFIGS[name], [], 0
     golden, model, run = golden_and_port(config, seed=len(name))
@@ -242,6 +242,7 @@ def test_positions_missing_at_another_image_size():
         assert named(diagnose(check(golden, steps, model=model))) == set(port.PLANTED[wrong])
 
 
+@pytest.mark.slow
 def test_noise_on_few_numbers_is_never_explained():
     """Two numbers in bfloat16 fit one of some hundred ways soon enough: that is no finding."""
     golden, model, _ = golden_and_port(crooked_config(classes=1, pooler=0, depth=1), 5)
@@ -277,6 +278,7 @@ def test_several_mistakes_at_once():
     assert named(findings) == {"bgr", "eps-1e-05", "qkv-order-qvk", "activation-gelu_tanh", "final-norm-missing"}
 
 
+@pytest.mark.slow
 def test_a_sparse_dump_is_diagnosed_over_the_gaps():
     golden, model, run = golden_and_port(CONFIGS["square"], 2)
     for wrong in ("scale missing", "packing (H,3,K)", "post-norm", "norm without shift"):
@@ -288,6 +290,7 @@ def test_a_sparse_dump_is_diagnosed_over_the_gaps():
     assert named(diagnose(check(golden, pair, model=model))) == {"activation-gelu", "norm-no-scale"}
 
 
+@pytest.mark.slow
 def test_what_nothing_explains_is_said_to_be_unexplained():
     golden, model, run = golden_and_port(CONFIGS["crooked"], 4)
     steps = run()
@@ -308,12 +311,11 @@ def test_every_mistake_can_be_run_and_changes_something():
 
     golden, model, run = golden_and_port(CONFIGS["square"], 6, size=(20, 24))
     bench = Bench(check(golden, {"logits": run()["logits"], "pooler": run()["pooler"]}, model=model))
-    for mistake in mistakes(golden.config):
+    for mistake in mistakes(golden.config, size=(20, 24)):
         errors = bench.errors((mistake,), None, ["pooler", "logits"])
-        swaps = golden.config.image[0] == golden.config.image[1] and mistake.name == "picture-transposed"
         invisible = {"no-bias-attention.key", "pooling-mean", "pooling-all"}  # softmax takes the first out of everything
         expected = ["logits"] if mistake.name in invisible else ["pooler", "logits"]
-        if mistake.name == "no-bias-attention.key" or swaps:
+        if mistake.name == "no-bias-attention.key":
             continue
         assert errors and max(errors[name].noises for name in expected) > (1 if "eps-1e-12" in mistake.name else 4), (
             mistake.name
@@ -332,6 +334,7 @@ def test_correct_ports_in_every_format_pass(digits, format):
         assert not check(golden, {name: tensor_of(array) for name, array in steps.items()}, model=model).passed
 
 
+@pytest.mark.slow
 def test_a_golden_of_some_steps_accuses_no_correct_port(tmp_path, digits):
     assert (
         record(tmp_path / "some", "--weights", "digits", "--image", SAMPLE, "--steps", "*.residual2", "--steps", "*.gelu") == 0
