@@ -741,3 +741,29 @@ def test_an_interrupted_replacement_keeps_the_older_golden(tmp_path, tiny, monke
     monkeypatch.setattr("numpy_vit.golden.folder.os.replace", interrupted)
     assert record(tiny, "--force", "--weights", "digits", "--noise", "none", "--steps", "logits") == 130
     assert (tiny / "manifest.json").read_bytes() == before and os.listdir(tmp_path) == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    "theirs, ours",
+    [
+        ("vision_model.encoder.layers.3.self_attn.q_proj", "blocks.3.attention.query"),  # CLIP, SigLIP
+        ("vision_model.encoder.layers.3.mlp.fc2", "blocks.3.mlp.output"),
+        ("vision_model.encoder.layers.3", "blocks.3.residual2"),
+        ("visual_projection", "image_embedding"),
+        ("encoder.layer.0.norm1", "blocks.0.norm1"),  # DINOv2
+        ("encoder.layer.0.layer_scale1", "blocks.0.layer_scale1"),
+        ("encoder.layers.encoder_layer_2.ln_1", "blocks.2.norm1"),  # torchvision
+        ("transformer.resblocks.1.mlp.c_fc", "blocks.1.mlp.hidden"),  # OpenAI
+        ("heads.head", "logits"),
+        ("post_layernorm", "norm"),  # or "pooled_norm", where the model has that
+        ("blocks.1.attn.q_norm", "blocks.1.attention.query"),  # likewise
+    ],
+)
+def test_names_of_the_families_that_convert(theirs, ours):
+    from numpy_vit.golden.alignment import our_names
+
+    config = crooked_config(depth=4, layer_scale=True, projection=6)
+    assert our_names(theirs, numpy_vit.random_model(config).step_names())[1] == (ours,)
+    other = numpy_vit.random_model(config.replace(final_norm="pooled", qk_norm=True)).step_names()
+    instead = {"post_layernorm": "pooled_norm", "blocks.1.attn.q_norm": "blocks.1.attention.query_norm"}
+    assert our_names(theirs, other)[1] == (instead.get(theirs, ours),)
