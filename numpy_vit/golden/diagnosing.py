@@ -263,8 +263,10 @@ class Bench:
         """The weights as the port has them, where they will be used."""
         if not run.on_weight:
             return self.model.weights
-        shapes = parameter_shapes(run.config)
-        tensors = {name: self.model.tensors.get(name, np.zeros(shape)) for name, shape in shapes.items()}
+        tensors = dict(self.model.tensors)
+        if run.config.without_bias != self.config.without_bias:  # one that the port may have, and the model has not
+            shapes = parameter_shapes(run.config)
+            tensors |= {name: np.zeros(shape) for name, shape in shapes.items() if name not in tensors}
         for change in run.on_weight:
             get = dict(tensors).__getitem__
             for name in tensors:

@@ -612,8 +612,10 @@ def applicable(model: ViTConfig, rows: Iterable[Row]) -> list[Mistake]:
     """Those that change steps and weights that the model has."""
     steps = {re.sub(r"^blocks\.\d+\.", "", name) for name in step_names(model, model.image)}
 
+    shapes_of = functools.cache(parameter_shapes)
+
     def touches(on_weight: OnWeight, run: Variation) -> bool:
-        shapes = parameter_shapes(run.config)
+        shapes = shapes_of(run.config)
         get: Get = lambda name: np.broadcast_to(0.0, shapes[name])  # noqa: E731
         for name in shapes:
             with contextlib.suppress(KeyError):  # it takes another one's, which is not there
