@@ -239,6 +239,7 @@ main(sys.argv[2:])
 
 # Written are: what run it is; then rows, their line, rows, their line, ...
 @pytest.mark.parametrize(("writes", "batches"), [(4, 1), (7, 2)])
+@pytest.mark.slow
 def test_a_killed_run_goes_on(writes, batches, folder, embed, tmp_path):
     """SIGKILL with half a batch's rows, or half its line, written; a few hundred pictures, as links."""
     for n in range(COUNT, 200):
@@ -542,6 +543,7 @@ def test_speeds_and_durations():
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_an_interrupted_command_keeps_what_is_done(tmp_path, how):
     big = tmp_path / "pictures"
     big.mkdir()

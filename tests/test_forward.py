@@ -144,6 +144,7 @@ def test_the_trained_models_of_others(foreign):
         assert relative_error(out.logits, golden["logits_f64"]) < 1e-12, name
 
 
+@pytest.mark.slow
 def test_mnist_digits_0_to_2(foreign):
     """All 3,147 test pictures of 0, 1 and 2, through the model somebody else trained on them: at least 96 % right."""
     import gzip

@@ -111,6 +111,7 @@ def test_harmful_files_are_refused_in_one_line(harm, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["npz", "pth"])
+@pytest.mark.slow
 def test_a_zip_bomb_costs_no_memory_and_writes_nothing(tmp_path, suffix):
     """20 MB that would be 20 GB: refused with less than half a gigabyte of address space to spare."""
     bomb = tmp_path / f"bomb.{suffix}"
@@ -136,6 +137,7 @@ def test_a_zip_bomb_costs_no_memory_and_writes_nothing(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.slow
 def test_conversion_holds_the_model_once(tmp_path, save):
     """The peak of a conversion, less that of one of almost nothing, is less than 1.3 times the file."""
     rng = np.random.default_rng(0)

@@ -134,6 +134,7 @@ def test_fast_functions_are_the_plain_ones():
         assert primitives.exp(x.astype(dtype), out) is out and np.array_equal(out, got)
 
 
+@pytest.mark.slow
 def test_without_exp2():
     """On a processor where NumPy has no vectorised exp2 it is exp: the same tests, in a NumPy without AVX-512."""
     env = {**os.environ, **without_simd("AVX512", "X86_V4")}

@@ -112,6 +112,7 @@ def reproduced(**environment):
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: " ".join(kernel.values()))
+@pytest.mark.slow
 def test_the_same_bits_under_every_kernel(kernel):
     done = reproduced(**kernel)
     if done.returncode == -signal.SIGILL:

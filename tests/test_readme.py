@@ -47,6 +47,7 @@ def steps_of(page):
     return re.findall(r"^\| `([\w.]+)` \| [^|]+ \| ([A-Z0-9* -]+) \| ([\d x]+) \|$", read(page), re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_step_table_is_a_real_run_of_vit_b_16():
     seen = []
     model = numpy_vit.random_model("ViT-B/16")

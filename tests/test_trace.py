@@ -1,5 +1,6 @@
 """The tracer: it must say what a real run does, and count what a closed form counts."""
 
+import contextlib
 import csv
 import io
 import json
@@ -18,6 +19,7 @@ import pytest
 import numpy_vit
 from numpy_vit import model, ops
 from numpy_vit.arithmetic.shape_only import Ledger, StandIn
+from numpy_vit.cli import main
 from numpy_vit.parameters import parameter_count
 from numpy_vit.tracing import render
 
@@ -175,15 +177,21 @@ def test_stand_ins_behave_as_arrays_do():
 # The command
 
 
-def command(*words, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "numpy_vit", "trace", *map(str, words)],
-        capture_output=True,
-        text=True,
-        env={**{name: value for name, value in os.environ.items() if name != "COLUMNS"}, **environment},
-    )
-    assert "Traceback" not in done.stderr
-    return done
+def command(*words, COLUMNS="10000"):
+    """In this process, as wide as the table wants: a start of its own for each would take most of the tests' time."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setenv("COLUMNS", COLUMNS)
+        status = main(["trace", *map(str, words)])
+    assert "Traceback" not in err.getvalue()
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+
+
+def test_in_a_pipe():
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    words = [sys.executable, "-m", "numpy_vit", "trace", "ViT-S/32"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout == command("ViT-S/32").stdout
 
 
 def test_table_and_folding():

@@ -1,9 +1,10 @@
-"""Which of a port's arrays is which step: by our names, by transformers' or timm's module names, or by a mapping file.
+"""Which of a port's arrays is which step: by our names, by the module names of the families that convert, or by a mapping file.
 
 A module's name stands for what a forward hook sees as its output; of a tuple, item 1 is named `<module>.1`. Layouts that
 differ only by a reshape (no batch axis, heads side by side, a convolution's output) are taken as they are.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..convert import FAMILIES
 from ..errors import InputError, about, nearest
 from ..files.jsonfile import described, read_json
 from ..files.tensorfile import Tensor
@@ -28,29 +30,16 @@ HUGGING_FACE: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"embeddings(?:\.dropout)?", ("embed.positions",)),
     (r"hidden_states\.0", ("embed.positions",)),
     # transformers 5
-    (r"layers\.(\d+)\.layernorm_before", (BLOCK + "norm1",)),
-    (r"layers\.(\d+)\.attention\.q_proj", (BLOCK + "attention.query",)),
-    (r"layers\.(\d+)\.attention\.k_proj", (BLOCK + "attention.key",)),
-    (r"layers\.(\d+)\.attention\.v_proj", (BLOCK + "attention.value",)),
     (r"layers\.(\d+)\.attention\.1", (BLOCK + "attention.probs",)),
     (r"layers\.(\d+)\.attention(?:\.o_proj|\.0)?", (BLOCK + "attention.output",)),
-    (r"layers\.(\d+)\.layernorm_after", (BLOCK + "norm2",)),
-    (r"layers\.(\d+)\.mlp\.fc1", (BLOCK + "mlp.hidden",)),
     (r"layers\.(\d+)\.mlp\.activation_fn", (BLOCK + "mlp.activation",)),
     (r"layers\.(\d+)\.mlp(?:\.fc2)?", (BLOCK + "mlp.output",)),
     (r"layers\.(\d+)(?:\.0)?", (BLOCK + "residual2",)),
     # transformers 4
-    (r"encoder\.layer\.(\d+)\.layernorm_before", (BLOCK + "norm1",)),
-    (r"encoder\.layer\.(\d+)\.attention\.attention\.query", (BLOCK + "attention.query",)),
-    (r"encoder\.layer\.(\d+)\.attention\.attention\.key", (BLOCK + "attention.key",)),
-    (r"encoder\.layer\.(\d+)\.attention\.attention\.value", (BLOCK + "attention.value",)),
     (r"encoder\.layer\.(\d+)\.attention(?:\.attention)?\.1", (BLOCK + "attention.probs",)),
     (r"encoder\.layer\.(\d+)\.attention\.attention(?:\.0)?", (BLOCK + "attention.context",)),
     (r"encoder\.layer\.(\d+)\.attention(?:\.output(?:\.dense)?|\.0)?", (BLOCK + "attention.output",)),
-    (r"encoder\.layer\.(\d+)\.layernorm_after", (BLOCK + "norm2",)),
-    (r"encoder\.layer\.(\d+)\.intermediate\.dense", (BLOCK + "mlp.hidden",)),
     (r"encoder\.layer\.(\d+)\.intermediate(?:\.intermediate_act_fn)?", (BLOCK + "mlp.activation",)),
-    (r"encoder\.layer\.(\d+)\.output\.dense", (BLOCK + "mlp.output",)),
     (r"encoder\.layer\.(\d+)(?:\.output|\.0)?", (BLOCK + "residual2",)),
     (r"attentions\.(\d+)", (BLOCK + "attention.probs",)),
     (r"layernorm|last_hidden_state", ("norm",)),
@@ -60,26 +49,42 @@ HUGGING_FACE: tuple[tuple[str, tuple[str, ...]], ...] = (
 TIMM: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"patch_embed(?:\.proj|\.norm)?", ("embed.projection",)),
     (r"pos_drop|patch_drop|norm_pre", ("embed.positions",)),
-    (r"blocks\.(\d+)\.norm1", (BLOCK + "norm1",)),
-    (r"blocks\.(\d+)\.attn\.qkv", (BLOCK + "attention.query", BLOCK + "attention.key", BLOCK + "attention.value")),
     (r"blocks\.(\d+)\.attn\.q_norm", (BLOCK + "attention.query",)),
     (r"blocks\.(\d+)\.attn\.k_norm", (BLOCK + "attention.key",)),
     (r"blocks\.(\d+)\.attn\.attn_drop", (BLOCK + "attention.probs",)),
     (r"blocks\.(\d+)\.attn\.norm", (BLOCK + "attention.context",)),
     (r"blocks\.(\d+)\.(?:attn(?:\.proj(?:_drop)?)?|ls1|drop_path1)", (BLOCK + "attention.output",)),
-    (r"blocks\.(\d+)\.norm2", (BLOCK + "norm2",)),
-    (r"blocks\.(\d+)\.mlp\.fc1", (BLOCK + "mlp.hidden",)),
     (r"blocks\.(\d+)\.mlp\.(?:act|drop1|norm)", (BLOCK + "mlp.activation",)),
     (r"blocks\.(\d+)\.(?:mlp(?:\.fc2|\.drop2)?|ls2|drop_path2)", (BLOCK + "mlp.output",)),
-    (r"blocks\.(\d+)", (BLOCK + "residual2",)),
-    (r"norm", ("norm",)),
     (r"fc_norm|head_drop", ("pool",)),
-    (r"head", ("logits",)),
 )
 MODULES = [(re.compile(PREFIX + f"(?:{pattern})"), ours) for pattern, ours in HUGGING_FACE + TIMM]
 
 # Modules that hold others, and dropout that is used twice: hooks see them, and no step is missing without them.
 CONTAINERS = re.compile(PREFIX + r"(?:blocks|layers|encoder(?:\.layer)?|vit|layers\.\d+\.dropout)")
+
+# Steps that are the output of a layer of the same name; and two that are called otherwise.
+LAYERS = re.compile(r"(?:.*\.)?(?:projection|norm[12]?|\w+_norm|query|key|value|gate|hidden|output|layer_scale[12]|head)")
+STEPS_OF = {"head": "logits", "projection": "image_embedding"}
+
+
+@functools.cache
+def modules() -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
+    """A pattern of a module's name -> our steps: by the families' tables, since a layer's output is called as its weights are,
+    then by MODULES."""
+    found: list[tuple[str, tuple[str, ...]]] = []
+    for table in (family.table for family in FAMILIES.values() if family.table.layout == "torch"):
+        named: dict[str, dict[tuple[int, int], str]] = {}
+        for row in table.rows:
+            if LAYERS.fullmatch(row.ours) and "{end}" not in row.theirs:
+                theirs = re.sub(r"(?<!\})\.[^.]+$", "", row.theirs) if "layer_scale" in row.ours else row.theirs
+                named.setdefault(theirs, {})[row.part] = STEPS_OF.get(row.ours, row.ours).replace("{n}", "{}")
+                if "{n}" in theirs:
+                    named.setdefault(theirs[: theirs.index("{n}") + 3], {(0, 1): BLOCK + "residual2"})
+        for theirs, parts in named.items():
+            pattern = re.escape(theirs).replace(r"\{n\}", r"(\d+)")
+            found.append((pattern, tuple(ours for _, ours in sorted(parts.items()))))
+    return [(re.compile(PREFIX + f"(?:{pattern})"), ours) for pattern, ours in dict.fromkeys(found)] + MODULES
 
 
 class Aligned(NamedTuple):
@@ -117,7 +122,7 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
         for name in dump:
             rank, targets = our_names(name, shapes)
             for part, step in enumerate(targets):
-                if step in shapes and rank < ranks.get(step, len(MODULES)):
+                if step in shapes and rank < ranks.get(step, math.inf):
                     ranks[step], chosen[step] = rank, (name, part, len(targets))
             if not targets and not CONTAINERS.fullmatch(name):
                 unknown.append(name)
@@ -167,12 +172,15 @@ def our_names(name: str, steps: Iterable[str]) -> tuple[int, tuple[str, ...]]:
     own = re.sub(f"^{PREFIX}", "", name)
     if own in steps:
         return -1, (own,)
-    for rank, (pattern, ours) in enumerate(MODULES):
+    known: tuple[int, tuple[str, ...]] = 0, ()
+    for rank, (pattern, ours) in enumerate(modules()):
         match = pattern.fullmatch(name)
         if match:
-            targets = tuple(target.format(*match.groups()) for target in ours)
-            return rank, tuple(activation_of(target, steps) for target in targets)
-    return len(MODULES), ()
+            targets = tuple(activation_of(target.format(*match.groups()), steps) for target in ours)
+            if any(target in steps for target in targets):
+                return rank, targets
+            known = rank, targets  # of a step that this golden does not have
+    return known
 
 
 def activation_of(target: str, steps: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ from ..tracing.tracer import trace
 from ..vit import ViT
 from .alignment import Aligned, align
 from .folder import Golden, weights_sha256
-from .recording import replay
+from .recording import distance, replay
 
 Array = Any
 FACTOR = 4.0
@@ -44,9 +44,9 @@ OK, WRONG, INHERITED, UNCLEAR, MISSING = "ok", "wrong", "inherited", "unclear", 
 class Error:
     """The distance of two arrays."""
 
-    largest: float  # max|a - b| / max|b|
-    l2: float  # norm of the difference / norm of b
-    gain: float  # by how much a is larger or smaller as a whole: (a - b) . b / b . b
+    largest: float  # these three as numpy_vit.golden.recording.distance has them
+    l2: float
+    gain: float
     noises: float  # the largest of the three, in noise floors
 
     def against(self, noise: Mapping[str, float]) -> "Error":
@@ -213,14 +213,10 @@ def judge(run: Error, own: Error | None, near: Error, factor: float, limit: floa
 def error(a: Array, b: Array, noise: Mapping[str, float]) -> Error:
     """The distance of a from b, also in units of a noise floor. What has NaN or infinity is infinitely far."""
     with np.errstate(all="ignore"):
-        difference = a - b
-        largest = float(np.abs(difference).max() / (np.abs(b).max() or 1.0))
-        size = float(np.linalg.norm(b.ravel())) or 1.0
-        l2 = float(np.linalg.norm(difference.ravel())) / size
-        gain = float(difference.ravel() @ b.ravel()) / size**2
-    if not (math.isfinite(largest) and math.isfinite(l2)):
+        found = distance(a, b)
+    if not (math.isfinite(found["largest"]) and math.isfinite(found["l2"])):
         return Error(math.inf, math.inf, math.inf, math.inf)
-    return Error(largest, l2, gain, math.nan).against(noise)
+    return Error(**found, noises=math.nan).against(noise)
 
 
 def cosine(a: Array, b: Array) -> float:

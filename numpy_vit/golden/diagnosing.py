@@ -18,7 +18,7 @@ from ..arithmetic.rounded import EPS
 from ..config import ViTConfig
 from ..errors import InputError
 from ..families import activation_name, at_image_size, embedding_output, norm, uses
-from ..parameters import Weights, weights_tree
+from ..parameters import Weights, parameter_shapes, weights_tree
 from ..vit import new_step
 from .checking import WRONG, Check, Error, error, noise_of
 from .mistakes import Mistake, Variation, both, mistakes
@@ -65,7 +65,8 @@ def diagnose(checked: Check, progress: Callable[[str], None] = lambda what: None
         raise InputError(f"nothing can be diagnosed without the model: {checked.replayed}")
     bench = Bench(checked)
     wrong = [result.name for result in checked.results if result.verdict == WRONG]
-    known = mistakes(checked.golden.config, checked.golden.manifest.get("preprocess"))
+    golden = checked.golden
+    known = mistakes(golden.config, preprocess=golden.manifest.get("preprocess"), size=bench.pixels.shape[2:])
     findings: list[Finding] = []
     found: tuple[Mistake, ...] = ()
     while wrong:
@@ -263,6 +264,9 @@ class Bench:
         if not run.on_weight:
             return self.model.weights
         tensors = dict(self.model.tensors)
+        if run.config.without_bias != self.config.without_bias:  # one that the port may have, and the model has not
+            shapes = parameter_shapes(run.config)
+            tensors |= {name: np.zeros(shape) for name, shape in shapes.items() if name not in tensors}
         for change in run.on_weight:
             get = dict(tensors).__getitem__
             for name in tensors:
@@ -271,7 +275,7 @@ class Bench:
                 changed = change(name, get, run.config) if use else None
                 if changed is not None:
                     tensors[name] = changed
-        return weights_tree(tensors, self.config)
+        return weights_tree(tensors, run.config)
 
 
 class PortsOwn:
@@ -295,7 +299,8 @@ class PortsOwn:
         self.stage = stage_of(name)
         short = name.removeprefix(f"{self.stage}.") if self.stage.startswith("blocks.") else name
         if short == f"mlp.{activation_name(self.run.config)}":  # a mistake, and the golden, may name it otherwise
-            short, name = "mlp.activation", f"{self.stage}.mlp.{activation_name(self.bench.config)}"
+            short = f"mlp.{activation_name(self.bench.config)}"
+            name = f"{self.stage}.{short}"
         if short in self.run.change:
             array = self.run.change[short](array, Earlier(self))
         array = np.ascontiguousarray(array)

@@ -1,24 +1,27 @@
 """What people do wrong when they port a ViT, each as a small change of the forward pass, so that it can be run and compared.
 
-A mistake changes the config, the pixels, a weight, the result of a step, or the order of a block. `mistakes` lists them all;
-where several explain a dump equally well, the one listed first is named.
+A mistake changes the config, the pixels, a weight, the result of a step, or the order of a block. `mistakes` lists those that
+a model can have; where several explain a dump equally well, the one listed first is named.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from .. import model as paper
 from ..config import ViTConfig
-from ..families import layer_scales, norm
+from ..families import activation_name, layer_scales, norm
 from ..ops import linear, merge_heads, softmax
-from ..parameters import Weights
+from ..parameters import Weights, has_bias, parameter_shapes
 from ..positions import RULES
 from ..rotary import rotate
 from ..steps import Step
+from ..vit import step_names
 
 Array = Any
 Get = Callable[[str], Array]  # a weight by its name
@@ -85,6 +88,9 @@ class Mistake:
     change: Change
 
 
+Row = tuple[Any, str, str, Change]  # whether the model can have it, and the Mistake
+
+
 # Pixels. The golden's are (value / 255 - mean) / std.
 
 KNOWN_STATISTICS = {
@@ -94,7 +100,7 @@ KNOWN_STATISTICS = {
 }
 
 
-def pixel_mistakes(channels: int, square: bool, preprocess: Mapping[str, Any] | None) -> list[Mistake]:
+def pixel_mistakes(channels: int, square: bool, preprocess: Mapping[str, Any] | None) -> Iterator[Row]:
     """Pictures prepared in another way: they depend on how the golden's were."""
     policy = preprocess or {"scale": 1 / 255, "mean": [0.5], "std": [0.5]}  # what Google's ViTs were trained with
     mean, std = (np.reshape(policy.get(key) or default, (-1, 1, 1)) for key, default in (("mean", 0.0), ("std", 1.0)))
@@ -104,27 +110,20 @@ def pixel_mistakes(channels: int, square: bool, preprocess: Mapping[str, Any] | 
         """prepare: values of 0 to 1 -> what the port feeds its model."""
         return pixels(lambda x: prepare((x * std + mean) / largest))
 
-    found = [
-        Mistake("not-rescaled", "0..255 is normalised without division by 255", prepared(lambda v: (255 * v - mean) / std)),
-        Mistake("raw-0-255", "values of 0 to 255 are fed as they are", prepared(lambda v: 255 * v)),
-        Mistake("not-normalised", "values of 0 to 1 are fed without mean and std", prepared(lambda v: v)),
-        Mistake("rescaled-twice", "values are divided by 255 twice", prepared(lambda v: (v / 255 - mean) / std)),
-        Mistake("no-mean", "the mean is not subtracted", prepared(lambda v: v / std)),
-        Mistake("no-std", "the pixels are not divided by the std", prepared(lambda v: v - mean)),
-    ]
-    if channels == 3:
-        found.insert(0, Mistake("bgr", "the channels are in the order blue, green, red", pixels(lambda x: x[:, ::-1])))
-        for whose, numbers in KNOWN_STATISTICS.items():
-            m, s = (np.array(n).reshape(channels, 1, 1) for n in numbers)
-            if not (np.allclose(m, mean) and np.allclose(s, std)):
-                other = functools.partial(lambda m, s, v: (v - m) / s, m, s)
-                found.append(
-                    Mistake(f"mean-std-{whose}", f"the pixels are normalised with {whose} mean and std", prepared(other))
-                )
-    if square:
-        swap = pixels(lambda x: x.swapaxes(2, 3))
-        found.append(Mistake("picture-transposed", "height and width of the picture are swapped", swap))
-    return found
+    yield channels == 3, "bgr", "the channels are in the order blue, green, red", pixels(lambda x: x[:, ::-1])
+    yield True, "not-rescaled", "0..255 is normalised without division by 255", prepared(lambda v: (255 * v - mean) / std)
+    yield True, "raw-0-255", "values of 0 to 255 are fed as they are", prepared(lambda v: 255 * v)
+    yield True, "not-normalised", "values of 0 to 1 are fed without mean and std", prepared(lambda v: v)
+    yield True, "rescaled-twice", "values are divided by 255 twice", prepared(lambda v: (v / 255 - mean) / std)
+    yield True, "no-mean", "the mean is not subtracted", prepared(lambda v: v / std)
+    yield True, "no-std", "the pixels are not divided by the std", prepared(lambda v: v - mean)
+    for whose, numbers in KNOWN_STATISTICS.items():
+        m, s = (np.reshape(n, (-1, 1, 1)) for n in numbers)
+        differ = channels == 3 and not (np.allclose(m, mean) and np.allclose(s, std))
+        other = functools.partial(lambda m, s, v: (v - m) / s, m, s)
+        yield differ, f"mean-std-{whose}", f"the pixels are normalised with {whose} mean and std", prepared(other)
+    swap = pixels(lambda x: x.swapaxes(2, 3))
+    yield square, "picture-transposed", "height and width of the picture are swapped", swap
 
 
 # Patches, tokens, positions
@@ -168,9 +167,21 @@ def positions_become(change: Callable[[Array], Array]) -> OnStep:
             positions = run["embed.resized_positions"]
         except KeyError:
             positions = run["embed.positions"]
-        return run["embed.tokens"] + change(positions)
+        tokens, c = run["embed.tokens"], run.config
+        has_position = np.arange(tokens.shape[1]) >= c.special_tokens  # the patches, and the special tokens but registers
+        has_position[: c.special_tokens - c.registers] = c.positions == "all"
+        positions = positions[has_position] if len(positions) == len(has_position) else positions
+        placed = np.zeros_like(tokens[0])
+        placed[has_position] = change(positions)
+        return tokens + placed
 
     return added
+
+
+def differ(rule: str, other: str, old: tuple[int, int], new: tuple[int, int]) -> bool:
+    """Whether two rules resize positions otherwise: not every pair does in every direction."""
+    axes = zip(old, new, strict=True)
+    return old != new and not all(np.allclose(RULES[rule](*axis), RULES[other](*axis)) for axis in axes)
 
 
 def rolled(by: int) -> Callable[[Array], Array]:
@@ -195,7 +206,7 @@ def transposed(*layers: str, back: bool = False) -> OnWeight:
     """(out, in) numbers read as if they were (in, out), or (`back`) the reverse; of a square matrix both are its transpose."""
 
     def change(name: str, get: Get, config: ViTConfig) -> Array | None:
-        if not ends_with(name, "weight", layers):
+        if not ends_with(name, "weight", layers) or 1 in get(name).shape:  # a row and a column are the same numbers
             return None
         weight = get(name)
         if back:
@@ -262,6 +273,16 @@ def qkv_order(*order: str) -> OnWeight:
     return change
 
 
+def of_qkv(change: OnWeight) -> Change:
+    """Query, key and value mixed up: where the key alone has no bias, it may get one."""
+
+    def changed(run: Variation) -> Variation:
+        without = tuple(layer for layer in run.config.without_bias if layer != "attention.key")
+        return both(config(without_bias=without), weight(change))(run)
+
+    return changed
+
+
 def packed_by_head(name: str, get: Get, config: ViTConfig) -> Array | None:
     """One fused matrix of columns (3, H, K), read as (H, 3, K)."""
     for part in QKV:
@@ -291,12 +312,12 @@ def heads_last_merged(name: str, get: Get, config: ViTConfig) -> Array | None:
 # Attention, as changes of its steps
 
 
-def scores_times(factor: float) -> OnStep:
+def times(factor: float) -> OnStep:
     return lambda scores, run: scores * factor
 
 
-def softmax_over(axis: int) -> OnStep:
-    return lambda probs, run: softmax(run["attention.scores"].swapaxes(axis, -1)).swapaxes(axis, -1)
+def softmax_over(axis: int, scores: str) -> OnStep:
+    return lambda probs, run: softmax(run[scores].swapaxes(axis, -1)).swapaxes(axis, -1)
 
 
 def reshaped_heads(x: Array, run: Run) -> Array:
@@ -308,11 +329,13 @@ def output_of_unmoved_heads(output: Array, run: Run) -> Array:
     """attention.output from (B, H, N, K) reshaped to (B, N, H*K) without moving an axis."""
     B, H, N, K = run["attention.context"].shape
     merged = run["attention.context"].reshape(B, N, H * K)
-    return merged @ run["attention.output.weight"] + run["attention.output.bias"]
+    bias = run["attention.output.bias"] if has_bias(run.config, "attention.output") else None
+    return linear(merged, run["attention.output.weight"], bias)
 
 
 def pooler_without_tanh(pooled: Array, run: Run) -> Array:
-    return linear(run["norm"][:, 0], run["pooler.weight"], run["pooler.bias"])
+    pool = "pooled_norm" if run.config.final_norm == "pooled" else "pool"
+    return linear(run[pool], run["pooler.weight"], run["pooler.bias"])
 
 
 # Blocks and tail
@@ -413,149 +436,195 @@ def bias_transposed(scores: Array, run: Run) -> Array:
     return run["attention.scores"] + run["attention.relative_bias"].swapaxes(-1, -2)
 
 
-def option_mistakes(c: ViTConfig) -> list[Mistake]:
-    """Mistakes about what this model has and the plain one has not."""
-    both_parts = ("query", "key")
-    rotated = [[step(f"attention.{p}_rotated", how(p)) for p in both_parts] for how in (missing_rotation, paired_otherwise)]
-    unnormed = [step(f"attention.{p}_norm", earlier(f"attention.{p}")) for p in both_parts]
-    other = "halves" if c.rope == "index_pairs" else "neighbours"
-    possible = (
-        (c.registers, "registers-zero", "the register tokens are zero", weight(zero("registers", "embed"))),
-        (c.pre_norm, "pre-norm-missing", "the norm before the first block is missing",
+def option_mistakes(c: ViTConfig) -> tuple[Row, ...]:
+    """What later families have; whether the model has it is seen from its steps and weights (`applies`)."""
+    parts, scales = ("query", "key"), ("layer_scale1", "layer_scale2")
+    missing, otherwise = (
+        both(*(step(f"attention.{p}_rotated", how(p)) for p in parts)) for how in (missing_rotation, paired_otherwise)
+    )
+    unnormed = both(*(step(f"attention.{p}_norm", earlier(f"attention.{p}")) for p in parts))
+    pairs = "halves" if c.rope == "index_pairs" else "neighbours"
+    inside = "mlp.gated" if c.gated_mlp else f"mlp.{activation_name(c)}"
+    return (
+        (True, "registers-zero", "the register tokens are zero", weight(zero("registers", "embed"))),
+        (True, "pre-norm-missing", "the norm before the first block is missing",
          step("embed.norm", earlier("embed.positions"))),
-        (c.layer_scale, "layer-scale-missing", "layer scale is missing", weight(ones("layer_scale1", "layer_scale2"))),
-        (c.layer_scale, "layer-scales-swapped", "the layer scales of attention and MLP are swapped",
-         weight(exchanged("layer_scale1", "layer_scale2"))),
-        (c.qk_norm, "qk-norm-missing", "query and key are not normed", both(*unnormed)),
-        (c.rope != "none", "rope-missing", "query and key are not rotated", both(*rotated[0])),
-        (c.rope != "none", "rope-paired-otherwise", f"rotary positions pair {other}", both(*rotated[1])),
-        (c.relative_positions, "relative-positions-missing", "no relative positions are added to the scores",
+        (True, "layer-scale-missing", "layer scale is missing", weight(ones(*scales))),
+        (True, "layer-scales-swapped", "the layer scales of attention and MLP are swapped", weight(exchanged(*scales))),
+        (True, "qk-norm-missing", "query and key are not normed", unnormed),
+        (True, "rope-missing", "query and key are not rotated", missing),
+        (True, "rope-paired-otherwise", f"rotary positions pair {pairs}", otherwise),
+        (True, "relative-positions-missing", "no relative positions are added to the scores",
          step("attention.biased_scores", earlier("attention.scores"))),
-        (c.relative_positions, "relative-positions-transposed", "relative positions are from key to query, not query to key",
+        (True, "relative-positions-transposed", "relative positions are from key to query, not query to key",
          step("attention.biased_scores", bias_transposed)),
-        (c.gated_mlp, "gate-swapped", "the MLP's gate and hidden layer are swapped", weight(swapped("gate", "hidden"))),
-        (c.mlp_norm, "mlp-norm-missing", "the norm inside the MLP is missing",
-         step("mlp.norm", earlier("mlp.gated" if c.gated_mlp else "mlp.activation"))),
-        (c.final_norm == "pooled", "pooled-norm-missing", "the norm after pooling is missing",
-         step("pooled_norm", earlier("pool"))),
+        (True, "gate-swapped", "the MLP's gate and hidden layer are swapped", weight(swapped("gate", "hidden"))),
+        (True, "mlp-norm-missing", "the norm inside the MLP is missing", step("mlp.norm", earlier(inside))),
+        (True, "pooled-norm-missing", "the norm after pooling is missing", step("pooled_norm", earlier("pool"))),
         (c.distillation_head, "class-head-alone", "the logits are the class token's head's alone",
          step("logits", earlier("class_logits"))),
     )  # fmt: skip
-    return [Mistake(name, text, change) for there, name, text, change in possible if there]
 
 
-def mistakes(model: ViTConfig, preprocess: Mapping[str, Any] | None = None) -> list[Mistake]:
-    """All mistakes that a port of this model can make."""
-    found = pixel_mistakes(model.channels, model.image[0] == model.image[1], preprocess)
-    say = lambda name, text, change: found.append(Mistake(name, text, change))  # noqa: E731
+def embedding_mistakes(c: ViTConfig, size: tuple[int, int]) -> list[Row]:
+    """Patches in another order, tokens or positions missing or moved."""
+    grid, several = (size[0] // c.patch, size[1] // c.patch), c.patch > 1 and c.channels > 1
+    placed, resized = c.class_token and c.positions == "all", c.positions != "none" or c.relative_positions
+    add = lambda change: step("embed.positions", positions_become(change))  # noqa: E731
+    shifted = "positions are shifted by the class token: "
+    return [
+        (several, "patch-rows", "patch rows are flattened (py, px, c) instead of (c, py, px)",
+         step("embed.patches", patch_rows((1, 2, 0)))),
+        (c.patch > 1, "patch-transposed", "patch rows are flattened (c, px, py) instead of (c, py, px)",
+         step("embed.patches", patch_rows((0, 2, 1)))),
+        (several, "projection-rows", "the projection's rows are in the order (py, px, c) instead of (c, py, px)",
+         weight(projection_rows)),
+        (min(grid) > 1, "patches-by-column", "patches are taken column by column instead of row by row",
+         step("embed.patches", patches_by_column)),
+        (c.class_token, "class-token-last", "the class token is put last instead of first",
+         step("embed.tokens", class_token_last)),
+        (True, "class-token-zero", "the class token is zero", weight(zero("class_token", "embed"))),
+        (True, "positions-missing", "no positions are added", add(np.zeros_like)),
+        (placed, "positions-shifted", shifted + "each patch has the position of the token before it", add(delayed)),
+        (placed, "positions-rotated", shifted + "its own is taken for the last patch", add(rolled(-1))),
+        (placed, "positions-rotated-back", shifted + "it has the last patch's", add(rolled(1))),
+        (placed, "class-position-missing", "the class token has no position", add(without_first)),
+        *((resized and differ(rule, c.position_rule, c.grid, grid), f"positions-{rule}",
+           f"positions are resized by the rule '{rule}' instead of '{c.position_rule}'", config(position_rule=rule))
+          for rule in RULES),
+    ]  # fmt: skip
 
-    say(
-        "patch-rows",
-        "patch rows are flattened (py, px, c) instead of (c, py, px)",
-        step("embed.patches", patch_rows((1, 2, 0))),
-    )
-    say(
-        "patch-transposed",
-        "patch rows are flattened (c, px, py) instead of (c, py, px)",
-        step("embed.patches", patch_rows((0, 2, 1))),
-    )
-    say("projection-rows", "the projection's rows are in the order (py, px, c) instead of (c, py, px)", weight(projection_rows))
-    say(
-        "patches-by-column",
-        "patches are taken column by column instead of row by row",
-        step("embed.patches", patches_by_column),
-    )
-    say("class-token-last", "the class token is put last instead of first", step("embed.tokens", class_token_last))
-    say("class-token-zero", "the class token is zero", weight(zero("class_token", "embed")))
 
-    say("positions-missing", "no positions are added", step("embed.positions", positions_become(np.zeros_like)))
-    text = "positions are shifted by the class token: "
-    say(
-        "positions-shifted",
-        text + "each patch has the position of the token before it",
-        step("embed.positions", positions_become(delayed)),
-    )
-    say(
-        "positions-rotated", text + "its own is taken for the last patch", step("embed.positions", positions_become(rolled(-1)))
-    )
-    say("positions-rotated-back", text + "it has the last patch's", step("embed.positions", positions_become(rolled(1))))
-    say("class-position-missing", "the class token has no position", step("embed.positions", positions_become(without_first)))
-    for rule in RULES:
-        if rule != model.position_rule:
-            text = f"positions are resized by the rule '{rule}' instead of '{model.position_rule}'"
-            say(f"positions-{rule}", text, config(position_rule=rule))
+def norm_mistakes(c: ViTConfig) -> list[Row]:
+    """Layer norm computed otherwise, or in another place."""
+    return [
+        *((eps != c.eps, f"eps-{eps:g}", f"layer norm has eps {eps:g} instead of {c.eps:g}", config(eps=eps))
+          for eps in OTHER_EPS),
+        (True, "norm-no-scale", "layer norm's scale is missing", weight(unit_scale)),
+        (True, "norm-no-shift", "layer norm's shift is missing", weight(zero("bias", *NORMS))),
+        (True, "norm-unbiased", "layer norm divides by the unbiased variance (over D - 1 instead of D)", unbiased),
+        (True, "norms-swapped", "the weights of norm1 and norm2 are swapped", weight(swapped("norm1", "norm2"))),
+        (True, "norm1-missing", "the norm before attention is missing", step("norm1", earlier("input"))),
+        (True, "norm2-missing", "the norm before the MLP is missing", step("norm2", earlier("residual1"))),
+        (True, "post-norm", "layer norm comes after the sums (post-norm) instead of before attention and MLP (pre-norm)",
+         post_norm),
+    ]  # fmt: skip
 
-    for eps in OTHER_EPS:
-        if eps != model.eps:
-            say(f"eps-{eps:g}", f"layer norm has eps {eps:g} instead of {model.eps:g}", config(eps=eps))
-    say("norm-no-scale", "layer norm's scale is missing", weight(unit_scale))
-    say("norm-no-shift", "layer norm's shift is missing", weight(zero("bias", *NORMS)))
-    say("norm-unbiased", "layer norm divides by the unbiased variance (over D - 1 instead of D)", unbiased)
-    say("norms-swapped", "the weights of norm1 and norm2 are swapped", weight(swapped("norm1", "norm2")))
-    say("norm1-missing", "the norm before attention is missing", step("norm1", earlier("input")))
-    say("norm2-missing", "the norm before the MLP is missing", step("norm2", earlier("residual1")))
-    say("post-norm", "layer norm comes after the sums (post-norm) instead of before attention and MLP (pre-norm)", post_norm)
 
-    for order in ORDERS:
-        text = "query, key and value are taken in another order: " + ", ".join(order)
-        say(f"qkv-order-{''.join(part[0] for part in order)}", text, weight(qkv_order(*order)))
-    say("qkv-packing", "the fused query-key-value is unpacked (H, 3, K) instead of (3, H, K)", weight(packed_by_head))
-    say("heads-kh", "heads are split (K, H) instead of (H, K)", weight(heads_last))
-    say("heads-kh-merged", "heads are split and merged (K, H) instead of (H, K)", weight(heads_last_merged))
-    unmoved = both(*(step(f"attention.{part}", reshaped_heads) for part in QKV))
-    say("heads-not-moved", "heads are split by a reshape to (B, H, N, K), without moving the axes", unmoved)
-    say(
-        "merged-not-moved",
-        "heads are merged by a reshape, without moving the axes",
-        step("attention.output", output_of_unmoved_heads),
-    )
-    text = "scores are not divided by sqrt(K)"
-    say("scale-missing", text, step("attention.scores", scores_times(model.head_dim**0.5)))
-    text = "scores are divided by sqrt(D) instead of sqrt(K)"
-    say("scale-by-D", text, step("attention.scores", scores_times((model.head_dim / model.width) ** 0.5)))
-    text = "scores are divided by K instead of sqrt(K)"
-    say("scale-by-K", text, step("attention.scores", scores_times(model.head_dim**-0.5)))
-    text = "scores are key times query instead of query times key"
-    say("scores-transposed", text, step("attention.scores", lambda scores, run: scores.swapaxes(-1, -2)))
-    text = "softmax runs over the queries (axis -2) instead of the keys (axis -1)"
-    say("softmax-over-queries", text, step("attention.probs", softmax_over(-2)))
-    say("softmax-over-heads", "softmax runs over the heads instead of the keys", step("attention.probs", softmax_over(-3)))
-    say("softmax-missing", "there is no softmax", step("attention.probs", earlier("attention.scores")))
+def attention_mistakes(c: ViTConfig) -> list[Row]:
+    """Query, key and value mixed up, heads split or merged otherwise, scores scaled or normed otherwise."""
+    K, heads = c.head_dim, c.heads > 1
+    used = "attention.biased_scores" if c.relative_positions else "attention.scores"
+    scores, probs = functools.partial(step, "attention.scores"), functools.partial(step, "attention.probs")
+    return [
+        *((True, f"qkv-order-{''.join(part[0] for part in order)}",
+           "query, key and value are taken in another order: " + ", ".join(order), of_qkv(qkv_order(*order)))
+          for order in ORDERS),
+        (heads, "qkv-packing", "the fused query-key-value is unpacked (H, 3, K) instead of (3, H, K)", of_qkv(packed_by_head)),
+        (heads and K > 1, "heads-kh", "heads are split (K, H) instead of (H, K)", weight(heads_last)),
+        (heads and K > 1, "heads-kh-merged", "heads are split and merged (K, H) instead of (H, K)", weight(heads_last_merged)),
+        (heads, "heads-not-moved", "heads are split by a reshape to (B, H, N, K), without moving the axes",
+         both(*(step(f"attention.{part}", reshaped_heads) for part in QKV))),
+        (heads, "merged-not-moved", "heads are merged by a reshape, without moving the axes",
+         step("attention.output", output_of_unmoved_heads)),
+        (K > 1, "scale-missing", "scores are not divided by sqrt(K)", scores(times(K**0.5))),
+        (c.width != K, "scale-by-D", "scores are divided by sqrt(D) instead of sqrt(K)", scores(times((K / c.width) ** 0.5))),
+        (K > 1, "scale-by-K", "scores are divided by K instead of sqrt(K)", scores(times(K**-0.5))),
+        (True, "scores-transposed", "scores are key times query instead of query times key",
+         scores(lambda scores, run: scores.swapaxes(-1, -2))),
+        (True, "softmax-over-queries", "softmax runs over the queries (axis -2) instead of the keys (axis -1)",
+         probs(softmax_over(-2, used))),
+        (True, "softmax-over-heads", "softmax runs over the heads instead of the keys", probs(softmax_over(-3, used))),
+        (True, "softmax-missing", "there is no softmax", probs(earlier(used))),
+    ]  # fmt: skip
 
-    one, two = (step("residual1", earlier("attention.output")), step("residual2", earlier("mlp.output")))
-    say("residual1-missing", "what came into the block is not added after attention", one)
-    say("residual2-missing", "what came into the MLP half is not added after the MLP", two)
-    say("residuals-missing", "nothing is added after attention and after the MLP: no residual connections", both(one, two))
-    normed = both(step("residual1", plus("norm1", "attention.output")), step("residual2", plus("norm2", "mlp.output")))
-    say("residual-of-the-norm", "the sums add the normed tokens instead of those before the norm", normed)
 
-    for name, text in ACTIVATIONS.items():
-        if name != model.activation:
-            say(f"activation-{name}", text, config(activation=name))
-    before = "mlp.gate" if model.gated_mlp else "mlp.hidden"
-    say("activation-missing", "there is no activation", step("mlp.activation", earlier(before)))
+def block_mistakes(c: ViTConfig) -> list[Row]:
+    """The sums, and the activation."""
+    attended, widened = ("layer_scale1", "layer_scale2") if c.layer_scale else ("attention.output", "mlp.output")
+    one, two = step("residual1", earlier(attended)), step("residual2", earlier(widened))
+    normed = both(step("residual1", plus("norm1", attended)), step("residual2", plus("norm2", widened)))
+    unactivated = step(f"mlp.{activation_name(c)}", earlier("mlp.gate" if c.gated_mlp else "mlp.hidden"))
+    return [
+        (True, "residual1-missing", "what came into the block is not added after attention", one),
+        (True, "residual2-missing", "what came into the MLP half is not added after the MLP", two),
+        (True, "residuals-missing", "nothing is added after attention and after the MLP: no residual connections",
+         both(one, two)),
+        (True, "residual-of-the-norm", "the sums add the normed tokens instead of those before the norm", normed),
+        *((name != c.activation, f"activation-{name}", text, config(activation=name)) for name, text in ACTIVATIONS.items()),
+        (True, "activation-missing", "there is no activation", unactivated),
+    ]  # fmt: skip
 
-    found += option_mistakes(model)
-    say("final-norm-missing", "the last norm is missing", step("norm", earlier("input")))
-    if model.pooling == "class":
-        say("pooling-mean", "the mean of the patch tokens is taken instead of the class token", config(pooling="mean"))
-    else:
-        say("pooling-class", "the class token is taken instead of the mean of the patch tokens", config(pooling="class"))
-    text = "the mean of all tokens, the class token included, is taken"
-    say("pooling-all", text, step("pool", lambda pooled, run: run["norm"].mean(axis=1)))
-    if model.pooler:
-        say("pooler-no-tanh", "the pooler has no tanh", step("pooler", pooler_without_tanh))
 
-    layers = {layer: words for layer, words in LINEARS.items() if layer != "mlp.gate" or model.gated_mlp}
-    for layer, words in layers.items():
-        say(f"no-bias-{layer}", f"{words} has no bias", weight(zero("bias", layer)))
-    say("no-biases", "no linear layer has a bias", weight(zero("bias", *LINEARS)))
-    for layer, words in layers.items():
-        text = f"the weights of {words} are transposed: "
-        say(f"transposed-{layer}", text + "(out, in) numbers are read as (in, out)", weight(transposed(layer)))
-        say(f"transposed-back-{layer}", text + "(in, out) numbers are read as (out, in)", weight(transposed(layer, back=True)))
-    say("transposed", "all weights are transposed: (out, in) read as (in, out)", weight(transposed(*LINEARS)))
-    say("transposed-back", "all weights are transposed: (in, out) read as (out, in)", weight(transposed(*LINEARS, back=True)))
-    say("next-block", "every block has the weights of the next one", weight(other_block(1)))
-    say("block-before", "every block has the weights of the one before", weight(other_block(-1)))
-    return found
+def tail_mistakes(c: ViTConfig) -> list[Row]:
+    """After the blocks: the last norm, pooling, the pooler."""
+    tokens, one_vector = "norm" if c.final_norm == "tokens" else "input", c.pooling != "class_and_mean"
+    of_all = step("pool", lambda pooled, run: run[tokens].mean(axis=1))
+    return [
+        (True, "final-norm-missing", "the last norm is missing", step("norm", earlier("input"))),
+        (c.pooling == "class", "pooling-mean", "the mean of the patch tokens is taken instead of the class token",
+         config(pooling="mean")),
+        (c.pooling == "mean" and c.class_token, "pooling-class",
+         "the class token is taken instead of the mean of the patch tokens", config(pooling="class")),
+        (c.class_token and one_vector, "pooling-all", "the mean of all tokens, the class token included, is taken", of_all),
+        (True, "pooler-no-tanh", "the pooler has no tanh", step("pooler", pooler_without_tanh)),
+    ]  # fmt: skip
+
+
+def weight_mistakes(c: ViTConfig) -> list[Row]:
+    """Biases forgotten, weights transposed, blocks mistaken for others."""
+    ways = (("transposed", False, "(out, in){} read as (in, out)"), ("transposed-back", True, "(in, out){} read as (out, in)"))
+    return [
+        *((True, f"no-bias-{layer}", f"{words} has no bias", weight(zero("bias", layer))) for layer, words in LINEARS.items()),
+        (True, "no-biases", "no linear layer has a bias", weight(zero("bias", *LINEARS))),
+        *((True, f"{name}-{layer}", f"the weights of {words} are transposed: {how.format(' numbers are')}",
+           weight(transposed(layer, back=back))) for layer, words in LINEARS.items() for name, back, how in ways),
+        *((True, name, f"all weights are transposed: {how.format('')}", weight(transposed(*LINEARS, back=back)))
+          for name, back, how in ways),
+        (c.depth > 1, "next-block", "every block has the weights of the next one", weight(other_block(1))),
+        (c.depth > 1, "block-before", "every block has the weights of the one before", weight(other_block(-1))),
+    ]  # fmt: skip
+
+
+def mistakes(
+    model: ViTConfig, *, preprocess: Mapping[str, Any] | None = None, size: tuple[int, int] | None = None
+) -> list[Mistake]:
+    """All mistakes that a port of this model can make, on pictures of `size` (Y, X; the config's where it is not given).
+
+    preprocess  how the golden's pictures were prepared, as its manifest says
+
+    What could not change a number is left out: the more are tried, the less it says that one fits.
+    """
+    size = size or model.image
+    return applicable(model, [
+        *pixel_mistakes(model.channels, size[0] == size[1], preprocess),
+        *embedding_mistakes(model, size),
+        *norm_mistakes(model),
+        *attention_mistakes(model),
+        *block_mistakes(model),
+        *option_mistakes(model),
+        *tail_mistakes(model),
+        *weight_mistakes(model),
+    ])  # fmt: skip
+
+
+def applicable(model: ViTConfig, rows: Iterable[Row]) -> list[Mistake]:
+    """Those that change steps and weights that the model has."""
+    steps = {re.sub(r"^blocks\.\d+\.", "", name) for name in step_names(model, model.image)}
+
+    shapes_of = functools.cache(parameter_shapes)
+
+    def touches(on_weight: OnWeight, run: Variation) -> bool:
+        shapes = shapes_of(run.config)
+        get: Get = lambda name: np.broadcast_to(0.0, shapes[name])  # noqa: E731
+        for name in shapes:
+            with contextlib.suppress(KeyError):  # it takes another one's, which is not there
+                if on_weight(name, get, run.config) is not None:
+                    return True
+        return False
+
+    def applies(run: Variation) -> bool:
+        return all(name in steps for name in run.change) and all(touches(on_weight, run) for on_weight in run.on_weight)
+
+    known = [Mistake(name, text, change) for there, name, text, change in rows if there]
+    return [mistake for mistake in known if applies(mistake.change(Variation(model)))]

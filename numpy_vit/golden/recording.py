@@ -129,21 +129,21 @@ def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
     exact   "pixels" and every step of the model, in float64
 
     "run": the whole forward pass in the format, up to this step. "step": this step alone, against the exact step from the same
-    inputs, which are the exact ones rounded to the format. Both as `distance` gives them.
+    inputs, which are the exact ones rounded to the format. Both as `floor` gives them.
     """
     narrow = ViT(model.config, rounded_tensors(kind, model.tensors))
     rounded = {name: round_to(kind, array).view(KINDS[kind]) for name, array in exact.items()}
-    pixels = distance(rounded["pixels"], exact["pixels"])
+    pixels = floor(rounded["pixels"], exact["pixels"])
     floors: Floors = {name: {} for name in exact}
     floors["pixels"] = {"run": pixels, "step": pixels}
     by_itself: dict[str, Array] = {}
     same_inputs = {name: array.astype(model.dtype) for name, array in rounded.items()}
 
     def run(name: str, array: Array) -> None:
-        floors[name]["run"] = distance(array, exact[name])
+        floors[name]["run"] = floor(array, exact[name])
 
     def one_step(name: str, array: Array) -> None:
-        floors[name]["step"] = distance(by_itself.pop(name), np.asarray(array))
+        floors[name]["step"] = floor(by_itself.pop(name), np.asarray(array))
 
     with np.errstate(all="ignore"):  # a float16 that overflows is a finding, not a warning
         replay(narrow, rounded["pixels"], {}, run)
@@ -152,19 +152,23 @@ def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
     return floors
 
 
-def distance(a: Array, exact: Array) -> dict[str, float]:
-    """How far a is from exact, to 3 digits; 1 for what is no number.
+def floor(a: Array, exact: Array) -> dict[str, float]:
+    """The distance of a from exact to 3 digits, the same on every machine; 1 for what is no number."""
+    found = distance(a, exact, lambda x, y: total(x * y))
+    return {key: float(f"{abs(x):.3g}") if math.isfinite(x) else 1.0 for key, x in found.items()}
+
+
+def distance(a: Array, exact: Array, dot: Callable[[Array, Array], Array] = np.dot) -> dict[str, float]:
+    """How far a is from exact; `dot` is how products are added up.
 
     largest   max|a - exact| / max|exact|
     l2        norm of a - exact / norm of exact
-    gain      |(a - exact) . exact| / exact . exact: by how much a is larger or smaller as a whole
+    gain      (a - exact) . exact / exact . exact: by how much a is larger as a whole, or smaller
     """
-    a, exact = np.asarray(a, np.float64), np.asarray(exact, np.float64)
-    difference = a - exact
-    square = total(np.square(exact).ravel()) or 1.0
-    found = {
-        "largest": np.abs(difference).max() / (np.abs(exact).max() or 1.0),
-        "l2": math.sqrt(total(np.square(difference).ravel()) / square),
-        "gain": abs(total((difference * exact).ravel())) / square,
+    a, exact = np.asarray(a, np.float64).ravel(), np.asarray(exact, np.float64).ravel()
+    difference, square = a - exact, float(dot(exact, exact)) or 1.0
+    return {
+        "largest": float(np.abs(difference).max() / (np.abs(exact).max() or 1.0)),
+        "l2": math.sqrt(dot(difference, difference) / square),
+        "gain": float(dot(difference, exact)) / square,
     }
-    return {key: float(f"{x:.3g}") if math.isfinite(x) else 1.0 for key, x in found.items()}
