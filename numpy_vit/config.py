@@ -17,6 +17,7 @@ from .errors import InputError, check_known, nearest
 Kind = TypeVar("Kind")
 
 DIGITS = "digits"  # what the shipped model is called
+PRECISIONS = ("float32", "float64", "portable")  # numpy_vit.arithmetic.precision
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
 POSITION_RULES = (
@@ -29,10 +30,10 @@ POSITION_RULES = (
     "bilinear_antialias",
 )
 LINEARS = ("embed.projection", "attention.key", "attention.output", "mlp.gate", "mlp.hidden", "mlp.output", "head")
-MAY_BE_0 = {"least": 0}  # else 1
-LARGEST_SIZE = 1_000_000  # of any single size; above it a number is surely a slip
-LARGEST_DEPTH = 1_000
-LARGEST_TOKENS = 10_000_000
+MAY_BE_0 = {"minimum": 0}  # else 1
+MAX_SIZE = 1_000_000  # of any single size; above it a number is surely a slip
+MAX_DEPTH = 1_000
+MAX_PATCHES = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,13 +121,13 @@ class ViTConfig:
         for given in dataclasses.fields(self):
             what, value = f"config: {given.name}", getattr(self, given.name)
             if given.type is int:
-                whole_number(what, value, given.metadata.get("least", 1), LARGEST_SIZE)
+                whole_number(what, value, given.metadata.get("minimum", 1), MAX_SIZE)
                 object.__setattr__(self, given.name, int(value))  # of NumPy's integers, Python's
             elif given.type is str:
                 check_known(what, value, given.metadata["known"])
             elif given.type is bool and type(value) is not bool:
                 raise InputError(f"{what} is {value!r}: it must be true or false")
-        whole_number("config: depth", self.depth, 1, LARGEST_DEPTH)
+        whole_number("config: depth", self.depth, 1, MAX_DEPTH)
         object.__setattr__(self, "image", check_image(self.image, self.patch, whole=False))
         if self.inner == self.width:
             object.__setattr__(self, "inner", 0)
@@ -273,10 +274,10 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def whole_number(what: str, value: Any, least: int, largest: int) -> None:
-    """Raise InputError unless value is a whole number from least to largest."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= largest:
-        raise InputError(f"{what} is {value!r}: it must be a whole number, {least} to {largest:,}")
+def whole_number(what: str, value: Any, minimum: int, maximum: int) -> None:
+    """Raise InputError unless value is a whole number from minimum to maximum."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not minimum <= int(value) <= maximum:
+        raise InputError(f"{what} is {value!r}: it must be a whole number, {minimum} to {maximum:,}")
 
 
 def check_image(image: Any, patch: int, whole: bool = True) -> tuple[int, int]:
@@ -288,15 +289,13 @@ def check_image(image: Any, patch: int, whole: bool = True) -> tuple[int, int]:
     if not isinstance(image, list | tuple) or len(image) != 2:
         raise InputError(f"config: image is {image!r}: give one number or (height, width)")
     for name, value in zip(("height", "width"), image, strict=True):
-        whole_number(f"config: image {name}", value, 1, LARGEST_SIZE)
+        whole_number(f"config: image {name}", value, 1, MAX_SIZE)
         if value < patch:
             raise InputError(f"config: image {name} {value} is less than a patch of {patch}")
         if whole and value % patch:
             raise InputError(f"config: image {name} {value} is not a multiple of the patch size {patch}")
-    if (image[0] // patch) * (image[1] // patch) > LARGEST_TOKENS:
-        raise InputError(
-            f"config: an image of {image[0]}x{image[1]} has more than {LARGEST_TOKENS:,} patches of {patch}x{patch}"
-        )
+    if (image[0] // patch) * (image[1] // patch) > MAX_PATCHES:
+        raise InputError(f"config: an image of {image[0]}x{image[1]} has more than {MAX_PATCHES:,} patches of {patch}x{patch}")
     return int(image[0]), int(image[1])
 
 

@@ -32,7 +32,7 @@ from ..vit import ViT
 
 Array = Any
 VARIABLES = (THREADS_VARIABLE, "OMP_NUM_THREADS", *BLAS, "OPENBLAS_CORETYPE")  # the last chooses its kernels
-SECONDS, FEWEST, MOST = 10.0, 3, 20  # how long one batch size is measured, in how many rounds
+SECONDS, MIN_ROUNDS, MAX_ROUNDS = 10.0, 3, 20  # how long one batch size is measured, in how many rounds
 
 
 def python_threads() -> int:
@@ -165,7 +165,7 @@ def measure(
 ) -> None:
     """Run `rounds` rounds and put their times into `measurement`, whose lists are right also after an interruption.
 
-    rounds   None: as many as fit in SECONDS, but FEWEST to MOST
+    rounds   None: as many as fit in SECONDS, but MIN_ROUNDS to MAX_ROUNDS
     steps    let a third run tell where the time goes
     say      called with what is being done
     """
@@ -189,9 +189,9 @@ def measure(
 
 def wanted_rounds(done: int, seconds: float) -> int:
     """How many rounds in all, when some are done and took so long."""
-    if done < FEWEST:
-        return FEWEST
-    return min(MOST, int(done * SECONDS / seconds))
+    if done < MIN_ROUNDS:
+        return MIN_ROUNDS
+    return min(MAX_ROUNDS, int(done * SECONDS / seconds))
 
 
 def timed(call: Callable[[], Any]) -> float:

@@ -30,8 +30,8 @@ from ..writing.template import filled, script_data
 Array = Any
 Bilingual = tuple[str, str]  # in English, in Chinese
 LANGUAGES = ("en", "zh")
-LARGEST = 24_000_000  # characters of attention in a page
-LARGEST_PICTURE = 720  # pixels of a side of the picture as it was given
+MAX_CHARACTERS = 24_000_000  # characters of attention in a page
+MAX_SIDE = 720  # pixels of a side of the picture as it was given
 OPERATIONS = {
     "patchify": "切成图块",
     "linear": "线性",
@@ -69,7 +69,7 @@ def what_fits(config: ViTConfig) -> Kept:
     """The most that a page can keep of this model's attention. Raises InputError where it is too much whatever is left out."""
     for kept in (Kept(True, 2), Kept(True, 1), Kept(False, 2), Kept(False, 1)):
         maps = config.depth * (config.heads if kept.heads else 1) + 1  # and the rollout
-        if maps * config.tokens * (config.tokens * kept.bytes + 4) * 4 / 3 <= LARGEST:
+        if maps * config.tokens * (config.tokens * kept.bytes + 4) * 4 / 3 <= MAX_CHARACTERS:
             return kept
     raise InputError(
         f"{config.depth} blocks of {config.tokens:,} x {config.tokens:,} weights are too many for a page: "
@@ -185,7 +185,7 @@ def pictures_of(
     rows, columns = config.grid
     used = seen.crop((0, 0, columns * config.patch, rows * config.patch))  # a rest at the edge is in no patch
     small = original.copy()
-    small.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
+    small.thumbnail((MAX_SIDE, MAX_SIDE))
     assert policy is not None
     return {
         "name": name,

@@ -18,7 +18,7 @@ from ..errors import InputError
 Array = Any
 RAMP = ((0, 32, 77), (66, 78, 108), (124, 123, 120), (188, 175, 102), (255, 234, 70))  # dark blue, grey, yellow
 INK, PAPER, LINE = (20, 20, 20), (255, 255, 255), (255, 255, 255)
-LARGEST_SIDE = 4096  # pixels of a drawing
+MAX_SIDE = 4096  # pixels of a drawing
 
 
 # What is drawn
@@ -124,11 +124,11 @@ def beside(images: Sequence[Image.Image], gap: int = 12) -> Image.Image:
     return sheet
 
 
-def enlarged(image: Image.Image, grid: tuple[int, int], least: int = 224) -> tuple[Image.Image, int]:
-    """The picture at a size that its grid of patches divides, at least `least` wide or high, and a patch's side in pixels."""
+def enlarged(image: Image.Image, grid: tuple[int, int], minimum: int = 224) -> tuple[Image.Image, int]:
+    """The picture at a size that its grid of patches divides, at least `minimum` wide or high, and a patch's side in pixels."""
     rows, columns = grid
-    side = max(1, math.ceil(max(least, image.width, image.height) / max(rows, columns)))
-    side = max(1, min(side, LARGEST_SIDE // max(rows, columns)))
+    side = max(1, math.ceil(max(minimum, image.width, image.height) / max(rows, columns)))
+    side = max(1, min(side, MAX_SIDE // max(rows, columns)))
     return image.convert("RGB").resize((columns * side, rows * side), Image.Resampling.BICUBIC), side
 
 

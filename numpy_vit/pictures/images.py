@@ -43,7 +43,7 @@ KNOWN = {
     "crop_rounding": ("down", "even"),
 }
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
-LARGEST_SIDE = 100_000
+MAX_SIDE = 100_000
 # Pillow warns from 89 million pixels on (a phone has 108) and refuses from 179 million on; it also warns of damaged EXIF data,
 # which do no harm. Said once for the process, since to silence it for the time of a call is to silence other threads too.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -188,7 +188,7 @@ class Preprocess:
             edge: int = self.size  # type: ignore[assignment]
             longer = int(edge * max(height, width) / min(height, width))  # transformers and torchvision round down
             target = (edge, longer) if height <= width else (longer, edge)
-        if max(target) > LARGEST_SIDE:
+        if max(target) > MAX_SIDE:
             raise InputError(f"a picture of {height}x{width} pixels is too narrow: resized it would be {max(target)} long")
         return target
 
@@ -244,8 +244,8 @@ def resize_as_tensorflow(array: Array, size: tuple[int, int]) -> Array:
 
     def between_columns(rows: Array) -> Array:
         """(new Y, new X, C)"""
-        some = array[rows]
-        start, end = some[:, left].astype(np.float32), some[:, right].astype(np.float32)
+        chosen = array[rows]
+        start, end = chosen[:, left].astype(np.float32), chosen[:, right].astype(np.float32)
         return start + (end - start) * across[:, None]
 
     upper, lower = between_columns(above), between_columns(below)
@@ -340,7 +340,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _is_side(value: Any) -> bool:
-    return type(value) is int and 0 < value <= LARGEST_SIDE
+    return type(value) is int and 0 < value <= MAX_SIDE
 
 
 def _is_pair(value: Any) -> bool:

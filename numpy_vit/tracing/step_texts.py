@@ -55,7 +55,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         "add",
         "eq. 1: E_pos",
         "{N} x {D} + {N} x {D}",
-        "Attention does not know order: learned positions are added (not appended) so that each token knows its place.",
+        "Attention does not know order: learned positions are added (not appended) so that each token knows its position.",
         "注意力不知道次序：加上（而不是拼接）可学习的位置，让每个词元知道自己在哪里。",
     ),
     "norm1": Explanation(
