@@ -58,28 +58,21 @@ class Row:
         return "norms and sums" if self.block is not None or self.name == "norm" else "head"
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Rows(Sequence[Row]):
     """The rows of a traced run, and their totals."""
 
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        config: ViTConfig,
-        sizes: dict[str, int],
-        dtype: str,
-        peak: int,
-        products: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = (),
-    ) -> None:
-        self.rows = tuple(rows)
-        self.config = config
-        self.sizes = sizes  # letter -> size
-        self.dtype = dtype
-        self.peak_memory = peak  # bytes of activations
-        self.products = tuple(products)  # the shapes of both operands of every matrix product, in order; of a whole run only
+    rows: Sequence[Row]
+    config: ViTConfig
+    sizes: dict[str, int]  # letter -> size
+    dtype: str
+    peak_memory: int  # bytes of activations
+    products: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = ()
+    """The shapes of both operands of every matrix product, in order; of a whole run only."""
 
     def having(self, rows: Sequence[Row]) -> Self:
         """The same run, of which some rows are left out, or say more."""
-        return type(self)(rows, self.config, self.sizes, self.dtype, self.peak_memory)
+        return dataclasses.replace(self, rows=rows, products=())
 
     def __getitem__(self, index: Any) -> Any:
         return self.rows[index]
