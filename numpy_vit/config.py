@@ -240,6 +240,13 @@ class ViTConfig:
         """The same config with some fields changed. Raises InputError for an unknown field."""
         return ViTConfig.from_dict({**dataclasses.asdict(self), **changes})
 
+    def overridden(self, changes: Mapping[str, Any]) -> "ViTConfig":
+        """`replace` for a user's changes: an image or patch size that is among them must make whole patches."""
+        config = self.replace(**changes)
+        if {"image", "patch"} & changes.keys():
+            check_image(config.image, config.patch)
+        return config
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ViTConfig":
         """A config from plain data. Raises InputError for a field that is missing or unknown."""

@@ -40,7 +40,9 @@ def dry_run(config: ViTConfig, batch: int, image: tuple[int, int], dtype: Any, h
     """The forward pass on shape-only arrays: needs no weights and computes nothing. `ledger` gets every operation."""
     from .arithmetic.shape_only import ShapeOnly
 
-    tensors = {name: ShapeOnly(shape, dtype, ledger, name=name, weight=True) for name, shape in parameter_shapes(config).items()}
+    tensors = {
+        name: ShapeOnly(shape, dtype, ledger, name=name, weight=True) for name, shape in parameter_shapes(config).items()
+    }
     pixels = ShapeOnly((batch, config.channels, *image), dtype, ledger, name="pixels")
     step = new_step(config, batch, image, dtype, hear=hear)
     w, config = at_image_size(image, weights_tree(tensors, config), config, step)

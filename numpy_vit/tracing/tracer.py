@@ -62,9 +62,7 @@ def trace(
     """
     config = getattr(model, "config", model)  # a model with weights will do as well
     config = config if isinstance(config, ViTConfig) else variant(config)
-    config = config.replace(**overrides) if overrides else config
-    if {"image", "patch"} & overrides.keys():
-        check_image(config.image, config.patch)
+    config = config.overridden(overrides)
     whole_number("batch", batch, 1, MAX_SIZE)
     Y, X = config.image if size in (None, config.image) else check_image(size, config.patch)
     dtype, _ = precision(dtype)
