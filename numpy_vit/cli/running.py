@@ -3,6 +3,7 @@
 import argparse
 import collections
 import contextlib
+import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,19 +99,9 @@ class Runner:
 
 def in_batches(pictures: Iterable[tuple[Path, Any]]) -> Iterator[tuple[list[Path], list[Any]]]:
     """Yields paths and pixels of BATCH pictures each; of fewer before a picture of another size, and at the end."""
-    paths: list[Path] = []
-    several: list[Any] = []
-    for path, pixels in pictures:
-        if several and pixels.shape != several[0].shape:
-            yield paths, several
-            paths, several = [], []
-        paths.append(path)
-        several.append(pixels)
-        if len(paths) == BATCH:
-            yield paths, several
-            paths, several = [], []
-    if paths:
-        yield paths, several
+    for _, alike in itertools.groupby(pictures, key=lambda picture: picture[1].shape):
+        while batch := list(itertools.islice(alike, BATCH)):
+            yield [path for path, _ in batch], [pixels for _, pixels in batch]
 
 
 def read_ahead(read: Callable[[Path], Any], paths: Iterable[Path]) -> Generator[tuple[Path, "Future[Any]"], None, None]:

@@ -49,11 +49,16 @@ def rollout(attentions: Sequence[Array]) -> Array:
     flow = np.eye(tokens)
     for attention in attentions:
         heads = np.asarray(attention, np.float64)
-        if heads.ndim != 3 or heads.shape[1:] != (tokens, tokens):
-            raise InputError(f"draw: attention maps must be (H, N, N) = (H, {tokens}, {tokens}), not {heads.shape}")
+        check_maps(heads, tokens)
         mixed = (heads.mean(axis=0) + np.eye(tokens)) / 2
         flow = mixed @ flow
     return flow
+
+
+def check_maps(heads: Array, tokens: int) -> None:
+    """Raise InputError unless these are attention maps of so many tokens: (H, N, N)."""
+    if heads.ndim != 3 or heads.shape[1:] != (tokens, tokens):
+        raise InputError(f"draw: attention maps must be (H, N, N) = (H, {tokens}, {tokens}), not {heads.shape}")
 
 
 def similarity(vectors: Array) -> Array:
@@ -182,8 +187,7 @@ def attention_overlay(
 def head_gallery(image: Image.Image, probs: Array, config: ViTConfig, query: int = 0, columns: int = 4) -> Image.Image:
     """What every head of one block attends to from one token (0, the class token). probs (H, N, N)."""
     probs = np.asarray(probs)
-    if probs.ndim != 3 or probs.shape[1:] != (config.tokens, config.tokens):
-        raise InputError(f"draw: attention maps must be (H, {config.tokens}, {config.tokens}), not {probs.shape}")
+    check_maps(probs, config.tokens)
     if not 0 <= query < config.tokens:
         raise InputError(f"draw: there is no token {query}, only 0 to {config.tokens - 1}")
     first = config.special_tokens

@@ -20,6 +20,7 @@ class Explanation(NamedTuple):
     why_zh: str
 
 
+_NORM = "(x - mean) / sqrt(variance + eps) * weight + bias"
 _LINEAR = "{N} x {D} @ {D} x {H*K} + {H*K}, seen as {H} heads of {K}"
 
 EXPLANATIONS: dict[str, Explanation] = {
@@ -61,7 +62,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     "norm1": Explanation(
         "layer norm",
         "eq. 2: LN",
-        "(x - mean) / sqrt(variance + eps) * weight + bias, each token over {D}",
+        f"{_NORM}, each token over {{D}}",
         "Every token is brought to the same scale before attention, so that deep stacks stay stable.",
         "注意力之前把每个词元调到同一尺度，很深的模型也保持稳定。",
     ),
@@ -124,7 +125,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     "norm2": Explanation(
         "layer norm",
         "eq. 3: LN",
-        "(x - mean) / sqrt(variance + eps) * weight + bias, each token over {D}",
+        f"{_NORM}, each token over {{D}}",
         "The same scale again before the MLP.",
         "MLP 之前再次调到同一尺度。",
     ),
@@ -159,7 +160,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     "norm": Explanation(
         "layer norm",
         "eq. 4: LN",
-        "(x - mean) / sqrt(variance + eps) * weight + bias, each token over {D}",
+        f"{_NORM}, each token over {{D}}",
         "The last norm: this is the last hidden state.",
         "最后一次归一化：这就是 last hidden state。",
     ),
@@ -195,7 +196,6 @@ EXPLANATIONS: dict[str, Explanation] = {
 
 # What other families add (numpy_vit.config says who).
 _SCALE = "{N} x {D}, each of the {D} numbers by its own factor"
-_NORM = "(x - mean) / sqrt(variance + eps) * weight + bias"
 _ROTATED = "x cos + rotated(x) sin, {G} patches, {H} heads of {K}"
 
 EXPLANATIONS |= {
