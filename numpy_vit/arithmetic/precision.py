@@ -19,5 +19,5 @@ def precision(name: Any) -> tuple[Any, type]:
     except TypeError:
         dtype = np.dtype("O")
     if dtype not in (np.float32, np.float64):
-        raise InputError(f"dtype {name!r}: a model runs in {', '.join(PRECISIONS)}")
+        raise InputError(f"dtype {name!r}: a model runs in {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     return dtype, np.ndarray
