@@ -3,6 +3,7 @@
 Linear weights are (in, out), so that code reads `x @ W + b` as in the paper.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -56,71 +57,97 @@ def grown(branch: Any) -> Any:
     return tuple(children.values()) if "0" in children else Weights(**children)
 
 
+def place(name: str) -> tuple[int | None, str]:
+    """A step's or a weight's name as its block's number, or None outside the blocks, and its name there.
+
+    "blocks.3.attention.query" -> (3, "attention.query"), "embed.patches" -> (None, "embed.patches")
+    """
+    if not name.startswith("blocks."):
+        return None, name
+    _, number, local = name.split(".", 2)
+    return int(number), local
+
+
+def folded(name: str) -> str:
+    """The name that all blocks' steps have in common: "blocks.3.norm1" -> "blocks.*.norm1"."""
+    block, local = place(name)
+    return name if block is None else f"blocks.*.{local}"
+
+
 def parameter_dims(config: ViTConfig) -> dict[str, str]:
     """Every tensor of the model, in the order the data meets them: name -> dimensions in letters."""
-    c = config
-    dims = linear_dims(c, "embed.projection", "C*P*P", "D")
-    for name, there in (("class_token", c.class_token), ("distillation_token", c.distillation_token)):
-        dims |= {f"embed.{name}": "D"} if there else {}
-    dims |= {"embed.registers": f"{c.registers} D"} if c.registers else {}
-    if c.positions != "none":
-        dims |= {"embed.positions": "N D" if c.positioned_tokens == c.tokens else f"{c.positioned_tokens} D"}
-    dims |= norm_dims("embed.norm", "D") if c.pre_norm else {}
-    dims |= {"rope.frequencies": str(c.head_dim // 4)} if c.rope != "none" else {}
+    c, dims = config, Dims(config)
+    dims.linear("embed.projection", "C*P*P", "D")
+    dims.array("embed.class_token", "D", c.class_token)
+    dims.array("embed.distillation_token", "D", c.distillation_token)
+    dims.array("embed.registers", f"{c.registers} D", c.registers)
+    positions = "N D" if c.positioned_tokens == c.tokens else f"{c.positioned_tokens} D"
+    dims.array("embed.positions", positions, c.positions != "none")
+    dims.norm("embed.norm", "D", c.pre_norm)
+    dims.array("rope.frequencies", str(c.head_dim // 4), c.rope != "none")
     for n in range(c.depth):
-        dims |= block_dims(c, f"blocks.{n}")
-    dims |= norm_dims("norm", "D") if c.final_norm == "tokens" else {}
+        dims.block(f"blocks.{n}")
+    dims.norm("norm", "D", c.final_norm == "tokens")
     if c.pooling == "map":
-        dims |= {"map.probe": "1 D", **attention_dims(c, "map.attention")}
-        dims |= {**norm_dims("map.norm", "D"), **linear_dims(c, "map.mlp.hidden", "D", "M")}
-        dims |= linear_dims(c, "map.mlp.output", "M", "D")
-    dims |= norm_dims("pooled_norm", "D") if c.final_norm == "pooled" else {}
-    dims |= linear_dims(c, "pooler", "D", "R") if c.pooler else {}
-    sees = "R" if c.pre_logits else "2*D" if c.pooling == "class_and_mean" else "D"
-    dims |= linear_dims(c, "head", sees, "O") if c.classes else {}
-    dims |= linear_dims(c, "distillation_head", "D", "O") if c.distillation_head else {}
-    return dims | ({"projection.weight": "D E"} if c.projection else {})
+        dims.array("map.probe", "1 D")
+        dims.attention("map.attention")
+        dims.norm("map.norm", "D")
+        dims.linear("map.mlp.hidden", "D", "M")
+        dims.linear("map.mlp.output", "M", "D")
+    dims.norm("pooled_norm", "D", c.final_norm == "pooled")
+    dims.linear("pooler", "D", "R", c.pooler)
+    dims.linear("head", "R" if c.pre_logits else "2*D" if c.pooling == "class_and_mean" else "D", "O", c.classes)
+    dims.linear("distillation_head", "D", "O", c.distillation_head)
+    dims.array("projection.weight", "D E", c.projection)
+    return dict(dims)
 
 
-def block_dims(c: ViTConfig, name: str) -> dict[str, str]:
-    """The tensors of an encoder block."""
-    dims = norm_dims(f"{name}.norm1", "D") | attention_dims(c, f"{name}.attention")
-    if c.qk_norm:
-        dims |= norm_dims(f"{name}.attention.query_norm", "K") | norm_dims(f"{name}.attention.key_norm", "K")
-    if c.relative_positions:
+class Dims(dict[str, str]):
+    """Tensors by name, with their dimensions, as they are added, where they are `there`."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        self.config = config
+
+    def array(self, name: str, dims: str, there: object = True) -> None:
+        if there:
+            self[name] = dims
+
+    def linear(self, name: str, inputs: str, outputs: str, there: object = True) -> None:
+        self.array(f"{name}.weight", f"{inputs} {outputs}", there)
+        self.array(f"{name}.bias", outputs, there and has_bias(self.config, name))
+
+    def norm(self, name: str, width: str, there: object = True) -> None:
+        self.array(f"{name}.weight", width, there)
+        self.array(f"{name}.bias", width, there)
+
+    def attention(self, name: str) -> None:
+        for part in ("query", "key", "value"):
+            self.linear(f"{name}.{part}", "D", "H*K")
+        self.linear(f"{name}.output", "H*K", "D")
+
+    def block(self, name: str) -> None:
+        c = self.config
+        self.norm(f"{name}.norm1", "D")
+        self.attention(f"{name}.attention")
+        self.norm(f"{name}.attention.query_norm", "K", c.qk_norm)
+        self.norm(f"{name}.attention.key_norm", "K", c.qk_norm)
         rows, columns = c.grid
         distances = (2 * rows - 1) * (2 * columns - 1) + 3  # numpy_vit.positions.distance_numbers
-        dims |= {f"{name}.attention.relative_positions": f"{distances} H"}
-    dims |= {f"{name}.layer_scale1": "D"} if c.layer_scale else {}
-    dims |= norm_dims(f"{name}.norm2", "D")
-    dims |= linear_dims(c, f"{name}.mlp.gate", "D", "M") if c.gated_mlp else {}
-    dims |= linear_dims(c, f"{name}.mlp.hidden", "D", "M")
-    dims |= norm_dims(f"{name}.mlp.norm", "M") if c.mlp_norm else {}
-    dims |= linear_dims(c, f"{name}.mlp.output", "M", "D")
-    return dims | ({f"{name}.layer_scale2": "D"} if c.layer_scale else {})
-
-
-def attention_dims(c: ViTConfig, name: str) -> dict[str, str]:
-    dims: dict[str, str] = {}
-    for part in ("query", "key", "value"):
-        dims |= linear_dims(c, f"{name}.{part}", "D", "H*K")
-    return dims | linear_dims(c, f"{name}.output", "H*K", "D")
-
-
-def linear_dims(c: ViTConfig, name: str, inputs: str, outputs: str) -> dict[str, str]:
-    bias = {f"{name}.bias": outputs} if has_bias(c, name) else {}
-    return {f"{name}.weight": f"{inputs} {outputs}", **bias}
-
-
-def norm_dims(name: str, width: str) -> dict[str, str]:
-    return {f"{name}.weight": width, f"{name}.bias": width}
+        self.array(f"{name}.attention.relative_positions", f"{distances} H", c.relative_positions)
+        self.array(f"{name}.layer_scale1", "D", c.layer_scale)
+        self.norm(f"{name}.norm2", "D")
+        self.linear(f"{name}.mlp.gate", "D", "M", c.gated_mlp)
+        self.linear(f"{name}.mlp.hidden", "D", "M")
+        self.norm(f"{name}.mlp.norm", "M", c.mlp_norm)
+        self.linear(f"{name}.mlp.output", "M", "D")
+        self.array(f"{name}.layer_scale2", "D", c.layer_scale)
 
 
 def has_bias(config: ViTConfig, name: str) -> bool:
     """Whether the linear layer of this name has a bias."""
     if name.startswith("map."):  # the families without biases have no attention pool
         return True
-    kind = name.split(".", 2)[2] if name.startswith("blocks.") else name
+    _, kind = place(name)
     if kind in ("attention.query", "attention.key", "attention.value") and not config.qkv_bias:
         return False
     return kind != "projection" and kind not in config.without_bias
@@ -149,15 +176,5 @@ def parameter_count(config: ViTConfig) -> int:
 
     Counted from one block, so that it costs the same for any depth.
     """
-
-    def count(shapes: Mapping[str, tuple[int, ...]]) -> int:
-        total = 0
-        for shape in shapes.values():
-            size = 1
-            for length in shape:
-                size *= length
-            total += size
-        return total
-
-    one, two = (count(parameter_shapes(config.replace(depth=depth))) for depth in (1, 2))
+    one, two = (sum(map(math.prod, parameter_shapes(config.replace(depth=depth)).values())) for depth in (1, 2))
     return one + (config.depth - 1) * (two - one)

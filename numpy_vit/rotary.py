@@ -26,7 +26,7 @@ PI = decimal.Decimal("3.14159265358979323846264338327950288419716939937510582097
 @operation
 def rotation_tables(frequencies: Array, grid: tuple[int, int], rope: str, rope_grid: tuple[int, int] | None) -> Array:
     """The cosines and sines of every patch's angles. frequencies (K/4,), grid (rows, columns) -> (2, G, K)."""
-    places = [place(size, rope, rope_grid[axis] if rope_grid else 0) for axis, size in enumerate(grid)]
+    places = [coordinates(size, rope, rope_grid[axis] if rope_grid else 0) for axis, size in enumerate(grid)]
     rows, columns = (cos_sin(tuple(axis), tuple(frequencies.tolist())) for axis in places)  # (2, rows, K/4), (2, columns, K/4)
     shape = 2, *grid, len(frequencies)
     by_row, by_column = np.broadcast_to(rows[:, :, None], shape), np.broadcast_to(columns[:, None], shape)
@@ -35,7 +35,7 @@ def rotation_tables(frequencies: Array, grid: tuple[int, int], rope: str, rope_g
     return both.astype(frequencies.dtype)
 
 
-def place(size: int, rope: str, trained: int) -> list[float]:
+def coordinates(size: int, rope: str, trained: int) -> list[float]:
     """Where each of `size` patches lies along one axis."""
     if rope == "index_pairs":
         return [i / size * trained for i in range(size)]
@@ -67,7 +67,7 @@ def series(angle: decimal.Decimal, first: int) -> decimal.Decimal:
 
 
 def rotate(x: Array, cos: Array, sin: Array, rope: str) -> Array:
-    """Turn the patches' queries or keys. x (B, H, N, K), cos and sin (G, K) -> (B, H, N, K)."""
+    """Rotate the patches' queries or keys by their positions. x (B, H, N, K), cos and sin (G, K) -> (B, H, N, K)."""
     special = x.shape[2] - len(cos)
     patches = x[:, :, special:]
     quarter_turn = pairs_turned(patches) if rope == "index_pairs" else halves_turned(patches)

@@ -38,10 +38,12 @@ def new_step(config: ViTConfig, batch: int, image: tuple[int, int], dtype: Any, 
 
 def dry_run(config: ViTConfig, batch: int, image: tuple[int, int], dtype: Any, hear: Listener, ledger: "Ledger") -> None:
     """The forward pass on shape-only arrays: needs no weights and computes nothing. `ledger` gets every operation."""
-    from .arithmetic.shape_only import StandIn
+    from .arithmetic.shape_only import ShapeOnly
 
-    tensors = {name: StandIn(shape, dtype, ledger, name=name, weight=True) for name, shape in parameter_shapes(config).items()}
-    pixels = StandIn((batch, config.channels, *image), dtype, ledger, name="pixels")
+    tensors = {
+        name: ShapeOnly(shape, dtype, ledger, name=name, weight=True) for name, shape in parameter_shapes(config).items()
+    }
+    pixels = ShapeOnly((batch, config.channels, *image), dtype, ledger, name="pixels")
     step = new_step(config, batch, image, dtype, hear=hear)
     w, config = at_image_size(image, weights_tree(tensors, config), config, step)
     forward(pixels, w, config, step)

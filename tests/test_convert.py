@@ -268,7 +268,7 @@ def test_non_finite_weights_of_others(folder):
 
 def test_a_dtype_that_is_none():
     for dtype in ("float16", "int8", "nonsense"):
-        with pytest.raises(InputError, match="float32 or float64"):
+        with pytest.raises(InputError, match="float32, float64 or portable"):
             numpy_vit.load(DATA / "classifier", dtype=dtype)
 
 

@@ -177,7 +177,7 @@ def test_too_large_a_model_is_refused():
 )
 def test_what_does_not_fit_is_left_out_and_said(limit, kept, said, tmp_path, monkeypatch, capsys):
     config = ViTConfig(**{**PLAIN, "heads": 12})  # 25 maps of 16 x 16: 17,000 characters with two bytes
-    monkeypatch.setattr(pages, "LARGEST", limit * 4 // 3)
+    monkeypatch.setattr(pages, "MAX_CHARACTERS", limit * 4 // 3)
     page, out = explained(tmp_path, config)
     assert (page.facts["attention"]["heads"], page.facts["attention"]["bytes"]) == (12 * kept[0], kept[1])
     assert_attention(page, out)

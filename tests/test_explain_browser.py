@@ -305,7 +305,7 @@ def test_vit_base(chromium, tmp_path):
 def test_what_is_left_out_is_said(chromium, tmp_path, monkeypatch):
     from numpy_vit.explain import page as pages
 
-    monkeypatch.setattr(pages, "LARGEST", 6_000)
+    monkeypatch.setattr(pages, "MAX_CHARACTERS", 6_000)
     config = ViTConfig(**{**PLAIN, "heads": 12})
     page, attentions, _, _ = page_of(tmp_path, saved(config, tmp_path / "model.safetensors"))
     window = Explained(chromium, page, PHONE)

@@ -18,7 +18,7 @@ import pytest
 
 import numpy_vit
 from numpy_vit import model, ops
-from numpy_vit.arithmetic.shape_only import Ledger, StandIn
+from numpy_vit.arithmetic.shape_only import Ledger, ShapeOnly
 from numpy_vit.cli import main
 from numpy_vit.parameters import parameter_count
 from numpy_vit.tracing import render
@@ -132,7 +132,7 @@ def test_a_planted_mistake_is_named_by_the_tracer(monkeypatch):
 
 def test_stand_ins_behave_as_arrays_do():
     def stand_in(array):
-        return StandIn(array.shape, array.dtype, Ledger())
+        return ShapeOnly(array.shape, array.dtype, Ledger())
 
     a, b = np.ones((2, 3, 4), np.float32), np.ones((4, 5), np.float32)
     for f in (

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ..config import PRECISIONS
 from ..errors import InputError
 
 
@@ -18,5 +19,5 @@ def precision(name: Any) -> tuple[Any, type]:
     except TypeError:
         dtype = np.dtype("O")
     if dtype not in (np.float32, np.float64):
-        raise InputError(f"dtype {name!r}: a model runs in float32 or float64, or portable")
+        raise InputError(f"dtype {name!r}: a model runs in {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     return dtype, np.ndarray

@@ -1,8 +1,8 @@
-"""An array that has a shape and a dtype but no numbers: the forward pass runs on it and nothing is computed.
+"""Shape-only arrays: the forward pass runs on them and nothing is computed.
 
-A `StandIn` takes part in NumPy's own override protocols (`__array_ufunc__`, NEP 13, and `__array_function__`, NEP 18), so
+A `ShapeOnly` takes part in NumPy's own override protocols (`__array_ufunc__`, NEP 13, and `__array_function__`, NEP 18), so
 that the very functions of model.py and ops.py run unchanged. Every operation goes into a `Ledger`: what went in, what came
-out, how many multiply-accumulates; and, because Python frees a stand-in when it would free the array, how much memory was
+out, how many multiply-accumulates; and, because Python frees it when it would free the array, how much memory was
 in use at the worst moment.
 """
 
@@ -21,7 +21,7 @@ class Operation(NamedTuple):
     """What was done. It holds on to arrays that have a name alone, so that the others are freed when a real run frees them."""
 
     kind: str  # "matmul", "add", "exp", ...
-    named: tuple[tuple[str, "StandIn"], ...]  # of the inputs, the steps and weights, with their names
+    named: tuple[tuple[str, "ShapeOnly"], ...]  # of the inputs, the steps and weights, with their names
     shapes: tuple[tuple[int, ...], ...]  # of all inputs
     macs: int
 
@@ -38,17 +38,17 @@ class Ledger:
         self.in_use += size
         self.peak = max(self.peak, self.in_use)
 
-    def note(self, kind: str, inputs: tuple["StandIn", ...], macs: int = 0) -> None:
+    def note(self, kind: str, inputs: tuple["ShapeOnly", ...], macs: int = 0) -> None:
         """Put an operation down."""
         named = tuple((x.name, x if x.owner is None else x.owner) for x in inputs if x.name is not None)
         self.operations.append(Operation(kind, named, tuple(x.shape for x in inputs), macs))
 
 
-class StandIn(NDArrayOperatorsMixin):
-    """An array without numbers.
+class ShapeOnly(NDArrayOperatorsMixin):
+    """An array that has a shape and a dtype, and no values.
 
     name    what it is called, once a step or the model's weights have named it
-    owner   the stand-in whose memory this is a view of, or None
+    owner   the array whose memory this is a view of, or None
     dense   whether the numbers would lie in C order: a reshape of others copies
     """
 
@@ -60,7 +60,7 @@ class StandIn(NDArrayOperatorsMixin):
         *,
         name: str | None = None,
         weight: bool = False,
-        owner: "StandIn | None" = None,
+        owner: "ShapeOnly | None" = None,
         dense: bool = True,
     ) -> None:
         self.shape = tuple(shape)
@@ -92,45 +92,46 @@ class StandIn(NDArrayOperatorsMixin):
         return self.shape[0]
 
     def __repr__(self) -> str:
-        return f"StandIn({self.shape}, {self.dtype})"
+        return f"ShapeOnly({self.shape}, {self.dtype})"
 
     # Views
 
-    def _view(self, shape: tuple[int, ...], dense: bool) -> "StandIn":
+    def _view(self, shape: tuple[int, ...], dense: bool) -> "ShapeOnly":
         owner = self if self.owner is None else self.owner
-        view = StandIn(shape, self.dtype, self.ledger, owner=owner, dense=dense, name=self.name, weight=self.weight)
-        return view
+        return ShapeOnly(shape, self.dtype, self.ledger, owner=owner, dense=dense, name=self.name, weight=self.weight)
 
-    def reshape(self, *shape: Any) -> "StandIn":
+    def reshape(self, *shape: Any) -> "ShapeOnly":
         shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
         if -1 in shape:
             rest = math.prod(n for n in shape if n != -1)
             shape = tuple(self.size // rest if n == -1 else n for n in shape)
         if math.prod(shape) != self.size:
             raise ValueError(f"cannot reshape array of size {self.size} into shape {shape}")
-        return self._view(shape, True) if self.dense else self._made("copy", (self,), shape, self.dtype)
+        return self._view(shape, True) if self.dense else self._new("copy", (self,), shape, self.dtype)
 
-    def transpose(self, *axes: int) -> "StandIn":
+    def transpose(self, *axes: int) -> "ShapeOnly":
         if sorted(axes) != list(range(self.ndim)):
             raise ValueError("axes don't match array")
         return self._view(tuple(self.shape[axis] for axis in axes), False)
 
-    def swapaxes(self, a: int, b: int) -> "StandIn":
+    def swapaxes(self, a: int, b: int) -> "ShapeOnly":
         shape = list(self.shape)
         shape[a], shape[b] = shape[b], shape[a]
         return self._view(tuple(shape), False)
 
-    def __getitem__(self, key: Any) -> "StandIn":
+    def __getitem__(self, key: Any) -> "ShapeOnly":
         # NumPy itself says what shape the indexing gives, on an array of no size in memory.
         index = np.broadcast_to(np.empty((), np.int8), self.shape)[key]
         if isinstance(key, np.ndarray):
-            return self._made("take", (self,), index.shape, self.dtype)
+            return self._new("take", (self,), index.shape, self.dtype)
         return self._view(index.shape, False)
 
     # Arithmetic
 
-    def _made(self, kind: str, inputs: tuple["StandIn", ...], shape: tuple[int, ...], dtype: Any, macs: int = 0) -> "StandIn":
-        output = StandIn(shape, dtype, self.ledger)
+    def _new(
+        self, kind: str, inputs: tuple["ShapeOnly", ...], shape: tuple[int, ...], dtype: Any, macs: int = 0
+    ) -> "ShapeOnly":
+        output = ShapeOnly(shape, dtype, self.ledger)
         self.ledger.note(kind, inputs, macs)
         return output
 
@@ -138,35 +139,35 @@ class StandIn(NDArrayOperatorsMixin):
         out = kwargs.pop("out", (None,))[0]
         if method != "__call__" or kwargs:
             return NotImplemented
-        dtype = result_dtype(ufunc, *(x.dtype if isinstance(x, StandIn) else x for x in inputs))
-        standins = tuple(x for x in inputs if isinstance(x, StandIn))
+        dtype = result_dtype(ufunc, *(x.dtype if isinstance(x, ShapeOnly) else x for x in inputs))
+        arrays = tuple(x for x in inputs if isinstance(x, ShapeOnly))
         if ufunc is np.matmul:
             a, b = inputs
             if a.shape[-1] != b.shape[-2]:
                 raise ValueError(f"matmul: {a.shape} and {b.shape} do not fit")
             shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
-            return self._made("matmul", standins, shape, dtype, math.prod(shape) * a.shape[-1])
-        shapes = {x.shape if isinstance(x, StandIn) else np.shape(x) for x in inputs} - {()}
+            return self._new("matmul", arrays, shape, dtype, math.prod(shape) * a.shape[-1])
+        shapes = {x.shape if isinstance(x, ShapeOnly) else np.shape(x) for x in inputs} - {()}
         shape = shapes.pop() if len(shapes) == 1 else np.broadcast_shapes(*shapes)
         if out is None:
-            return self._made(ufunc.__name__, standins, shape, dtype)
+            return self._new(ufunc.__name__, arrays, shape, dtype)
         if out.shape != shape or not np.can_cast(dtype, out.dtype, "same_kind"):
             raise ValueError(f"{ufunc.__name__}: {shape} {dtype} does not fit into {out.shape} {out.dtype}")
-        self.ledger.note(ufunc.__name__, standins)
+        self.ledger.note(ufunc.__name__, arrays)
         return out
 
-    def _reduced(self, kind: str, axis: int, keepdims: bool) -> "StandIn":
+    def _reduced(self, kind: str, axis: int, keepdims: bool) -> "ShapeOnly":
         axis %= self.ndim
         shape = (*self.shape[:axis], *((1,) if keepdims else ()), *self.shape[axis + 1 :])
-        return self._made(kind, (self,), shape, self.dtype)
+        return self._new(kind, (self,), shape, self.dtype)
 
-    def mean(self, axis: int, keepdims: bool = False) -> "StandIn":
+    def mean(self, axis: int, keepdims: bool = False) -> "ShapeOnly":
         return self._reduced("mean", axis, keepdims)
 
-    def sum(self, axis: int, keepdims: bool = False) -> "StandIn":
+    def sum(self, axis: int, keepdims: bool = False) -> "ShapeOnly":
         return self._reduced("sum", axis, keepdims)
 
-    def max(self, axis: int, keepdims: bool = False) -> "StandIn":
+    def max(self, axis: int, keepdims: bool = False) -> "ShapeOnly":
         return self._reduced("max", axis, keepdims)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -184,48 +185,48 @@ def result_dtype(ufunc: Any, *inputs: Any) -> Any:
     return ufunc(*(np.ones((1, 1), x) if isinstance(x, np.dtype) else x for x in inputs)).dtype
 
 
-def _concatenate(parts: list[Any], axis: int = 0) -> StandIn:
-    first = next(part for part in parts if isinstance(part, StandIn))
+def _concatenate(parts: list[Any], axis: int = 0) -> ShapeOnly:
+    first = next(part for part in parts if isinstance(part, ShapeOnly))
     shape = list(first.shape)
     axis %= len(shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
     for part in parts:
         if part.shape[:axis] + part.shape[axis + 1 :] != first.shape[:axis] + first.shape[axis + 1 :]:
             raise ValueError("all the input array dimensions except for the concatenation axis must match exactly")
-    standins = tuple(part for part in parts if isinstance(part, StandIn))
-    return first._made("concatenate", standins, tuple(shape), np.result_type(*(part.dtype for part in parts)))
+    arrays = tuple(part for part in parts if isinstance(part, ShapeOnly))
+    return first._new("concatenate", arrays, tuple(shape), np.result_type(*(part.dtype for part in parts)))
 
 
-def _broadcast_to(x: StandIn, shape: tuple[int, ...]) -> StandIn:
+def _broadcast_to(x: ShapeOnly, shape: tuple[int, ...]) -> ShapeOnly:
     np.broadcast_to(np.broadcast_to(np.empty((), np.int8), x.shape), shape)  # raises where NumPy would
     return x._view(shape, False)
 
 
-def _elementwise(kind: str) -> Callable[[StandIn], StandIn]:
-    return lambda x: x._made(kind, (x,), x.shape, x.dtype)
+def _elementwise(function: Any) -> Callable[[ShapeOnly], ShapeOnly]:
+    return lambda x: x._new(function.__name__, (x,), x.shape, x.dtype)
 
 
-def _resize_positions(table: StandIn, old: tuple[int, int], new: tuple[int, int], rule: str) -> StandIn:
+def _resize_positions(table: ShapeOnly, old: tuple[int, int], new: tuple[int, int], rule: str) -> ShapeOnly:
     special = len(table) - old[0] * old[1]
-    return table._made(f"resize ({rule})", (table,), (special + new[0] * new[1], table.shape[1]), table.dtype)
+    return table._new(f"resize ({rule})", (table,), (special + new[0] * new[1], table.shape[1]), table.dtype)
 
 
-def _rotation_tables(frequencies: StandIn, grid: tuple[int, int], *rest: Any) -> StandIn:
+def _rotation_tables(frequencies: ShapeOnly, grid: tuple[int, int], *rest: Any) -> ShapeOnly:
     shape = 2, grid[0] * grid[1], 4 * len(frequencies)
-    return frequencies._made("cos and sin", (frequencies,), shape, frequencies.dtype)
+    return frequencies._new("cos and sin", (frequencies,), shape, frequencies.dtype)
 
 
 # In place where float32 arrays are (numpy_vit.arithmetic.fast), so that the memory is counted that a run takes
 
 
-def _linear(x: StandIn, weight: StandIn, bias: StandIn | None = None) -> StandIn:
+def _linear(x: ShapeOnly, weight: ShapeOnly, bias: ShapeOnly | None = None) -> ShapeOnly:
     y = x @ weight
     if bias is not None:
         y += bias
     return y
 
 
-def _layer_norm(x: StandIn, weight: StandIn, bias: StandIn, eps: float) -> StandIn:
+def _layer_norm(x: ShapeOnly, weight: ShapeOnly, bias: ShapeOnly, eps: float) -> ShapeOnly:
     y = x - x.mean(axis=-1, keepdims=True)
     y /= np.sqrt((y * y).mean(axis=-1, keepdims=True) + eps)
     y *= weight
@@ -233,7 +234,7 @@ def _layer_norm(x: StandIn, weight: StandIn, bias: StandIn, eps: float) -> Stand
     return y
 
 
-def _softmax(x: StandIn) -> StandIn:
+def _softmax(x: ShapeOnly) -> ShapeOnly:
     e = x - x.max(axis=-1, keepdims=True)
     np.exp(e, out=e)
     e /= e.sum(axis=-1, keepdims=True)
@@ -242,15 +243,11 @@ def _softmax(x: StandIn) -> StandIn:
 
 FUNCTIONS: dict[Any, Callable[..., Any]] = {np.concatenate: _concatenate, np.broadcast_to: _broadcast_to}
 """What NumPy hands over to the array (`__array_function__`)."""
-ops.WAYS[StandIn] = {
+ops.WAYS[ShapeOnly] = {
     ops.linear: _linear,
     ops.layer_norm: _layer_norm,
     ops.softmax: _softmax,
-    ops.erf: _elementwise("erf"),
-    ops.gelu: _elementwise("gelu"),
-    ops.gelu_tanh: _elementwise("gelu_tanh"),
-    ops.quick_gelu: _elementwise("quick_gelu"),
-    ops.silu: _elementwise("silu"),
+    **{each: _elementwise(each) for each in (ops.erf, ops.gelu, ops.gelu_tanh, ops.quick_gelu, ops.silu)},
     positions.resize_positions: _resize_positions,
     rotary.rotation_tables: _rotation_tables,
 }

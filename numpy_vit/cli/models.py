@@ -31,22 +31,17 @@ def open_weights(weights: str, preprocessor: str | None, size: tuple[int, int] |
 
 def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
     """["ViT-B/16", "image=384"] -> the config, and what the source left unsaid."""
-    from ..config import check_image
-
     models = [word for word in words if "=" not in word or Path(word).exists()]
     changes = fields([word for word in words if word not in models])
     if len(models) > 1:
         raise InputError(f"one model at a time: '{models[0]}' or '{models[1]}'? (--diff shows two)")
     config, notes = find_config(models[0] if models else "ViT-B/16")
-    config = config.replace(**changes)
-    if {"image", "patch"} & changes.keys():
-        check_image(config.image, config.patch)
-    return config, notes
+    return config.overridden(changes), notes
 
 
 def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
     """A variant, a file or folder, or a cached hub name -> its config. Reads no tensor."""
-    from ..config import LONG_NAMES, variant, variants
+    from ..config import nearest_variant, variant, variants
 
     path = Path(model)
     if not model:
@@ -59,9 +54,8 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
 
             cached = hub.in_cache(*[*model.split("@"), "main"][:2]) if hub.is_hub_name(model) else None
             if cached is None:
-                known = [*variants(), *(f"vit-{name}-patch16-224" for name in LONG_NAMES)]
                 raise InputError(
-                    f"'{model}' is no variant, file, folder or cached hub name{nearest(model, known)} "
+                    f"'{model}' is no variant, file, folder or cached hub name{nearest_variant(model)} "
                     f"(variants: {', '.join(variants())})"
                 ) from error
             path = cached

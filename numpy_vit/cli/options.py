@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from ..config import DIGITS
+from ..config import DIGITS, PRECISIONS
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -28,7 +28,7 @@ STRICT = "also check the invariants of every step"
 SHARED: dict[str, dict[str, Any]] = {
     "--weights": dict(metavar="MODEL", help="a converted file, a Hugging Face folder, a hub name, or digits (the default)"),
     "--preprocessor": dict(metavar="FILE", help="a preprocessor_config.json, or a published way: clip, dinov2, ..."),
-    "--dtype": dict(choices=("float32", "float64", "portable"), default="float32", help="to compute in (default: %(default)s)"),
+    "--dtype": dict(choices=PRECISIONS, default="float32", help="to compute in (default: %(default)s)"),
     "--size": dict(type=image_size, metavar="HEIGHTxWIDTH", help="run at another image size: positions are resized"),
     "--strict": dict(action="store_true", help=STRICT),
     "--batch": dict(type=positive, metavar="B", help="pictures at once (default: 1)"),

@@ -34,6 +34,6 @@ def little_to_compute(arguments: argparse.Namespace) -> bool:
     weights = values[0] if values else getattr(arguments, "weights", None)
     if weights is None or weights == DIGITS:
         return True
-    if Path(weights).is_dir():
-        return sum(file.stat().st_size for file in Path(weights).glob("*.safetensors")) < SMALL_MODEL
-    return Path(weights).is_file() and Path(weights).stat().st_size < SMALL_MODEL
+    path = Path(weights)
+    files = path.glob("*.safetensors") if path.is_dir() else [path]
+    return path.exists() and sum(file.stat().st_size for file in files) < SMALL_MODEL

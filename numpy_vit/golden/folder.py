@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from ..config import DIGITS, LARGEST_SIZE, ViTConfig, from_plain
+from ..config import DIGITS, MAX_SIZE, ViTConfig, from_plain
 from ..convert.hub import is_hub_name
 from ..errors import InputError, about, nearest
 from ..files.arrays import read_npy, read_npz
@@ -284,8 +284,8 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
 def check_step(step: Mapping[str, Any], layout: str) -> None:
     """Raise InputError unless a manifest's step is what `golden record` writes."""
     hold_fields(step, STEP_FIELDS)
-    if not all(type(size) is int and 0 < size <= LARGEST_SIZE for size in step["shape"]) or not step["shape"]:
-        raise InputError(f"shape {step['shape']!r:.80} must be whole numbers, 1 to {LARGEST_SIZE:,}")
+    if not all(type(size) is int and 0 < size <= MAX_SIZE for size in step["shape"]) or not step["shape"]:
+        raise InputError(f"shape {step['shape']!r:.80} must be whole numbers, 1 to {MAX_SIZE:,}")
     if step["dtype"] not in DTYPES.values():
         raise InputError(f"dtype {step['dtype']!r:.40}: one of {', '.join(DTYPES.values())}")
     if Path(step["file"]).name != step["file"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import DIGITS
-from ..errors import InputError
+from ..errors import InputError, check_known
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,8 +60,7 @@ class Embedder:
     preprocessor: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.what not in OUTPUTS:
-            raise InputError(f"what is {self.what!r}: choose one of {', '.join(OUTPUTS)}")
+        check_known("what", self.what, OUTPUTS)
         if self.size is not None:
             size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
             if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):

@@ -18,7 +18,7 @@ from ..errors import InputError
 Array = Any
 RAMP = ((0, 32, 77), (66, 78, 108), (124, 123, 120), (188, 175, 102), (255, 234, 70))  # dark blue, grey, yellow
 INK, PAPER, LINE = (20, 20, 20), (255, 255, 255), (255, 255, 255)
-LARGEST_SIDE = 4096  # pixels of a drawing
+MAX_SIDE = 4096  # pixels of a drawing
 
 
 # What is drawn
@@ -49,11 +49,16 @@ def rollout(attentions: Sequence[Array]) -> Array:
     flow = np.eye(tokens)
     for attention in attentions:
         heads = np.asarray(attention, np.float64)
-        if heads.ndim != 3 or heads.shape[1:] != (tokens, tokens):
-            raise InputError(f"draw: attention maps must be (H, N, N) = (H, {tokens}, {tokens}), not {heads.shape}")
+        check_maps(heads, tokens)
         mixed = (heads.mean(axis=0) + np.eye(tokens)) / 2
         flow = mixed @ flow
     return flow
+
+
+def check_maps(heads: Array, tokens: int) -> None:
+    """Raise InputError unless these are attention maps of so many tokens: (H, N, N)."""
+    if heads.ndim != 3 or heads.shape[1:] != (tokens, tokens):
+        raise InputError(f"draw: attention maps must be (H, N, N) = (H, {tokens}, {tokens}), not {heads.shape}")
 
 
 def similarity(vectors: Array) -> Array:
@@ -124,11 +129,11 @@ def beside(images: Sequence[Image.Image], gap: int = 12) -> Image.Image:
     return sheet
 
 
-def enlarged(image: Image.Image, grid: tuple[int, int], least: int = 224) -> tuple[Image.Image, int]:
-    """The picture at a size that its grid of patches divides, at least `least` wide or high, and a patch's side in pixels."""
+def enlarged(image: Image.Image, grid: tuple[int, int], minimum: int = 224) -> tuple[Image.Image, int]:
+    """The picture at a size that its grid of patches divides, at least `minimum` wide or high, and a patch's side in pixels."""
     rows, columns = grid
-    side = max(1, math.ceil(max(least, image.width, image.height) / max(rows, columns)))
-    side = max(1, min(side, LARGEST_SIDE // max(rows, columns)))
+    side = max(1, math.ceil(max(minimum, image.width, image.height) / max(rows, columns)))
+    side = max(1, min(side, MAX_SIDE // max(rows, columns)))
     return image.convert("RGB").resize((columns * side, rows * side), Image.Resampling.BICUBIC), side
 
 
@@ -182,8 +187,7 @@ def attention_overlay(
 def head_gallery(image: Image.Image, probs: Array, config: ViTConfig, query: int = 0, columns: int = 4) -> Image.Image:
     """What every head of one block attends to from one token (0, the class token). probs (H, N, N)."""
     probs = np.asarray(probs)
-    if probs.ndim != 3 or probs.shape[1:] != (config.tokens, config.tokens):
-        raise InputError(f"draw: attention maps must be (H, {config.tokens}, {config.tokens}), not {probs.shape}")
+    check_maps(probs, config.tokens)
     if not 0 <= query < config.tokens:
         raise InputError(f"draw: there is no token {query}, only 0 to {config.tokens - 1}")
     first = config.special_tokens

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..parameters import place
 from ..steps import evaluate
 
 
@@ -19,6 +20,7 @@ class Explanation(NamedTuple):
     why_zh: str
 
 
+_NORM = "(x - mean) / sqrt(variance + eps) * weight + bias"
 _LINEAR = "{N} x {D} @ {D} x {H*K} + {H*K}, seen as {H} heads of {K}"
 
 EXPLANATIONS: dict[str, Explanation] = {
@@ -54,13 +56,13 @@ EXPLANATIONS: dict[str, Explanation] = {
         "add",
         "eq. 1: E_pos",
         "{N} x {D} + {N} x {D}",
-        "Attention does not know order: learned positions are added (not appended) so that each token knows its place.",
+        "Attention does not know order: learned positions are added (not appended) so that each token knows its position.",
         "注意力不知道次序：加上（而不是拼接）可学习的位置，让每个词元知道自己在哪里。",
     ),
     "norm1": Explanation(
         "layer norm",
         "eq. 2: LN",
-        "(x - mean) / sqrt(variance + eps) * weight + bias, each token over {D}",
+        f"{_NORM}, each token over {{D}}",
         "Every token is brought to the same scale before attention, so that deep stacks stay stable.",
         "注意力之前把每个词元调到同一尺度，很深的模型也保持稳定。",
     ),
@@ -123,7 +125,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     "norm2": Explanation(
         "layer norm",
         "eq. 3: LN",
-        "(x - mean) / sqrt(variance + eps) * weight + bias, each token over {D}",
+        f"{_NORM}, each token over {{D}}",
         "The same scale again before the MLP.",
         "MLP 之前再次调到同一尺度。",
     ),
@@ -158,7 +160,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     "norm": Explanation(
         "layer norm",
         "eq. 4: LN",
-        "(x - mean) / sqrt(variance + eps) * weight + bias, each token over {D}",
+        f"{_NORM}, each token over {{D}}",
         "The last norm: this is the last hidden state.",
         "最后一次归一化：这就是 last hidden state。",
     ),
@@ -194,7 +196,6 @@ EXPLANATIONS: dict[str, Explanation] = {
 
 # What other families add (numpy_vit.config says who).
 _SCALE = "{N} x {D}, each of the {D} numbers by its own factor"
-_NORM = "(x - mean) / sqrt(variance + eps) * weight + bias"
 _ROTATED = "x cos + rotated(x) sin, {G} patches, {H} heads of {K}"
 
 EXPLANATIONS |= {
@@ -385,7 +386,7 @@ EXPLANATIONS |= {
 
 def step_key(name: str, activation: str, pooling: str) -> str:
     """The entry of EXPLANATIONS for a step's full name."""
-    key = re.sub(r"^blocks\.\d+\.", "", name)
+    _, key = place(name)
     if key == "pool":
         return f"pool.{pooling}"
     key = key.removeprefix("map.") if key.startswith("map.mlp.") else key

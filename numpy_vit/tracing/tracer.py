@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from ..arithmetic.precision import precision
-from ..arithmetic.shape_only import Ledger, StandIn
-from ..config import LARGEST_SIZE, ViTConfig, check_image, variant, whole_number
+from ..arithmetic.shape_only import Ledger, ShapeOnly
+from ..config import MAX_SIZE, ViTConfig, check_image, variant, whole_number
 from ..errors import InputError, ShapeError
 from ..families import activation_name
 from ..vit import dry_run
@@ -62,10 +62,8 @@ def trace(
     """
     config = getattr(model, "config", model)  # a model with weights will do as well
     config = config if isinstance(config, ViTConfig) else variant(config)
-    config = config.replace(**overrides) if overrides else config
-    if {"image", "patch"} & overrides.keys():
-        check_image(config.image, config.patch)
-    whole_number("batch", batch, 1, LARGEST_SIZE)
+    config = config.overridden(overrides)
+    whole_number("batch", batch, 1, MAX_SIZE)
     Y, X = config.image if size in (None, config.image) else check_image(size, config.patch)
     dtype, _ = precision(dtype)
     sizes = config.sizes_of_run(batch, (Y, X))
@@ -92,12 +90,12 @@ class _Recorder:
         self.ledger = ledger
         self.rows: list[Row] = []
         self.products: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-        self._seen: set[str] = set()
+        self._counted: set[str] = set()
         self._shapes: dict[str, tuple[int, ...]] = {}
         self.filled = functools.cache(lambda text: fill_in(text, sizes))  # every block says the same
 
-    def __call__(self, name: str, array: StandIn, dims: str) -> None:
-        used: dict[str, StandIn] = {}
+    def __call__(self, name: str, array: ShapeOnly, dims: str) -> None:
+        used: dict[str, ShapeOnly] = {}
         for operation in self.ledger.operations:
             for operand_name, operand in operation.named:
                 used.setdefault(operand_name, operand)
@@ -109,8 +107,8 @@ class _Recorder:
         array.name = name
         self._shapes[name] = array.shape
         weights = [operand for operand in used.values() if operand.weight]
-        new = [w for w in weights if w.name not in self._seen]
-        self._seen.update(str(w.name) for w in new)
+        new = [w for w in weights if w.name not in self._counted]
+        self._counted.update(str(w.name) for w in new)
         entry: Explanation = EXPLANATIONS[step_key(name, activation_name(self.config), self.config.pooling)]
         kind, where, formula = entry.operation, entry.where, entry.formula
         if kind == "activation":
@@ -147,8 +145,7 @@ def with_values(traced: Trace, model: Any, pixels: Any, resize_positions: bool =
         found[name] = statistics(array)
 
     model(pixels, record=keep, resize_positions=resize_positions, strict=strict)
-    rows = [dataclasses.replace(row, values=found[row.name]) for row in traced]
-    return Trace(rows, traced.config, traced.sizes, traced.dtype, traced.peak_memory)
+    return traced.having([dataclasses.replace(row, values=found[row.name]) for row in traced])
 
 
 def statistics(array: Any) -> dict[str, float]:
