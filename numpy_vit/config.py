@@ -28,6 +28,7 @@ POSITION_RULES = (
     "bilinear",
     "bilinear_corners",
     "bilinear_antialias",
+    "linear_geometric",
 )
 LINEARS = ("embed.projection", "attention.key", "attention.output", "mlp.gate", "mlp.hidden", "mlp.output", "head")
 MAY_BE_0 = {"minimum": 0}  # else 1
@@ -161,6 +162,8 @@ class ViTConfig:
             ((self.rope == "index_pairs") != (self.rope_grid is not None), "rope 'index_pairs' and rope_grid go together"),
             (self.relative_positions and (self.registers or self.distillation_token or not self.class_token),
              "relative positions go with a class token and no other"),
+            (self.position_rule == "linear_geometric" and not (self.relative_positions and self.positions == "none"),
+             "position_rule 'linear_geometric' is for relative positions alone"),
             ("mlp.gate" in self.without_bias and not self.gated_mlp, "without_bias names mlp.gate, which is not there"),
             ("attention.key" in self.without_bias and not self.qkv_bias, "without_bias names attention.key; qkv_bias says it"),
             ("head" in self.without_bias and not self.classes, "without_bias names head, which is not there"),

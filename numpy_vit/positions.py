@@ -114,6 +114,28 @@ def corners(old: int, new: int) -> Array:
     return np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)
 
 
+def geometric(old: int, new: int) -> Array:
+    """Linear between points that lie the farther apart the farther from the middle: (new, old), rows sum to 1.
+
+    BEiT's tables of distances: near distances keep their places, and q, the ratio of the steps, is such that the outermost
+    points meet. timm, layers/pos_embed_rel.py, resize_rel_pos_bias_table, after microsoft/unilm, beit/run_class_finetuning.py.
+    """
+    if old == 1:
+        return np.ones((new, 1))
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        low, high = (low, q) if (1 - q ** (old // 2)) / (1 - q) > new // 2 else (q, high)
+    steps = np.concatenate([[1.0], np.cumsum(q ** np.arange(1, old // 2)) + 1])[: old // 2]
+    points = np.concatenate([-steps[::-1], [0], steps])
+    wanted = np.arange(new) - float(new // 2)
+    left = np.clip(np.searchsorted(points, wanted, side="right") - 1, 0, len(points) - 2)
+    share = np.clip((wanted - points[left]) / (points[left + 1] - points[left]), 0, 1)  # beyond the border the border counts
+    weights = np.zeros((new, old))
+    weights[np.arange(new), left], weights[np.arange(new), left + 1] = 1 - share, share
+    return weights
+
+
 def antialiased(kernel: Kernel, reach: int, old: int, new: int) -> Array:
     """As `interpolation`, with the kernel widened where points get fewer; beyond the border nothing counts: (new, old)."""
     scale = old / new
@@ -138,6 +160,8 @@ RULES: dict[str, Callable[[int, int], Array]] = {
     "bilinear": lambda old, new: interpolation(linear, half_pixel(old, new), old),
     # Google's vision_transformer and big_vision: scipy.ndimage.zoom(order=1)
     "bilinear_corners": lambda old, new: interpolation(linear, corners(old, new), old),
+    # timm's BEiT: distances from the middle
+    "linear_geometric": geometric,
     # SigLIP 2: interpolate(mode="bilinear", antialias=True)
     "bilinear_antialias": lambda old, new: antialiased(linear, 1, old, new),
 }

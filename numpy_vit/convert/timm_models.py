@@ -298,6 +298,7 @@ def beit(a: Arguments, notes: list[str]) -> dict[str, Any]:
         "class_token": True,
         "positions": "all" if a["use_abs_pos_emb"] else "none",
         "relative_positions": bool(own or shared),
+        **({"position_rule": "linear_geometric"} if (own or shared) and not a["use_abs_pos_emb"] else {}),
         "layer_scale": bool(a["init_values"]),
         "gated_mlp": gated,
         "mlp_norm": bool(a["scale_mlp"]),
