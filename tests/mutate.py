@@ -20,6 +20,7 @@ import copy
 import dataclasses
 import difflib
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -37,7 +38,17 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = "numpy_vit"
 LEFT_OUT = (".git", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", "build", "node_modules")
-QUIET = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+QUIET = [
+    "-q",
+    "-x",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:xdist",
+    "--no-header",
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+]
 COMPARISONS = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
@@ -165,7 +176,7 @@ def chosen(modules: list[str], count: int, seed: int) -> list[Mistake]:
 
 
 class Watch:
-    """A pytest plugin: the functions of the package that each test calls, by their lines, and how long it takes."""
+    """A pytest plugin: the functions of the package that each test that passes calls, by their lines, and how long it takes."""
 
     def __init__(self) -> None:
         self.called: set[str] = set()
@@ -178,16 +189,19 @@ class Watch:
         if code not in self.places:
             last = max((line for _, _, line in code.co_lines() if line), default=code.co_firstlineno)
             inside = code.co_filename.startswith(self.folder)
-            place = f"{Path(code.co_filename).relative_to(Path(self.folder).parent)}:{code.co_firstlineno}-{last}" if inside else ""
+            place = (
+                f"{Path(code.co_filename).relative_to(Path(self.folder).parent)}:{code.co_firstlineno}-{last}" if inside else ""
+            )
             self.places[code] = place
         if self.places[code]:
             self.called.add(self.places[code])
 
     def pytest_runtest_protocol(self, item):
-        self.called, self.start = set(), time.perf_counter()
+        self.called, self.start, self.right = set(), time.perf_counter(), True
 
     def pytest_runtest_logreport(self, report):
-        if report.when == "teardown":
+        self.right = self.right and report.passed  # one that fails or is skipped without a mistake says nothing of one
+        if report.when == "teardown" and self.right:
             self.tests[report.nodeid] = (time.perf_counter() - self.start, sorted(self.called))
 
     def __enter__(self):
@@ -313,8 +327,8 @@ def main() -> int:
     arguments = parser.parse_args()
     places = [REPOSITORY / name for name in arguments.module or [PACKAGE]]
     files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*.py")))]
-    import numpy, PIL.Image, pytest, safetensors  # noqa: E401, F401 (once, before the forks)
-
+    for name in ("numpy", "PIL.Image", "safetensors", "pytest"):  # once, before the forks
+        importlib.import_module(name)
     lines, noticed, possible = [], 0, 0
 
     def say(text: str) -> None:

@@ -74,7 +74,10 @@ def test_time_left(monkeypatch):
     screen.isatty = lambda: True
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
-    for begun, done, shown in ((0, 20, "20/60 pictures, 2 pictures/s, 20 s left"), (20, 40, "40/60 pictures, 2 pictures/s, 10 s left")):
+    for begun, done, shown in (
+        (0, 20, "20/60 pictures, 2 pictures/s, 20 s left"),
+        (20, 40, "40/60 pictures, 2 pictures/s, 10 s left"),
+    ):
         clock[0] = 0.0
         progress = common.Progress(60, begun)
         clock[0] = 10.0
@@ -261,7 +264,11 @@ def test_an_oblong_image_is_covered_by_what_the_shorter_edge_gives():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), True, "1"])
 def test_what_scales_pictures_must_be_a_number(bad):
-    for changes in (dict(scale=bad), dict(mean=(bad, 0.5, 0.5), std=(1.0, 1, 1)), dict(mean=(0.5, 0.5, 0.5), std=(1.0, bad, 1))):
+    for changes in (
+        dict(scale=bad),
+        dict(mean=(bad, 0.5, 0.5), std=(1.0, 1, 1)),
+        dict(mean=(0.5, 0.5, 0.5), std=(1.0, bad, 1)),
+    ):
         with pytest.raises(InputError, match="preprocess: (scale|mean|std) is"):
             Preprocess(**{**PLAIN, **changes})
 

@@ -1,8 +1,10 @@
 """Edges of the model and its arithmetic: away from the trained size, oblong grids, the last bit, guards, constants."""
 
 import decimal
+import functools
 import json
 import math
+import operator
 import os
 import threading
 import time
@@ -96,6 +98,17 @@ def test_every_rule_at_one_row(rule):
         assert weights.shape == (new, old) and np.allclose(weights.sum(axis=1), 1, atol=1e-12), (rule, old, new)
     if rule.endswith("corners"):
         assert RULES[rule](5, 1).tolist() == [[1, 0, 0, 0, 0]]
+
+
+def test_antialiasing_adds_in_one_order():
+    """Bit by bit what Python's floats give, one after another: NumPy's sums are in an order of its own."""
+    for old, new in ((64, 7), (33, 4), (5, 9)):
+        wide = max(old / new, 1.0)
+        for i, row in enumerate(RULES["bilinear_antialias"](old, new)):
+            centre = (i + 0.5) * (old / new)
+            inside = range(math.floor(centre - wide + 0.5), math.floor(centre + wide + 0.5))
+            raw = [max(1 - abs(point - centre + 0.5) / wide, 0.0) if point in inside else 0.0 for point in range(old)]
+            assert row.tolist() == [weight / functools.reduce(operator.add, raw) for weight in raw], (old, new, i)
 
 
 def exact(function, angle):
@@ -327,17 +340,22 @@ def test_nobody_works_on_after_a_failure(two_threads):
 
 
 def test_results_of_chunks_that_end_at_once_are_all_kept(two_threads):
+    """The arrays for all results are made once, though the other thread is at it just then."""
     together = threading.Barrier(2)
 
     class Slow(dict):
+        wait = 0.0
+
         def items(self):
-            found = list(super().items())
-            time.sleep(0.05)  # while the arrays for all results are made
-            return found
+            time.sleep(self.wait)
+            self.wait = 0.0
+            return super().items()
 
     def run(pixels):
+        results = Slow(x=pixels * 2)
+        results.wait = 0.03 if pixels[0, 0] == 1 else 0.1
         together.wait(5)
-        return Slow(x=pixels * 2)
+        return results
 
     pixels = np.arange(1.0, 9.0).reshape(4, 2)
     assert np.array_equal(parallel.in_chunks(run, pixels, 2)["x"], pixels * 2)
@@ -361,9 +379,7 @@ def test_exp2_stands_for_exp_only_under_linux_with_avx512(monkeypatch):
 
 def test_cutting_patches_takes_memory_of_its_own():
     """pixels and patches, both in float32: the patches are no view of the pixels."""
-    traced = numpy_vit.trace(
-        crooked_config(image=(64, 64), patch=32, width=5, heads=1, mlp=2, depth=1, classes=1, pooler=0)
-    )
+    traced = numpy_vit.trace(crooked_config(image=(64, 64), patch=32, width=5, heads=1, mlp=2, depth=1, classes=1, pooler=0))
     assert traced.peak_memory >= 2 * 3 * 64 * 64 * 4
 
 
