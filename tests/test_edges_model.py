@@ -16,8 +16,8 @@ import options
 import pytest
 
 import numpy_vit
-from numpy_vit import InputError, InvariantError, ViT, ViTConfig
-from numpy_vit.arithmetic import parallel, primitives
+from numpy_vit import InputError, InvariantError, ViT, ViTConfig, ops
+from numpy_vit.arithmetic import parallel, primitives, threads
 from numpy_vit.arithmetic.portable import PortableArray
 from numpy_vit.arithmetic.shape_only import Ledger, StandIn
 from numpy_vit.config import variant
@@ -425,3 +425,113 @@ def test_memory_that_the_system_does_not_tell_is_not_made_up(monkeypatch):
         monkeypatch.setattr(benchmarking, "reset_peak", lambda resets=resets: resets)
         monkeypatch.setattr(benchmarking, "peak_memory", lambda peak=peak: peak)
         assert benchmarking.pass_memory(os.getpid, 100) == expected, (resets, peak)
+
+
+# Operations
+
+
+def test_erf_of_float64_is_pythons():
+    x = np.concatenate([np.linspace(-7, 7, 4001), [0.0, 1.0, -1.0, 1e-300, 1e-9]])
+    for of in (x, x.view(PortableArray)):
+        got = np.asarray(ops.erf(of))
+        wanted = np.array([math.erf(value) for value in x])
+        assert (abs(got - wanted) <= 4 * np.spacing(abs(wanted))).all()
+
+
+@pytest.mark.parametrize("name", sorted([*ops.ACTIVATIONS, "erf"]))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_single_number_is_an_array_too(name, dtype):
+    function = getattr(ops, name)
+    for shape in ((), (1,), (1, 1, 1), (0,), (2, 0)):
+        got = function(np.full(shape, 0.75, dtype))
+        assert got.shape == shape and got.dtype == dtype
+        assert np.allclose(got, function(np.full(5, 0.75, dtype))[0], rtol=1e-6)
+
+
+def test_portable_arrays_answer_questions_with_pythons_own():
+    x = np.arange(6.0).view(PortableArray)
+    assert np.array_equal(x, x) is True and np.array_equal(x, x + 1) is False and np.shape(x) == (6,)
+    assert isinstance(np.concatenate([x, x]), PortableArray)
+
+
+def test_class_token_and_mean_of_the_patches_in_this_order():
+    config = config_of("registers")
+    model = numpy_vit.random_model(config, dtype="float64")
+    out = model(crooked_pixels(config))
+    tokens = out.last_hidden_state
+    assert tokens.shape[1] == 1 + 4 + 15
+    expected = np.concatenate([tokens[:, 0], tokens[:, 5:].mean(axis=1)], axis=1)
+    assert np.allclose(out.pooled, expected, rtol=1e-14, atol=1e-16)
+
+
+# What a run is made of
+
+
+def test_a_contract_with_changes_is_touched_everywhere_unless_it_says_where():
+    def touched(**options):
+        step = Step({}, np.dtype("float64"), **options).under("blocks.0")
+        return step.touches(), step.touches("mlp")
+
+    assert touched() == (False, False)
+    assert touched(change={"x": np.sin}) == touched(hear=lambda *_: None) == (True, True)
+    assert touched(hear=lambda *_: None, touched={"blocks.0"}) == (True, False)
+
+
+def test_pictures_go_through_the_blocks_some_hundred_tokens_at_a_time(monkeypatch):
+    sizes = []
+
+    def in_chunks(run, pixels, size):
+        sizes.append(size)
+        return run(pixels)
+
+    monkeypatch.setattr("numpy_vit.vit.in_chunks", in_chunks)
+    model = numpy_vit.random_model(crooked_config())  # 16 tokens
+    for tokens in (800, 40, 16, 15, 1):
+        monkeypatch.setattr("numpy_vit.vit.CHUNK", tokens)
+        model(crooked_pixels(model.config, dtype="float32"))
+    assert sizes == [50, 2, 1, 1, 1]
+
+
+def test_one_picture_is_said_to_be_a_batch_of_one_only_where_it_would_fit():
+    model = numpy_vit.random_model(crooked_config())
+    for shape, said in (((3, 12, 20), True), ((12, 20, 3), False), ((12, 20), False), ((1, 1, 3, 12, 20), True)):
+        with pytest.raises(InputError, match="pixels must be an array") as refused:
+            model(np.zeros(shape, np.float32))
+        assert ("a batch of one" in str(refused.value)) is said, shape
+
+
+def test_options_that_mean_the_same_are_the_same():
+    names = ("head", "embed.projection", "mlp.output")
+    config = crooked_config(without_bias=names)
+    assert config == crooked_config(without_bias=list(reversed(names))) and hash(config) == hash(config.replace())
+    assert config.without_bias == ("embed.projection", "mlp.output", "head")
+    assert crooked_config(without_bias="head").without_bias == ("head",)
+    bare = dict(class_token=False, pooling="mean")
+    assert crooked_config(**bare, positions="patches") == crooked_config(**bare)
+    assert crooked_config(**bare, positions="none").positions == "none"
+    assert crooked_config(positions="patches").positions == "patches"
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, 1.0, "2", None])
+def test_a_number_of_threads_is_a_whole_number(bad, two_threads):
+    with pytest.raises(ValueError, match="a whole number from 1 on"):
+        parallel.set_threads(bad)
+    assert two_threads.count == 2
+    two_threads.submit(lambda: None).result()
+    parallel.set_threads(3)
+    assert two_threads.count == 3 and two_threads.pool is None
+
+
+def test_a_blas_is_held_to_one_thread_only_for_threads_of_our_own(monkeypatch):
+    for ours, imported, held in (("2", False, True), ("2", True, False), (None, False, False)):
+        with monkeypatch.context() as patch:
+            for name in (*threads.BLAS, threads.THREADS_VARIABLE):
+                patch.delenv(name, raising=False)
+            if ours is not None:
+                patch.setenv(threads.THREADS_VARIABLE, ours)
+            patch.setattr(threads.sys, "modules", {"numpy": np} if imported else {})
+            patch.setenv(threads.BLAS[0], "7")
+            threads.limit_blas()
+            assert (os.environ[threads.BLAS[0]] == "1") is held, (ours, imported)
+            for name in threads.BLAS[1:]:
+                assert os.environ.pop(name, None) == ("1" if held else None)
