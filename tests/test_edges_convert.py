@@ -1,0 +1,199 @@
+"""Edges of the converters: constants against their source, what comes before what, what a shape cannot say."""
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from test_torchfile import checkpoint, tensor
+
+from numpy_vit import InputError
+from numpy_vit.convert import convert
+from numpy_vit.convert.preprocessing import policy
+from numpy_vit.convert.torchfile import read_torch
+from numpy_vit.files.tensorfile import tensor_of, write
+
+from conftest import DATA
+
+WIDTH = 240  # a multiple of every number of heads
+
+
+def timm_tensors(width=WIDTH, class_token=True, registers=0, positions=None, channels=3, fc_norm=False):
+    """The tensors of a timm ViT of one block and 2 x 2 patches of 4 x 4 pixels; all zeros, of which nobody minds."""
+    D, tokens = width, 4 + class_token
+    shapes = {
+        "patch_embed.proj.weight": (D, channels, 4, 4), "patch_embed.proj.bias": (D,),
+        "pos_embed": (1, tokens if positions is None else positions, D),
+        "blocks.0.attn.qkv.weight": (3 * D, D), "blocks.0.attn.qkv.bias": (3 * D,),
+        "blocks.0.attn.proj.weight": (D, D), "blocks.0.attn.proj.bias": (D,),
+        "blocks.0.mlp.fc1.weight": (D, D), "blocks.0.mlp.fc1.bias": (D,),
+        "blocks.0.mlp.fc2.weight": (D, D), "blocks.0.mlp.fc2.bias": (D,),
+        "head.weight": (3, D), "head.bias": (3,),
+    }  # fmt: skip
+    norms = ("blocks.0.norm1", "blocks.0.norm2", "fc_norm" if fc_norm else "norm")
+    shapes |= {f"{norm}.{part}": (D,) for norm in norms for part in ("weight", "bias")}
+    shapes |= {"cls_token": (1, 1, D)} if class_token else {}
+    shapes |= {"reg_token": (1, registers, D)} if registers else {}
+    return {name: tensor_of(np.zeros(shape, np.float32)) for name, shape in shapes.items()}
+
+
+def saved(folder, tensors, config=None):
+    folder.mkdir(exist_ok=True)
+    write(folder / "model.safetensors", tensors, {})
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the stored transformers checkpoint."""
+    return shutil.copytree(DATA / "classifier", tmp_path / "model")
+
+
+# Constants
+
+
+# timm/models/vision_transformer.py, num_heads of the functions at its end
+HEADS = {
+    "vit_tiny_patch16_224": 3,
+    "vit_small_patch16_224": 6,
+    "vit_medium_patch16_gap_256": 8,
+    "vit_base_patch16_224": 12,
+    "vit_base_patch16_gap_224": 16,
+    "vit_large_patch16_224": 16,
+    "vit_so400m_patch14_siglip_224": 16,
+    "deit3_small_patch16_224": 6,
+    "vit_huge_patch14_224": 16,
+    "vit_giant_patch14_dinov2": 24,
+    "vit_giant_patch14_reg4_dinov2": 24,
+}
+
+
+def test_heads_by_timms_names(tmp_path):
+    tensors = timm_tensors()
+    for name, heads in HEADS.items():
+        assert convert(saved(tmp_path / "timm", tensors, {"architecture": name})).config.heads == heads, name
+
+
+# the same, act_layer of the SigLIPs
+GELUS = {
+    "vit_base_patch16_siglip_224": "gelu",
+    "vit_base_patch32_siglip_256": "gelu_tanh",
+    "vit_large_patch16_siglip_256": "gelu",
+    "vit_large_patch16_siglip_384": "gelu",
+    "vit_large_patch16_siglip_512": "gelu_tanh",
+    "vit_large_patch16_siglip_gap_256": "gelu",
+    "vit_large_patch16_siglip_gap_512": "gelu_tanh",
+    "vit_so400m_patch14_siglip_224": "gelu",
+    "vit_so400m_patch16_siglip_256": "gelu_tanh",
+}
+
+
+def test_activations_of_timms_siglips(tmp_path):
+    tensors = timm_tensors()
+    for name, activation in GELUS.items():
+        told = {"heads": 12}
+        found = convert(saved(tmp_path / "timm", tensors, {"architecture": name, "global_pool": "token"}), told=told)
+        assert found.config.activation == activation, name
+
+
+def test_statistics_as_published():
+    """facebookresearch/dinov3, README.md, for SAT-493M; openai/CLIP, clip/clip.py; torchvision's of ImageNet."""
+    satellite = policy("dinov3_satellite", (224, 224), 3)
+    assert (satellite.mean, satellite.std) == ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
+    clip = policy("clip", (224, 224), 3)
+    assert clip.mean == (0.48145466, 0.4578275, 0.40821073) and clip.std == (0.26862954, 0.26130258, 0.27577711)
+    imagenet = policy("dinov2", (224, 224), 3)
+    assert imagenet.mean == (0.485, 0.456, 0.406) and imagenet.std == (0.229, 0.224, 0.225)
+    assert policy("big_vision", (224, 224), 1).mean == (0.5,)
+
+
+@pytest.mark.parametrize(
+    "name, size, resized",
+    [
+        ("beit", 368, 420), ("beit", 384, 384), ("beit2", 368, 420), ("beit2", 384, 384), ("mae", 224, 256), ("mae", 225, 225),
+        ("deit", 384, 438), ("torchvision_l_16", 224, 242), ("deit3", 384, 384),
+    ],
+)  # fmt: skip
+def test_from_which_size_on_nothing_is_cut_off(name, size, resized):
+    found = policy(name, (size, size), 3)
+    assert found.crop == (size, size) and found.size == resized
+
+
+# What comes before what
+
+
+def test_what_is_told_comes_before_what_the_file_says(folder):
+    said = convert(folder).config
+    told = convert(folder, told={"eps": 1e-3, "activation": "relu"}).config
+    assert (said.eps, said.activation) == (1e-12, "gelu") and (told.eps, told.activation) == (1e-3, "relu")
+
+
+def test_positions_that_are_told_are_not_put_right_in_silence(tmp_path):
+    source, told = saved(tmp_path / "timm", timm_tensors()), {"heads": 4, "image": (8, 8)}
+    assert convert(source, told=told).config.positions == "all"
+    assert convert(source, told={**told, "positions": "all"}).config.positions == "all"
+    with pytest.raises(InputError, match="positions"):
+        convert(source, told={**told, "positions": "patches"})
+
+
+def test_a_tensor_with_and_without_a_prefix_is_there_twice(tmp_path):
+    tensors = timm_tensors()
+    tensors["module.norm.bias"] = tensors["norm.bias"]
+    with pytest.raises(InputError, match="there twice, with and without a prefix: 'norm.bias'"):
+        convert(saved(tmp_path / "timm", tensors), told={"heads": 4})
+
+
+@pytest.mark.parametrize(
+    "options, pooling",
+    [(dict(class_token=False), "mean"), (dict(), "class"), (dict(fc_norm=True), "mean")],
+)
+def test_pooling_where_nothing_says_it(tmp_path, options, pooling):
+    assert convert(saved(tmp_path / "timm", timm_tensors(**options)), told={"heads": 4}).config.pooling == pooling
+
+
+def test_registers_with_positions_of_their_own_are_refused(tmp_path):
+    told = {"heads": 4, "image": (8, 8)}
+    assert convert(saved(tmp_path / "timm", timm_tensors(registers=2)), told=told).config.registers == 2
+    with pytest.raises(InputError, match="its registers have positions of their own"):
+        convert(saved(tmp_path / "timm", timm_tensors(registers=2, positions=7)), told=told)
+
+
+def test_a_grey_model_has_no_statistics_of_colours(tmp_path):
+    tensors = timm_tensors(channels=1)
+    found = convert(saved(tmp_path / "mae", tensors), family="mae", told={"heads": 4})
+    assert found.preprocess is None and any("--preprocessor" in note for note in found.notes)
+    coloured = convert(saved(tmp_path / "mae", timm_tensors()), family="mae", told={"heads": 4})
+    assert coloured.preprocess.mean == (0.485, 0.456, 0.406)
+
+
+# PyTorch's files
+
+
+@pytest.mark.parametrize("offset, size, stride, fits", [
+    (0, (4,), (1,), True), (1, (3,), (1,), True), (1, (4,), (1,), False), (4, (1,), (1,), False), (0, (2, 2), (2, 1), True),
+    (0, (2, 2), (3, 1), False), (3, (1,), (9,), True),
+])  # fmt: skip
+def test_the_last_number_of_a_storage_may_be_read_and_none_beyond(tmp_path, offset, size, stride, fits):
+    numbers = np.arange(4, dtype="<f4")
+    path = checkpoint(tmp_path / "x.pt", {"w": tensor("0", 4, size, stride, offset)}, {"0": numbers.tobytes()})
+    if fits:
+        index = offset + np.tensordot(np.indices(size), stride, axes=(0, 0))
+        assert np.array_equal(read_torch(path)["w"].data, numbers[index])
+    else:
+        with pytest.raises(InputError, match="leaves its storage"):
+            read_torch(path)
+
+
+@pytest.mark.parametrize("order", [b"little", b"big"])
+def test_the_byte_order_of_the_machine_it_was_saved_on(tmp_path, order):
+    path = checkpoint(tmp_path / "x.pt", {"w": tensor("0", 2, (2,), (1,))}, {"0": np.arange(2, dtype="<f4").tobytes()})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/byteorder", order)
+    if order == b"little":
+        assert read_torch(path)["w"].data.tolist() == [0, 1]
+    else:
+        with pytest.raises(InputError, match="big-endian"):
+            read_torch(path)
