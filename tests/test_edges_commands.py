@@ -17,7 +17,7 @@ from test_embed import interrupt
 import numpy_vit
 from numpy_vit import Embedder, InputError
 from numpy_vit.cli import common, main, running
-from numpy_vit.explain.page import LARGEST, Kept, positions_said, preparation, what_fits
+from numpy_vit.explain.page import MAX_CHARACTERS, Kept, positions_in_words, preparation, what_fits
 from numpy_vit.files.converted import Checkpoint, read_converted, write_converted
 from numpy_vit.files.tensorfile import replacing, tensor_of
 from numpy_vit.models import embedder, loading
@@ -332,8 +332,8 @@ def test_what_fits_on_a_page():
     found = set()
     for side in range(8, 200):
         config = crooked_config(image=(4 * side, 4 * side), width=12, heads=6, depth=2)
-        fitting = [kept for kept in order if characters(config, kept) <= LARGEST]
-        if abs(characters(config, order[0]) / LARGEST - 1) < 1e-3:
+        fitting = [kept for kept in order if characters(config, kept) <= MAX_CHARACTERS]
+        if abs(characters(config, order[0]) / MAX_CHARACTERS - 1) < 1e-3:
             continue
         if not fitting:
             with pytest.raises(InputError, match="too many for a page"):
@@ -346,7 +346,7 @@ def test_what_fits_on_a_page():
 
 def test_whose_positions_are_said():
     def said(**changes):
-        return positions_said(crooked_config(**changes), False)[0][0]
+        return positions_in_words(crooked_config(**changes), False)[0][0]
 
     assert said() == "To every token the learned vector of its position is added."
     assert said(registers=2) == "To every patch and class token the learned vector of its position is added."

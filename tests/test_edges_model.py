@@ -19,7 +19,7 @@ import numpy_vit
 from numpy_vit import InputError, InvariantError, ViT, ViTConfig, ops
 from numpy_vit.arithmetic import parallel, primitives, threads
 from numpy_vit.arithmetic.portable import PortableArray
-from numpy_vit.arithmetic.shape_only import Ledger, StandIn
+from numpy_vit.arithmetic.shape_only import Ledger, ShapeOnly
 from numpy_vit.config import variant
 from numpy_vit.ops import gelu_tanh, quick_gelu
 from numpy_vit.positions import RULES
@@ -385,12 +385,12 @@ def test_cutting_patches_takes_memory_of_its_own():
 
 def test_what_does_not_fit_in_place_is_refused_as_by_numpy():
     ledger = Ledger()
-    whole, fractions = (StandIn((2, 3), dtype, ledger) for dtype in ("int32", "float32"))
+    whole, fractions = (ShapeOnly((2, 3), dtype, ledger) for dtype in ("int32", "float32"))
     fractions /= whole
     with pytest.raises(ValueError, match="does not fit into"):
         whole /= fractions
     with pytest.raises(ValueError, match="does not fit into"):
-        fractions += StandIn((4, 2, 3), "float32", ledger)
+        fractions += ShapeOnly((4, 2, 3), "float32", ledger)
 
 
 def test_the_last_norm_is_no_part_of_the_head():

@@ -451,7 +451,7 @@ def test_sixteen_bits_are_rounded_as_before_in_less_memory():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore")
 def test_a_child_can_load_what_another_thread_was_loading():
-    from numpy_vit.files import embedder
+    from numpy_vit.models import embedder
 
     with embedder._loading:
         child = os.fork()

@@ -356,6 +356,18 @@ def test_names_that_happen_to_be_ours_are_not_taken_for_it(converted):
         converted(change, tensors)
 
 
+def test_names_are_written_in_a_table_as_the_file_has_them(ours, tmp_path):
+    """What comes before names that happen to be ours is part of them: nothing is left off where a table says all."""
+    config, arrays = ours
+    np.savez(tmp_path / "m.npz", **{f"x/{name}": array for name, array in arrays.items()})
+    lines = {
+        name.replace("blocks.0.", "blocks.{n}."): f"x/{name}".replace("0.", "{n}.") for name in arrays if "s.1." not in name
+    }
+    content = {"layout": "in out", "norm_first": True, "config": CONFIG, "tensors": lines}
+    (tmp_path / "map.json").write_text(json.dumps(content))
+    same(convert(tmp_path / "m.npz", rename=tmp_path / "map.json"), ours)
+
+
 def test_a_config_of_hugging_faces_form_is_read(converted, ours, tmp_path):
     keys = {"num_attention_heads": "heads", "hidden_act": "activation", "layer_norm_eps": "eps"}
     file = tmp_path / "config.json"

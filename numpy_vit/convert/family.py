@@ -64,6 +64,7 @@ class Family:
     preprocess    reads it from the family's own files; gives None where they do not say
     labels     class names, likewise
     hugging_face   its config.json says all that tensors do not
+    whole_names    names are as the file has them: nothing that comes before is left off (a rename table's)
     """
 
     name: str
@@ -85,6 +86,7 @@ class Family:
     preprocess: Callable[[OpenCheckpoint, ViTConfig], Preprocess | None] = lambda reading, config: None
     labels: Callable[[OpenCheckpoint, ViTConfig], list[str] | None] = lambda reading, config: None
     hugging_face: bool = False
+    whole_names: bool = False
 
     def recognise(self, source: Source) -> str | None:
         """Why a checkpoint is of this family, in a few words, or None."""
@@ -111,6 +113,8 @@ class Family:
         Of several such places alike (a student and a teacher, say) the one that `towers` names. Raises InputError where
         nothing tells which.
         """
+        if self.whole_names:
+            return ""
         matches = (self.table.projection.fullmatch(name) for name in tensors)
         prefixes = sorted({match[1] for match in matches if match is not None})
         if len(prefixes) < 2:

@@ -160,6 +160,7 @@ def read_map(
         upstream=str(path),
         table=Table(tuple(Row(ours, ours) for ours in sorted(arrays | {pattern_of(name) for name in arrays})), "plain"),
         marks=(),
+        whole_names=True,
         prepare=lambda tensors, config: renamed(lines, left_out, tensors, told, path),
         says=lambda reading: reading.notes.extend(notes) or {},  # type: ignore[func-returns-value]
         labels=lambda reading, config: labels,
