@@ -358,7 +358,7 @@ def test_names_that_happen_to_be_ours_are_not_taken_for_it(converted):
 
 def test_names_are_written_in_a_table_as_the_file_has_them(ours, tmp_path):
     """What comes before names that happen to be ours is part of them: nothing is left off where a table says all."""
-    config, arrays = ours
+    _, arrays = ours
     np.savez(tmp_path / "m.npz", **{f"x/{name}": array for name, array in arrays.items()})
     lines = {
         name.replace("blocks.0.", "blocks.{n}."): f"x/{name}".replace("0.", "{n}.") for name in arrays if "s.1." not in name
