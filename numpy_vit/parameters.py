@@ -56,6 +56,23 @@ def grown(branch: Any) -> Any:
     return tuple(children.values()) if "0" in children else Weights(**children)
 
 
+def place(name: str) -> tuple[int | None, str]:
+    """A step's or a weight's name as its block's number, or None outside the blocks, and its name there.
+
+    "blocks.3.attention.query" -> (3, "attention.query"), "embed.patches" -> (None, "embed.patches")
+    """
+    if not name.startswith("blocks."):
+        return None, name
+    _, number, local = name.split(".", 2)
+    return int(number), local
+
+
+def folded(name: str) -> str:
+    """The name that all blocks' steps have in common: "blocks.3.norm1" -> "blocks.*.norm1"."""
+    block, local = place(name)
+    return name if block is None else f"blocks.*.{local}"
+
+
 def parameter_dims(config: ViTConfig) -> dict[str, str]:
     """Every tensor of the model, in the order the data meets them: name -> dimensions in letters."""
     c = config
@@ -120,7 +137,7 @@ def has_bias(config: ViTConfig, name: str) -> bool:
     """Whether the linear layer of this name has a bias."""
     if name.startswith("map."):  # the families without biases have no attention pool
         return True
-    kind = name.split(".", 2)[2] if name.startswith("blocks.") else name
+    _, kind = place(name)
     if kind in ("attention.query", "attention.key", "attention.value") and not config.qkv_bias:
         return False
     return kind != "projection" and kind not in config.without_bias

@@ -25,6 +25,7 @@ from ..arithmetic.parallel import THREADS
 from ..arithmetic.primitives import simd_features
 from ..arithmetic.threads import BLAS, THREADS_VARIABLE, usable_cpus
 from ..models.seeded import uniform
+from ..parameters import folded
 from ..tracing.tracer import Trace
 from ..vit import ViT
 
@@ -217,11 +218,6 @@ class StepClock:
         key = folded(name)
         self.seconds[key] = self.seconds.get(key, 0.0) + now - self.last
         self.last = time.perf_counter()
-
-
-def folded(name: str) -> str:
-    """ "blocks.3.norm1" -> "blocks.*.norm1"."""
-    return re.sub(r"^blocks\.\d+\.", "blocks.*.", name)
 
 
 def by_step(runs: Sequence[dict[str, float]], traced: Trace) -> list[dict[str, Any]]:

@@ -323,25 +323,18 @@ def pooling_said(config: ViTConfig) -> Said:
 
 def steps_of(rows: Sequence[Row], values: Mapping[str, Mapping[str, float]]) -> dict[str, list[dict[str, Any]]]:
     """The steps before the blocks, of one block, and after; a block's step has the values of every block."""
-    found: dict[str, list[dict[str, Any]]] = {"before": [], "block": [], "after": []}
-    in_block: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {"before": {}, "block": {}, "after": {}}
     for row in rows:
-        short = row.name.split(".", 2)[2] if row.block is not None else row.name
-        if row.block is None:
-            found["after" if found["block"] else "before"].append(step_of(row, short))
-            found["after" if found["block"] else "before"][-1]["values"].append(numbers(values[row.name]))
-            continue
-        if row.block == 0:
-            in_block[short] = step_of(row, short)
-            found["block"].append(in_block[short])
-        in_block[short]["values"].append(numbers(values[row.name]))
-    return found
+        where = "block" if row.block is not None else "after" if found["block"] else "before"
+        step = found[where].setdefault(row.local_name, step_of(row))
+        step["values"].append([values[row.name][key] for key in ("min", "mean", "max")])
+    return {where: list(steps.values()) for where, steps in found.items()}
 
 
-def step_of(row: Row, name: str) -> dict[str, Any]:
+def step_of(row: Row) -> dict[str, Any]:
     """A step as the page shows it, yet without values."""
     return {
-        "name": name,
+        "name": row.local_name,
         "part": row.part,
         "operation": (row.operation, OPERATIONS.get(row.operation, row.operation)),
         "dims": row.dims,
@@ -352,8 +345,3 @@ def step_of(row: Row, name: str) -> dict[str, Any]:
         "macs": row.macs,
         "values": [],
     }
-
-
-def numbers(values: Mapping[str, float]) -> list[float]:
-    """Minimum, mean and maximum."""
-    return [values[key] for key in ("min", "mean", "max")]

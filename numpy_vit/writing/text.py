@@ -60,5 +60,5 @@ def clean(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def shape_text(shape: Iterable[int]) -> str:
-    return " ".join(map(str, shape))
+def shape_text(shape: Iterable[int], between: str = " ") -> str:
+    return between.join(map(str, shape))
