@@ -3,6 +3,7 @@
 Linear weights are (in, out), so that code reads `x @ W + b` as in the paper.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -166,15 +167,5 @@ def parameter_count(config: ViTConfig) -> int:
 
     Counted from one block, so that it costs the same for any depth.
     """
-
-    def count(shapes: Mapping[str, tuple[int, ...]]) -> int:
-        total = 0
-        for shape in shapes.values():
-            size = 1
-            for length in shape:
-                size *= length
-            total += size
-        return total
-
-    one, two = (count(parameter_shapes(config.replace(depth=depth))) for depth in (1, 2))
+    one, two = (sum(map(math.prod, parameter_shapes(config.replace(depth=depth)).values())) for depth in (1, 2))
     return one + (config.depth - 1) * (two - one)

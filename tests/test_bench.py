@@ -92,8 +92,8 @@ def test_ratios_are_taken_round_by_round():
     model, products = [2.0, 40.0, 6.0], [1.0, 20.0, 3.0]
     assert benchmarking.ratios(model, products) == [2, 2, 2]
     assert benchmarking.ratios([*model, 99.0], products) == [2, 2, 2]
-    assert benchmarking.spread([1, 2, 3, 4, 100]) == {"median": 3, "low": 2, "high": 4}
-    assert benchmarking.spread([5, 1, 9]) == {"median": 5, "low": 1, "high": 9}
+    assert benchmarking.quartiles([1, 2, 3, 4, 100]) == {"median": 3, "low": 2, "high": 4}
+    assert benchmarking.quartiles([5, 1, 9]) == {"median": 5, "low": 1, "high": 9}
 
 
 def test_how_many_rounds():

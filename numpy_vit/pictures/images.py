@@ -287,22 +287,23 @@ def upright(image: Picture, *, channels: int = 3) -> Image.Image:
     name = str(image) if isinstance(image, str | os.PathLike) else "the picture"
     try:
         return _to_mode(_open(image), "RGB" if channels == 3 else "L")
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
-    except FileNotFoundError as error:
-        raise InputError(f"{name}: no such file") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{name}: is a folder, not a picture") from error
-    except PermissionError as error:
-        raise InputError(f"{name}: not allowed to read it") from error
-    except Image.UnidentifiedImageError as error:
-        raise InputError(f"{name}: not a picture that Pillow can read") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: too large ({' '.join(str(error).split())})") from error
-    except MemoryError as error:
-        raise InputError(f"{name}: too large for this machine's memory") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise InputError(f"{name}: a damaged or unsupported picture ({' '.join(str(error).split())})") from error
+        text = " ".join(str(error).split())
+        why = next(
+            (why for kind, why in UNREADABLE.items() if isinstance(error, kind)), "a damaged or unsupported picture ({})"
+        )
+        raise InputError(f"{name}: {why.format(text)}") from error
+
+
+UNREADABLE: dict[type[Exception], str] = {
+    InputError: "{}",
+    FileNotFoundError: "no such file",
+    IsADirectoryError: "is a folder, not a picture",
+    PermissionError: "not allowed to read it",
+    Image.UnidentifiedImageError: "not a picture that Pillow can read",
+    Image.DecompressionBombError: "too large ({})",
+    MemoryError: "too large for this machine's memory",
+}
 
 
 def _open(image: Picture) -> Image.Image:

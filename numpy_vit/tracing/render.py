@@ -6,13 +6,12 @@ import io
 import itertools
 import json
 import shutil
-import textwrap
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
 from ..parameters import folded
-from ..writing.text import clean, display_width, fitted, shape_text, wrapped
+from ..writing.text import clean, display_width, fitted, paragraphs, shape_text, wrapped
 from .rows import Row, Rows, Tensor, total
 
 COLOURS = {"embed": 36, "attention": 34, "mlp": 35, "norms and sums": 90, "head": 32}
@@ -155,7 +154,7 @@ def summary(trace: Rows, width: int = 100) -> list[str]:
         f"{part} {100 * p / total[0]:.1f} % / {100 * m / total[1]:.1f} %" for part, (p, m) in trace.shares().items() if p or m
     ]
     texts += [f"share of parameters / MACs: {', '.join(shares)}", FACTS]
-    return [line for text in texts for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+    return paragraphs(texts, width)
 
 
 def explained(trace: Rows, width: int | None = None, fold: bool = True, language: str = "en", colour: bool = False) -> str:
@@ -312,7 +311,7 @@ def diff_table(
     differing = sum(entry["differs"] for entry in entries)
     notes = [f"config: {key} {one} | {two}" for key, (one, two) in config_diff(a, b).items()]
     notes += [f"{differing} of {len(entries)} rows differ (marked *)", FACTS]
-    return "\n".join([*printed, "", *(line for text in notes for line in textwrap.wrap(text, width, subsequent_indent="  "))])
+    return "\n".join([*printed, "", *paragraphs(notes, width)])
 
 
 def edges(rows: Sequence[Line]) -> list[tuple[str, str]]:

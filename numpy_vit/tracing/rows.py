@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 from ..config import ViTConfig
 from ..parameters import place
@@ -76,6 +76,10 @@ class Rows(Sequence[Row]):
         self.dtype = dtype
         self.peak_memory = peak  # bytes of activations
         self.products = tuple(products)  # the shapes of both operands of every matrix product, in order; of a whole run only
+
+    def having(self, rows: Sequence[Row]) -> Self:
+        """The same run, of which some rows are left out, or say more."""
+        return type(self)(rows, self.config, self.sizes, self.dtype, self.peak_memory)
 
     def __getitem__(self, index: Any) -> Any:
         return self.rows[index]

@@ -1,6 +1,7 @@
 """Columns and lines on a terminal, shapes, and plain data as JSON can hold it."""
 
 import math
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -49,6 +50,11 @@ def wrapped(text: str, width: int, indent: str = "    ") -> list[str]:
                 current, space = indent, ""
             current += space + piece
     return [*result, current]
+
+
+def paragraphs(texts: Iterable[str], width: int) -> list[str]:
+    """Each text in lines of at most `width` columns, the second and later ones indented. English alone."""
+    return [line for text in texts for line in textwrap.wrap(text, width, subsequent_indent="  ")]
 
 
 def clean(value: Any) -> Any:
