@@ -8,17 +8,17 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from numbers import Integral
 from typing import Any, TypeVar
 
-from .errors import InputError, nearest
+from .errors import InputError, check_known, nearest
 
 Kind = TypeVar("Kind")
 
 DIGITS = "digits"  # what the shipped model is called
 
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
-POOLINGS = ("class", "mean", "class_and_mean", "map")
 POSITION_RULES = (
     "bicubic",
     "bicubic_antialias",
@@ -28,24 +28,11 @@ POSITION_RULES = (
     "bilinear_corners",
     "bilinear_antialias",
 )
-POSITIONS = ("all", "patches", "none")
-ROPES = ("none", "centred_halves", "index_pairs")
-FINAL_NORMS = ("tokens", "pooled", "none")
 LINEARS = ("embed.projection", "attention.key", "attention.output", "mlp.gate", "mlp.hidden", "mlp.output", "head")
+MAY_BE_0 = {"least": 0}  # else 1
 LARGEST_SIZE = 1_000_000  # of any single size; above it a number is surely a slip
 LARGEST_DEPTH = 1_000
 LARGEST_TOKENS = 10_000_000
-
-
-MAY_BE_0 = ("classes", "pooler", "registers", "inner", "projection")
-CHOICES = {
-    "activation": ACTIVATIONS,
-    "pooling": POOLINGS,
-    "position_rule": POSITION_RULES,
-    "positions": POSITIONS,
-    "rope": ROPES,
-    "final_norm": FINAL_NORMS,
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,38 +89,43 @@ class ViTConfig:
     depth: int
     heads: int
     mlp: int
-    classes: int
-    pooler: int
+    classes: int = field(metadata=MAY_BE_0)
+    pooler: int = field(metadata=MAY_BE_0)
     eps: float
-    activation: str
-    pooling: str
-    position_rule: str
+    activation: str = field(metadata={"known": ACTIVATIONS})
+    pooling: str = field(metadata={"known": ("class", "mean", "class_and_mean", "map")})
+    position_rule: str = field(metadata={"known": POSITION_RULES})
     qkv_bias: bool
 
     class_token: bool = True
     distillation_token: bool = False
     distillation_head: bool = False
-    registers: int = 0
-    positions: str = "all"
-    rope: str = "none"
+    registers: int = field(default=0, metadata=MAY_BE_0)
+    positions: str = field(default="all", metadata={"known": ("all", "patches", "none")})
+    rope: str = field(default="none", metadata={"known": ("none", "centred_halves", "index_pairs")})
     rope_grid: tuple[int, int] | None = None
     relative_positions: bool = False
     pre_norm: bool = False
     layer_scale: bool = False
     qk_norm: bool = False
-    inner: int = 0
+    inner: int = field(default=0, metadata=MAY_BE_0)
     gated_mlp: bool = False
     mlp_norm: bool = False
-    final_norm: str = "tokens"
+    final_norm: str = field(default="tokens", metadata={"known": ("tokens", "pooled", "none")})
     pre_logits: bool = False
-    projection: int = 0
+    projection: int = field(default=0, metadata=MAY_BE_0)
     without_bias: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("patch", "channels", "width", "depth", "heads", "mlp", *MAY_BE_0):
-            value = getattr(self, name)
-            whole_number(f"config: {name}", value, 0 if name in MAY_BE_0 else 1, LARGEST_SIZE)
-            object.__setattr__(self, name, int(value))  # of NumPy's integers, Python's
+        for given in dataclasses.fields(self):
+            what, value = f"config: {given.name}", getattr(self, given.name)
+            if given.type is int:
+                whole_number(what, value, given.metadata.get("least", 1), LARGEST_SIZE)
+                object.__setattr__(self, given.name, int(value))  # of NumPy's integers, Python's
+            elif given.type is str:
+                check_known(what, value, given.metadata["known"])
+            elif given.type is bool and type(value) is not bool:
+                raise InputError(f"{what} is {value!r}: it must be true or false")
         whole_number("config: depth", self.depth, 1, LARGEST_DEPTH)
         object.__setattr__(self, "image", check_image(self.image, self.patch, whole=False))
         if self.inner == self.width:
@@ -141,20 +133,8 @@ class ViTConfig:
         if self.inner_width % self.heads:
             what = "inner width" if self.inner else "width"
             raise InputError(f"config: {self.heads} heads do not divide the {what} {self.inner_width}")
-        if (
-            not isinstance(self.eps, int | float)
-            or isinstance(self.eps, bool)
-            or not (math.isfinite(self.eps) and self.eps > 0)
-        ):
+        if not is_number(self.eps) or self.eps <= 0:
             raise InputError(f"config: eps is {self.eps!r}: it must be a number above 0")
-        for name, known in CHOICES.items():
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in known:
-                raise InputError(f"config: {name} {value!r} is not one of {', '.join(known)}")
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type in (bool, "bool") and type(value) is not bool:
-                raise InputError(f"config: {field.name} is {value!r}: it must be true or false")
         self._check_options()
 
     def _check_options(self) -> None:
@@ -272,11 +252,11 @@ def from_plain(kind: type[Kind], values: Any, what: str) -> Kind:
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{what} must be a JSON object, not {values!r:.40}")
-    fields = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    required = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name in values:
-        if name not in fields:
-            raise InputError(f"{what}: unknown field '{name}'{nearest(name, fields)}")
-    missing = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING and f.name not in values]  # type: ignore[arg-type]
+        if name not in required:
+            raise InputError(f"{what}: unknown field '{name}'{nearest(name, required)}")
+    missing = [name for name in required if required[name] and name not in values]
     if missing:
         raise InputError(f"{what}: missing {', '.join(missing)}")
     return kind(**values)
@@ -286,6 +266,11 @@ def to_plain(value: Any) -> dict[str, Any]:
     """A dataclass as plain data, without the fields that have their default: the inverse of from_plain."""
     values = dataclasses.asdict(value)
     return {f.name: values[f.name] for f in dataclasses.fields(value) if values[f.name] != f.default}
+
+
+def is_number(value: Any) -> bool:
+    """Whether value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def whole_number(what: str, value: Any, least: int, largest: int) -> None:
@@ -326,16 +311,18 @@ SIZES = {
     "g": (1408, 40, 16, 6144),
     "G": (1664, 48, 16, 8192),
 }
-LONG_NAMES = {"tiny": "Ti", "small": "S", "base": "B", "large": "L", "huge": "H", "giant": "g", "gigantic": "G"}
+LONG_NAMES = {"Ti": "tiny", "S": "small", "B": "base", "L": "large", "H": "huge", "g": "giant", "G": "gigantic"}
 PUBLISHED = (
     ("Ti", 16), ("S", 32), ("S", 16), ("S", 8), ("B", 32), ("B", 16), ("B", 8),
     ("L", 32), ("L", 16), ("L", 14), ("H", 14), ("g", 14), ("G", 14),
 )  # fmt: skip
+PAPER_STYLE = {f"ViT-{size}/{patch}": (size, patch) for size, patch in PUBLISHED}
+HUGGING_FACE_STYLE = {f"vit-{LONG_NAMES[size]}-patch{patch}": (size, patch) for size, patch in PUBLISHED}
 
 
 def variants() -> list[str]:
     """The paper-style names of the published variants: "ViT-Ti/16" to "ViT-G/14"."""
-    return [f"ViT-{size}/{patch}" for size, patch in PUBLISHED]
+    return list(PAPER_STYLE)
 
 
 def variant(name: str) -> ViTConfig:
@@ -350,21 +337,17 @@ def variant(name: str) -> ViTConfig:
     """
     if not isinstance(name, str):
         raise InputError(f"{name!r} is not the name of a variant (known: {', '.join(variants())})")
-    paper = re.fullmatch(r"ViT-([A-Za-z]+)/(\d+)(?:@(\d+))?()", name)
-    hugging_face = re.fullmatch(r"(?:google/)?vit-([a-z]+)-patch(\d+)-(\d+)(-in21k)?", name)
-    match = paper or hugging_face
-    size = patch = None
-    if match is not None:
-        size, patch = LONG_NAMES.get(match[1]) if hugging_face else match[1], int(match[2])
-    if match is None or (size, patch) not in PUBLISHED:
-        long_names = {short: long for long, short in LONG_NAMES.items()}
-        known = [*variants(), *(f"vit-{long_names[short]}-patch{p}-224" for short, p in PUBLISHED)]
-        raise InputError(f"'{name}' is not a published variant{nearest(name, known)} (known: {', '.join(variants())})")
-    width, depth, heads, mlp = SIZES[size]  # type: ignore[index]
-    backbone_only = bool(match[4])
+    paper = re.fullmatch(r"(ViT-[A-Za-z]+/\d+)(?:@(\d+))?()", name)
+    match = paper or re.fullmatch(r"(?:google/)?(vit-[a-z]+-patch\d+)-(\d+)(-in21k)?", name)
+    known = PAPER_STYLE if paper else HUGGING_FACE_STYLE
+    if match is None or match[1] not in known:
+        raise InputError(f"'{name}' is not a published variant{nearest_variant(name)} (known: {', '.join(variants())})")
+    size, patch = known[match[1]]
+    width, depth, heads, mlp = SIZES[size]
+    backbone_only = bool(match[3])
     return ViTConfig(
-        image=check_image(int(match[3] or 224), patch),  # type: ignore[arg-type]
-        patch=patch,  # type: ignore[arg-type]
+        image=check_image(int(match[2] or 224), patch),
+        patch=patch,
         channels=3,
         width=width,
         depth=depth,
@@ -378,3 +361,8 @@ def variant(name: str) -> ViTConfig:
         position_rule="bicubic",
         qkv_bias=True,
     )
+
+
+def nearest_variant(name: str) -> str:
+    """ "; did you mean 'ViT-B/16'?" for a name that is no variant's, or nothing."""
+    return nearest(name, [*PAPER_STYLE, *(f"{known}-224" for known in HUGGING_FACE_STYLE)])

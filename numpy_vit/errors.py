@@ -33,6 +33,12 @@ def about(what: object) -> Iterator[None]:
         raise InputError(f"{what}: {error}") from error
 
 
+def check_known(what: str, value: object, known: Iterable[str]) -> None:
+    """Raise InputError for a value that is not one of the known names."""
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"{what} {value!r} is not one of {', '.join(known)}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """ "; did you mean 'x'?" for the closest known name, or nothing where none is close."""
     known = list(known)

@@ -3,6 +3,7 @@
 Linear weights are (in, out), so that code reads `x @ W + b` as in the paper.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -54,6 +55,23 @@ def grown(branch: Any) -> Any:
         return branch
     children = {name: grown(child) for name, child in branch.items()}
     return tuple(children.values()) if "0" in children else Weights(**children)
+
+
+def place(name: str) -> tuple[int | None, str]:
+    """A step's or a weight's name as its block's number, or None outside the blocks, and its name there.
+
+    "blocks.3.attention.query" -> (3, "attention.query"), "embed.patches" -> (None, "embed.patches")
+    """
+    if not name.startswith("blocks."):
+        return None, name
+    _, number, local = name.split(".", 2)
+    return int(number), local
+
+
+def folded(name: str) -> str:
+    """The name that all blocks' steps have in common: "blocks.3.norm1" -> "blocks.*.norm1"."""
+    block, local = place(name)
+    return name if block is None else f"blocks.*.{local}"
 
 
 def parameter_dims(config: ViTConfig) -> dict[str, str]:
@@ -120,7 +138,7 @@ def has_bias(config: ViTConfig, name: str) -> bool:
     """Whether the linear layer of this name has a bias."""
     if name.startswith("map."):  # the families without biases have no attention pool
         return True
-    kind = name.split(".", 2)[2] if name.startswith("blocks.") else name
+    _, kind = place(name)
     if kind in ("attention.query", "attention.key", "attention.value") and not config.qkv_bias:
         return False
     return kind != "projection" and kind not in config.without_bias
@@ -149,15 +167,5 @@ def parameter_count(config: ViTConfig) -> int:
 
     Counted from one block, so that it costs the same for any depth.
     """
-
-    def count(shapes: Mapping[str, tuple[int, ...]]) -> int:
-        total = 0
-        for shape in shapes.values():
-            size = 1
-            for length in shape:
-                size *= length
-            total += size
-        return total
-
-    one, two = (count(parameter_shapes(config.replace(depth=depth))) for depth in (1, 2))
+    one, two = (sum(map(math.prod, parameter_shapes(config.replace(depth=depth)).values())) for depth in (1, 2))
     return one + (config.depth - 1) * (two - one)

@@ -13,6 +13,7 @@ import numpy_vit
 from numpy_vit.cli import benchmarking, main
 from numpy_vit.cli.bench import print_model
 from numpy_vit.config import ViTConfig
+from numpy_vit.parameters import folded
 
 from conftest import REPOSITORY
 
@@ -39,7 +40,7 @@ def test_the_report():
     assert result["gflops"] == pytest.approx(2 * traced.macs / seconds / 1e9)
     if sys.platform == "linux":  # other systems do not tell; a step of 2 x 65 x 192 float32 is 100 kB
         assert 200_000 < result["memory"] < 20_000_000
-    names = list(dict.fromkeys(benchmarking.folded(row.name) for row in traced))
+    names = list(dict.fromkeys(folded(row.name) for row in traced))
     assert [step["step"] for step in result["steps"]] == names
     assert sum(step["share"] for step in result["steps"]) == pytest.approx(1)
     assert sum(step["macs"] for step in result["steps"]) == traced.macs
@@ -91,8 +92,8 @@ def test_ratios_are_taken_round_by_round():
     model, products = [2.0, 40.0, 6.0], [1.0, 20.0, 3.0]
     assert benchmarking.ratios(model, products) == [2, 2, 2]
     assert benchmarking.ratios([*model, 99.0], products) == [2, 2, 2]
-    assert benchmarking.spread([1, 2, 3, 4, 100]) == {"median": 3, "low": 2, "high": 4}
-    assert benchmarking.spread([5, 1, 9]) == {"median": 5, "low": 1, "high": 9}
+    assert benchmarking.quartiles([1, 2, 3, 4, 100]) == {"median": 3, "low": 2, "high": 4}
+    assert benchmarking.quartiles([5, 1, 9]) == {"median": 5, "low": 1, "high": 9}
 
 
 def test_how_many_rounds():

@@ -137,7 +137,7 @@ def test_fast_functions_are_the_plain_ones():
 def test_without_exp2():
     """On a processor where NumPy has no vectorised exp2 it is exp: the same tests, in a NumPy without AVX-512."""
     env = {**os.environ, **without_simd("AVX512", "X86_V4")}
-    code = "from numpy_vit.arithmetic.primitives import *; import numpy as np; assert power is np.exp and PER_E == 1.0"
+    code = "from numpy_vit.arithmetic.primitives import *; import numpy as np; assert fast_power is np.exp and TO_FAST_POWER == 1.0"
     for words in (["-c", code], ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "float32 or softmax or fast", __file__]):
         done = subprocess.run([sys.executable, *words], env=env, cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

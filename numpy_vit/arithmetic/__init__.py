@@ -1,1 +1,1 @@
-"""How numbers are computed: fast, spread over threads, exact, rounded to narrower formats."""
+"""How numbers are computed: fast, divided between threads, exact, rounded to narrower formats."""

@@ -45,7 +45,7 @@ class Ledger:
 
 
 class StandIn(NDArrayOperatorsMixin):
-    """An array without numbers.
+    """An array that has a shape and a dtype, and no values.
 
     name    what it is called, once a step or the model's weights have named it
     owner   the stand-in whose memory this is a view of, or None
@@ -98,8 +98,7 @@ class StandIn(NDArrayOperatorsMixin):
 
     def _view(self, shape: tuple[int, ...], dense: bool) -> "StandIn":
         owner = self if self.owner is None else self.owner
-        view = StandIn(shape, self.dtype, self.ledger, owner=owner, dense=dense, name=self.name, weight=self.weight)
-        return view
+        return StandIn(shape, self.dtype, self.ledger, owner=owner, dense=dense, name=self.name, weight=self.weight)
 
     def reshape(self, *shape: Any) -> "StandIn":
         shape = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple) else shape
@@ -201,8 +200,8 @@ def _broadcast_to(x: StandIn, shape: tuple[int, ...]) -> StandIn:
     return x._view(shape, False)
 
 
-def _elementwise(kind: str) -> Callable[[StandIn], StandIn]:
-    return lambda x: x._made(kind, (x,), x.shape, x.dtype)
+def _elementwise(function: Any) -> Callable[[StandIn], StandIn]:
+    return lambda x: x._made(function.__name__, (x,), x.shape, x.dtype)
 
 
 def _resize_positions(table: StandIn, old: tuple[int, int], new: tuple[int, int], rule: str) -> StandIn:
@@ -246,11 +245,7 @@ ops.WAYS[StandIn] = {
     ops.linear: _linear,
     ops.layer_norm: _layer_norm,
     ops.softmax: _softmax,
-    ops.erf: _elementwise("erf"),
-    ops.gelu: _elementwise("gelu"),
-    ops.gelu_tanh: _elementwise("gelu_tanh"),
-    ops.quick_gelu: _elementwise("quick_gelu"),
-    ops.silu: _elementwise("silu"),
+    **{each: _elementwise(each) for each in (ops.erf, ops.gelu, ops.gelu_tanh, ops.quick_gelu, ops.silu)},
     positions.resize_positions: _resize_positions,
     rotary.rotation_tables: _rotation_tables,
 }

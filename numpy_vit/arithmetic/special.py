@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .primitives import PER_E, power
+from .primitives import TO_FAST_POWER, fast_power
 
 Array = Any
 
@@ -43,8 +43,8 @@ ERF_AS_TANH = (
     -5.668479143496388e-06, 1.418523970355535e-07,
 )  # fmt: skip
 
-# The same for GELU: exp(-2 u) = power(x * GELU_AS_SIGMOID(x*x)), where erf(x / sqrt(2)) = tanh(u).
-GELU_AS_SIGMOID = tuple(-math.sqrt(2) * PER_E * c / 2**n for n, c in enumerate(ERF_AS_TANH))
+# The same for GELU: exp(-2 u) = fast_power(x * GELU_AS_SIGMOID(x*x)), where erf(x / sqrt(2)) = tanh(u).
+GELU_AS_SIGMOID = tuple(-math.sqrt(2) * TO_FAST_POWER * c / 2**n for n, c in enumerate(ERF_AS_TANH))
 
 
 def erf(x: Array, out: Array | None = None) -> Array:
@@ -87,7 +87,7 @@ def _gelu_float32(x: Array, out: Array | None) -> Array:
     """x (1 + tanh(u)) / 2 = x / (1 + exp(-2 u)): two passes fewer, and the negative tail keeps its digits."""
     minus_two_u = _polynomial(GELU_AS_SIGMOID, x * x)
     minus_two_u *= x
-    e = power(minus_two_u, out=minus_two_u)
+    e = fast_power(minus_two_u, out=minus_two_u)
     e += 1
     return np.divide(x, e, out=out)
 

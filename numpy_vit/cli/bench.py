@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     report: dict[str, Any] = {"machine": benchmarking.machine(), "dtype": arguments.dtype, "models": []}
     if not arguments.json:
-        print_lines(machine_text(report["machine"]))
+        print_lines(*machine_text(report["machine"]))
     progress = Progress(0)
     try:
         models = models_of(arguments.model)
@@ -192,7 +191,7 @@ def print_model(entry: dict[str, Any]) -> None:
     Y, X = entry["config"]["image"]
     weights = "seeded weights" if entry["weights"] == "seeded" else "its own weights"
     print()
-    print_lines([f"{printable(entry['model'])}: {Y}x{X}, {entry['parameters']:,} parameters, {weights}"])
+    print_lines(f"{printable(entry['model'])}: {Y}x{X}, {entry['parameters']:,} parameters, {weights}")
     results = entry["results"]
     with_memory = any(r["memory"] is not None for r in results)
     columns = {
@@ -200,15 +199,15 @@ def print_model(entry: dict[str, Any]) -> None:
         "ms": ("ms", [milliseconds(r["seconds"]["median"]) for r in results], True),
         "rate": ("pictures/s", [f"{r['pictures_per_second']:.4g}" for r in results], True),
         "ratio": ("x products", [f"{r['ratio_to_products']['median']:.2f}" for r in results], True),
-        "spread": ("quartiles", [between(r["seconds"]) for r in results], True),
+        "quartiles": ("quartiles", [between(r["seconds"]) for r in results], True),
         "gflops": ("GFLOP/s", [f"{r['gflops']:.4g}" for r in results], True),
         **({"memory": ("MB", [megabytes(r["memory"]) for r in results], True)} if with_memory else {}),
         "rounds": ("rounds", [str(r["rounds"]) for r in results], True),
     }
-    order = ("batch", "ms", "spread", "rate", "gflops", "ratio", "memory", "rounds")
+    order = ("batch", "ms", "quartiles", "rate", "gflops", "ratio", "memory", "rounds")
     print("\n".join(fitted(columns, order, min(WIDTH, terminal_width()))))
     print_lines(
-        ["x products: the pass over its bare matrix products." + (" MB: above weights and pixels." if with_memory else "")]
+        "x products: the pass over its bare matrix products." + (" MB: above weights and pixels." if with_memory else "")
     )
     for result in results:
         if result["steps"]:
@@ -231,17 +230,15 @@ def print_steps(result: dict[str, Any]) -> None:
     print("\n".join(fitted(columns, tuple(columns), min(WIDTH, terminal_width()))))
     plain, listening = result["seconds"]["median"], result["listening_seconds"]["median"]
     print_lines(
-        [
-            f"Measured with a listener, for which every step must come out whole: {milliseconds(listening)} ms a pass, "
-            f"{listening / plain:.2f} x the {milliseconds(plain)} ms without. Without one, work may be spread otherwise."
-        ]
+        f"Measured with a listener, for which every step must come out whole: {milliseconds(listening)} ms a pass, "
+        f"{listening / plain:.2f} x the {milliseconds(plain)} ms without. Without one, work may be divided otherwise."
     )
 
 
-def print_lines(lines: Sequence[str]) -> None:
-    width = min(WIDTH, terminal_width())
-    for line in lines:
-        print("\n".join(textwrap.wrap(line, width, subsequent_indent="  ")))
+def print_lines(*texts: str) -> None:
+    from ..writing.text import paragraphs
+
+    print("\n".join(paragraphs(texts, min(WIDTH, terminal_width()))))
 
 
 def milliseconds(seconds: float) -> str:

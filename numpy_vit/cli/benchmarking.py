@@ -7,6 +7,7 @@ matrix an array of its own as in the model. GFLOP/s counts the matrix products' 
 Memory: the most the process had in use during the pass, above what it had with weights and pixels in memory.
 """
 
+import collections
 import dataclasses
 import math
 import os
@@ -25,6 +26,7 @@ from ..arithmetic.parallel import THREADS
 from ..arithmetic.primitives import simd_features
 from ..arithmetic.threads import BLAS, THREADS_VARIABLE, usable_cpus
 from ..models.seeded import uniform
+from ..parameters import folded
 from ..tracing.tracer import Trace
 from ..vit import ViT
 
@@ -34,7 +36,7 @@ SECONDS, FEWEST, MOST = 10.0, 3, 20  # how long one batch size is measured, in h
 
 
 def python_threads() -> int:
-    """How many threads of its own a forward pass spreads its matrix products over; 1 where that is left to the BLAS."""
+    """How many threads of its own a forward pass divides its matrix products between; 1 where that is left to the BLAS."""
     return THREADS.free(products=True)
 
 
@@ -122,19 +124,19 @@ class Measurement:
         return self.traced.sizes["B"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, the spread and the ratio included, as plain data."""
+        """Everything, quartiles and ratio included, as plain data."""
         middle = statistics.median(self.model)
         return {
             "batch": self.batch,
             "macs": self.traced.macs,
             "rounds": len(self.products),
-            "seconds": spread(self.model),
+            "seconds": quartiles(self.model),
             "pictures_per_second": self.batch / middle,
             "gflops": self.traced.flops / middle / 1e9,
-            "products_seconds": spread(self.products),
-            "ratio_to_products": spread(ratios(self.model, self.products)),
+            "products_seconds": quartiles(self.products),
+            "ratio_to_products": quartiles(ratios(self.model, self.products)),
             "memory": self.memory,
-            "listening_seconds": spread(self.listening) if self.listening else None,
+            "listening_seconds": quartiles(self.listening) if self.listening else None,
             "steps": by_step(self.steps, self.traced),
             "all_seconds": {"model": self.model, "products": self.products, "listening": self.listening},
         }
@@ -145,14 +147,12 @@ def ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
     return [x / y for x, y in zip(a, b, strict=False)]
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median and quartiles; of fewer than four values the extremes in place of the quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 3 else extremes(values)
-    return {"median": middle, "low": low, "high": high}
-
-
-def extremes(values: Sequence[float]) -> tuple[float, float, float]:
-    return min(values), statistics.median(values), max(values)
+def quartiles(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles; of fewer than four values minimum and maximum in place of the quartiles."""
+    low, high = min(values), max(values)
+    if len(values) > 3:
+        low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": statistics.median(values), "low": low, "high": high}
 
 
 def measure(
@@ -209,19 +209,13 @@ class StepClock:
     """A listener: the time from one step's announcement to the next is that step's; blocks are summed up."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = collections.defaultdict(float)
         self.last = time.perf_counter()
 
     def __call__(self, name: str, array: Array, dims: str) -> None:
         now = time.perf_counter()
-        key = folded(name)
-        self.seconds[key] = self.seconds.get(key, 0.0) + now - self.last
+        self.seconds[folded(name)] += now - self.last
         self.last = time.perf_counter()
-
-
-def folded(name: str) -> str:
-    """ "blocks.3.norm1" -> "blocks.*.norm1"."""
-    return re.sub(r"^blocks\.\d+\.", "blocks.*.", name)
 
 
 def by_step(runs: Sequence[dict[str, float]], traced: Trace) -> list[dict[str, Any]]:
@@ -263,9 +257,9 @@ def reset_peak() -> bool:
 
 def peak_memory() -> int | None:
     """The most memory this process had in use, in bytes."""
-    status = proc_status("VmHWM")
+    status = found_in("/proc/self/status", r"^VmHWM:\s+(\d+) kB$")
     if status is not None:
-        return status
+        return int(status) * 1024
     try:
         import resource
     except ImportError:  # Windows
@@ -276,18 +270,17 @@ def peak_memory() -> int | None:
 
 def memory_in_use() -> int | None:
     """The memory this process has in use, in bytes; elsewhere than on Linux, the most it had."""
-    status = proc_status("VmRSS")
-    return peak_memory() if status is None else status
+    status = found_in("/proc/self/status", r"^VmRSS:\s+(\d+) kB$")
+    return peak_memory() if status is None else int(status) * 1024
 
 
-def proc_status(field: str) -> int | None:
-    """A field of Linux's /proc/self/status, in bytes."""
+def found_in(path: str, pattern: str) -> str | None:
+    """What the pattern's group is in a file of Linux's; None where there is no such file, or nothing like it in it."""
     try:
-        text = Path("/proc/self/status").read_text()
+        found = re.search(pattern, Path(path).read_text(), re.MULTILINE)
     except OSError:
         return None
-    found = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+    return found[1].strip() if found else None
 
 
 def touch(model: ViT) -> None:
@@ -304,7 +297,7 @@ def machine() -> dict[str, Any]:
     config: Any = np.show_config(mode="dicts") or {}
     blas = config.get("Build Dependencies", {}).get("blas", {})
     return {
-        "processor": processor(),
+        "processor": found_in("/proc/cpuinfo", r"^model name\s*:\s*(.+)$") or platform.processor() or platform.machine(),
         "cpus": usable_cpus(),
         "cpus_of_machine": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -315,12 +308,3 @@ def machine() -> dict[str, Any]:
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "python_threads": python_threads(),
     }
-
-
-def processor() -> str:
-    """What the processor is called."""
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -5,12 +5,8 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 BATCH = 16
 # Exit statuses; the last two are sysexits.h's EX_SOFTWARE, and a shell's 128 + SIGINT.

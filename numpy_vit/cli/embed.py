@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     runner = Runner(arguments)
     with opened(arguments, runner, paths) as partial:
         before, start = partial.done, time.monotonic()
-        failed = compute(arguments, runner, partial)
+        compute(arguments, runner, partial)
+        failed = partial.failed
         if failed and arguments.output.lower().endswith(".npy"):
             raise InputError(
                 f"{arguments.output}: not written: .npy holds no names, so no picture may be missing; mend or remove "
@@ -78,14 +79,14 @@ def opened(arguments: argparse.Namespace, runner: Runner, paths: list[Path]) -> 
     return partial
 
 
-def compute(arguments: argparse.Namespace, runner: Runner, partial: Partial) -> dict[Path, str]:
-    """Add the pictures that are not done yet -> those of all pictures that cannot be read, and why."""
-    failed = dict(partial.failed)
-    for text in failed.values():
+def compute(arguments: argparse.Namespace, runner: Runner, partial: Partial) -> None:
+    """Add the pictures that are not done yet."""
+    for text in partial.failed.values():
         if arguments.strict:
             raise InputError(text)
         complain(text)
-    with contextlib.closing(runner.batches(partial.pictures, failed, partial.position, arguments.strict)) as batches:
+    reading = runner.batches(partial.rest, partial.failed, len(partial.pictures) - len(partial.rest), arguments.strict)
+    with contextlib.closing(reading) as batches:
         for good, pixels in batches:
             rows = getattr(runner(pixels), arguments.what)
             if rows is None:
@@ -93,8 +94,7 @@ def compute(arguments: argparse.Namespace, runner: Runner, partial: Partial) -> 
             if partial.batches and rows.shape[1:] != partial.row_shape:
                 partial.keep = False  # the same command would end here again
                 raise InputError("the pictures have different sizes and so have their tokens: give --size")
-            partial.add(good, rows, failed)
-    return failed
+            partial.add(good, rows)
 
 
 def write_result(output: str, partial: Partial, dtype: Any) -> None:

@@ -46,7 +46,7 @@ def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
 
 def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
     """A variant, a file or folder, or a cached hub name -> its config. Reads no tensor."""
-    from ..config import LONG_NAMES, variant, variants
+    from ..config import nearest_variant, variant, variants
 
     path = Path(model)
     if not model:
@@ -59,9 +59,8 @@ def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
 
             cached = hub.in_cache(*[*model.split("@"), "main"][:2]) if hub.is_hub_name(model) else None
             if cached is None:
-                known = [*variants(), *(f"vit-{name}-patch16-224" for name in LONG_NAMES)]
                 raise InputError(
-                    f"'{model}' is no variant, file, folder or cached hub name{nearest(model, known)} "
+                    f"'{model}' is no variant, file, folder or cached hub name{nearest_variant(model)} "
                     f"(variants: {', '.join(variants())})"
                 ) from error
             path = cached

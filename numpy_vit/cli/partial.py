@@ -1,7 +1,6 @@
 """What an unfinished `embed` has done: the folder FILE.partial, from which the same command goes on.
 
-    journal   a JSON line that says which run it is, then one for each batch: its pictures, those that could not be read,
-              the shape of its rows and their CRC-32
+    journal   a JSON line that says which run it is, then one for each batch (`Batch`)
     rows      the rows of all batches, one after another, as they will lie in the result
 
 Rows are written before their line, and a line is believed only where the rows agree with its CRC-32: whether the run was
@@ -23,20 +22,18 @@ from .. import __version__
 from ..errors import InputError
 from .common import BATCH, note, printable
 
-FORMAT = "numpy-vit embed 1"
+FORMAT = "numpy-vit embed 2"
 JOURNAL, ROWS = "journal", "rows"
-Stamp = tuple[str, int, int]  # a picture: its name, its size, its time of change
 
 
 class Batch(NamedTuple):
-    """A line of the journal."""
+    """A line of the journal. Pictures are given by their stamps."""
 
-    pictures: list[Stamp]
-    failed: list[tuple[Stamp, str]]  # that could not be read, and why
+    pictures: list[str]
+    failed: dict[str, str]  # that could not be read since the batch before, and why
     shape: list[int]  # of the rows
     size: int  # of the rows, in bytes
     crc: int
-    end: int  # where the line ends in the journal
 
 
 class Partial:
@@ -48,8 +45,8 @@ class Partial:
     restart   begin anew, whatever is there
 
     batches   those that are done
-    position  how many of the list's first pictures need no more work
-    failed    those among them that cannot be read, and why
+    failed    the pictures that cannot be read, and why; whoever finds another puts it in
+    rest      the pictures that are yet to be done
     keep      whether the folder stays when the context is left
 
     Raises InputError where the folder cannot be written, is held, is not ours, or is of another run.
@@ -62,29 +59,23 @@ class Partial:
         self.batches: list[Batch] = []
         self.keep = True
         self._stamps = {path: stamp(path) for path in pictures}
+        self._logged = 0  # how many of `failed` are in the journal
         self._open()
         try:
-            self._claim(restart)
-            self.position, self.failed = self._resume()
+            self._resume(self._claim(restart))
         except BaseException:
             self._close()
             raise
-        self._logged = set(self.failed)
 
-    def add(self, pictures: Sequence[Path], rows: Any, failed: Mapping[Path, str]) -> None:
-        """A batch is done: its pictures, their rows, and all pictures so far that could not be read."""
+    def add(self, pictures: Sequence[Path], rows: Any) -> None:
+        """A batch is done: its pictures and their rows."""
         data = rows.tobytes()
-        line = {
-            "pictures": [self._stamps[path] for path in pictures],
-            "failed": [(self._stamps[path], text) for path, text in failed.items() if path not in self._logged],
-            "shape": rows.shape,
-            "size": len(data),
-            "crc": zlib.crc32(data),
-        }
+        failed = {self._stamps[path]: why for path, why in list(self.failed.items())[self._logged :]}
+        batch = Batch([self._stamps[path] for path in pictures], failed, rows.shape, len(data), zlib.crc32(data))
         self._append(self._rows, data)
-        end = self._append(self._journal, json.dumps(line).encode() + b"\n")
-        self._logged |= failed.keys()
-        self.batches.append(Batch(**line, end=end))
+        self._append(self._journal, as_line(batch._asdict()))
+        self.batches.append(batch)
+        self._logged = len(self.failed)
 
     @property
     def done(self) -> int:
@@ -94,7 +85,7 @@ class Partial:
     @property
     def names(self) -> list[str]:
         """The pictures' names, in the order of the rows."""
-        return [name for batch in self.batches for name, _, _ in batch.pictures]
+        return [text.split(" ", 2)[2] for batch in self.batches for text in batch.pictures]
 
     def rows(self, dtype: Any) -> Any:
         """All rows, as a memory map of their file. There must be some, of one shape."""
@@ -134,88 +125,64 @@ class Partial:
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror})") from error
 
-    def _claim(self, restart: bool) -> None:
-        """Be the only process that writes here, and write down which run it is, or find that it is the same."""
+    def _claim(self, restart: bool) -> list[bytes]:
+        """Be the only process that writes here, in a journal of this run -> its lines."""
         if not locked(self._journal):
             raise InputError(f"{self.folder}: another numpy-vit is writing it: wait until it is done, or give another -o")
         self._journal.seek(0)
-        line = self._journal.readline()
-        if line:
-            before = parsed(line)
-            if before.get("format") != FORMAT:
-                raise InputError(f"{self.folder}: its journal is not one, or damaged: remove it, or give another -o")
-            if not restart:
-                self._refuse_another(before)
-        if restart or not line:
+        lines = self._journal.readlines()
+        before = parsed(lines[0]) if lines else {}
+        if lines and before.get("format") != FORMAT:
+            raise InputError(f"{self.folder}: its journal is not one, or damaged: remove it, or give another -o")
+        first = as_line(self.run)
+        if restart or not lines:
             self._journal.truncate(0)
-            self._rows.truncate(0)
-            self._append(self._journal, json.dumps(self.run).encode() + b"\n")
-
-    def _refuse_another(self, before: Mapping[str, Any]) -> None:
-        run = json.loads(json.dumps(self.run))
+            self._append(self._journal, first)
+            return [first]
+        run = parsed(first)  # as it looks when it comes out of a journal
         for key in [*run, *before]:
             if before.get(key) != run.get(key):
                 what = "another model" if key == "model" else f"{key} {before.get(key)}, not {run.get(key)}"
                 raise InputError(
                     f"{self.folder}: was begun with {what}: go on with that, begin anew with --restart, or give another -o"
                 )
+        return lines
 
-    def _resume(self) -> tuple[int, dict[Path, str]]:
-        """Keep the batches that begin this list of pictures, and drop the others -> position, failed."""
-        pictures = self.pictures
-        written = list(self._read())
-        found = [self._stamps[path] for path in pictures]
-        position = 0
-        ends = [0]
-        known: dict[Stamp, str] = {}
+    def _resume(self, lines: Sequence[bytes]) -> None:
+        """Keep the batches that begin this list of pictures, and drop the others."""
+        written = list(whole_batches(lines[1:]))
+        known = {text: why for batch in written for text, why in batch.failed.items()}
+        self.failed = {path: known[text] for path, text in self._stamps.items() if text in known}
+        todo = [path for path in self.pictures if path not in self.failed]
+        stamps = [self._stamps[path] for path in todo]
+        done = 0
+        self._rows.seek(0)
         for batch in written:
-            known |= dict(batch.failed)
-            after = matched(batch, found, position, known)
-            if after is None or zlib.crc32(self._rows.read(batch.size)) != batch.crc:
+            end = done + len(batch.pictures)
+            if stamps[done:end] != batch.pictures or zlib.crc32(self._rows.read(batch.size)) != batch.crc:
                 break
             self.batches.append(batch)
-            ends.append(position := after)
-        if self.batches and len(self.batches[-1].pictures) < BATCH and position < len(found):
+            done = end
+        if self.batches and len(self.batches[-1].pictures) < BATCH and done < len(todo):
             self.batches.pop()  # other pictures may now belong to it
-            ends.pop()
-        kept, lost = self.done, sum(len(batch.pictures) for batch in written) - self.done
-        self._cut()
-        if lost:
-            where = printable(str(pictures[ends[-1]])) if ends[-1] < len(pictures) else "the end"
-            note(f"{self.folder}: {lost} pictures are computed again: from {where} on, they are others, or have changed")
-        if kept:
-            note(f"resuming: {kept} of {len(pictures)} pictures are done")
-        done = pictures[: ends[-1]]
-        return ends[-1], {path: known[self._stamps[path]] for path in done if self._stamps[path] in known}
-
-    def _read(self) -> Iterator[Batch]:
-        """The batches of the journal, as far as it can be read; the rows stand at their beginning."""
-        self._rows.seek(0)
-        self._journal.seek(0)
-        self._header = end = len(self._journal.readline())
-        for line in self._journal:
-            end += len(line)
-            try:
-                found = parsed(line)
-                pictures = [stamp_of(entry) for entry in found["pictures"]]
-                failed = [(stamp_of(entry), text) for entry, text in found["failed"]]
-                yield Batch(pictures, failed, found["shape"], found["size"], found["crc"], end)
-            except (KeyError, TypeError, ValueError):  # torn
-                return
-
-    def _cut(self) -> None:
-        """Drop what does not belong to the batches that are kept."""
-        self._journal.truncate(self.batches[-1].end if self.batches else self._header)
+            done = self.done
+        self.rest = todo[done:]
+        self._journal.truncate(sum(map(len, lines[: 1 + len(self.batches)])))
         self._rows.truncate(sum(batch.size for batch in self.batches))
+        lost = sum(len(batch.pictures) for batch in written) - done
+        if lost:
+            where = printable(str(self.rest[0])) if self.rest else "the end"
+            note(f"{self.folder}: {lost} pictures are computed again: from {where} on, they are others, or have changed")
+        if done:
+            note(f"resuming: {done} of {len(self.pictures)} pictures are done")
 
-    def _append(self, file: BinaryIO, data: bytes) -> int:
-        """Write at the end of a file (that is how they are opened) -> where the file ends now."""
+    def _append(self, file: BinaryIO, data: bytes) -> None:
+        """Write at the end of a file: that is how they are opened."""
         try:
             file.write(data)
             file.flush()
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror})") from error
-        return file.seek(0, os.SEEK_END)
 
     def _close(self) -> None:
         for file in (self._rows, self._journal):
@@ -228,42 +195,36 @@ def folder_of(target: str) -> Path:
     return Path(f"{target}.partial")
 
 
-def stamp(path: Path) -> Stamp:
-    """What is taken for the same picture."""
+def stamp(path: Path) -> str:
+    """What is taken for the same picture: its size, its time of change, its name."""
     try:
         status = os.stat(path)
     except OSError:  # said when it is read
-        return str(path), -1, 0
-    return str(path), status.st_size, status.st_mtime_ns
+        return f"-1 0 {path}"
+    return f"{status.st_size} {status.st_mtime_ns} {path}"
 
 
-def stamp_of(entry: Sequence[Any]) -> Stamp:
-    """A stamp from the journal."""
-    name, size, changed = entry
-    return name, size, changed
-
-
-def matched(batch: Batch, found: Sequence[Stamp], position: int, failed: Mapping[Stamp, str]) -> int | None:
-    """Where in the list of pictures found a batch ends that begins at `position`; None where they are others.
-
-    Pictures that could not be read are in no batch: it is no difference if they have gone.
-    """
-    for picture in batch.pictures:
-        while position < len(found) and found[position] in failed:
-            position += 1
-        if position == len(found) or found[position] != picture:
-            return None
-        position += 1
-    return position
+def as_line(content: Mapping[str, Any]) -> bytes:
+    """A line of the journal."""
+    return json.dumps(content).encode() + b"\n"
 
 
 def parsed(line: bytes) -> dict[str, Any]:
-    """A line of the journal; nothing where it is not whole."""
+    """What a line of the journal says; nothing where it is not whole."""
     try:
         content = json.loads(line) if line.endswith(b"\n") else {}
     except ValueError:
         content = {}
     return content if isinstance(content, dict) else {}
+
+
+def whole_batches(lines: Sequence[bytes]) -> Iterator[Batch]:
+    """The batches that a journal holds, up to the first line that is torn."""
+    for line in lines:
+        content = parsed(line)
+        if content.keys() != {*Batch._fields}:
+            return
+        yield Batch(**content)
 
 
 def locked(file: BinaryIO) -> bool:

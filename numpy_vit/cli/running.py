@@ -62,15 +62,15 @@ class Runner:
         """Yields (paths, pixels) of the next BATCH pictures that can be read, while those after them are being read.
 
         The others go to stderr and into `failed`, or, with `stop`, the first raises. A batch is of one size, so it is
-        smaller where the next picture has another one and the model's preprocessing does not resize. The first `done`
-        pictures are left out; `failed` holds those of them that could not be read.
+        smaller where the next picture has another one and the model's preprocessing does not resize. `done` others were
+        done before, of which those already in `failed` could not be read.
         """
         import numpy as np
 
-        progress = Progress(len(paths), done)
+        progress = Progress(done + len(paths), done)
         computed = done - len(failed)
         try:
-            with contextlib.closing(self._readable(paths[done:], failed, stop, progress)) as readable:
+            with contextlib.closing(self._readable(paths, failed, stop, progress)) as readable:
                 for good, pixels in in_batches(readable):
                     yield good, np.concatenate(pixels)
                     computed += len(good)

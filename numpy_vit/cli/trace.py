@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
-from .common import note, refuse, terminal_width, wants_colour
+from .common import OK, note, refuse, terminal_width, wants_colour
 from .models import config_of, open_weights
 from .options import add
 
@@ -62,27 +62,20 @@ def run(arguments: argparse.Namespace) -> int:
     refuse_what_does_not_go_together(arguments)
     if arguments.diff:
         return print_diff(arguments)
-    if arguments.with_values:
-        traced = traced_with_values(arguments)
-    else:
-        traced = traced_as_asked(arguments.model or ["ViT-B/16"], arguments)
-    traced = selected(traced, arguments)
+    whole = traced_with_values(arguments) if arguments.with_values else traced_as_asked(arguments.model, arguments)
+    traced = selected(whole, arguments)
     fold, colour = not arguments.no_fold and arguments.block is None, wants_colour()
     texts = {
+        "table": lambda: render.table(traced, terminal_width(), arguments.depth, fold, colour),
+        "explain": lambda: render.explained(traced, terminal_width(), fold, arguments.lang, colour),
         "markdown": lambda: render.markdown(traced, arguments.depth, fold),
         "csv": lambda: render.as_csv(traced),
         "svg": lambda: render.svg(traced),
         "mermaid": lambda: render.mermaid(traced),
+        "json": lambda: render.as_json(traced),
     }
-    if arguments.json:
-        print(render.as_json(traced))
-    elif arguments.format != "table":
-        print(texts[arguments.format]())
-    elif arguments.explain:
-        print(render.explained(traced, terminal_width(), fold, arguments.lang, colour))
-    else:
-        print(render.table(traced, terminal_width(), arguments.depth, fold, colour))
-    return 0
+    print(texts["json" if arguments.json else "explain" if arguments.explain else arguments.format]())
+    return OK
 
 
 def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
@@ -130,8 +123,6 @@ def selected(traced: "Trace", arguments: argparse.Namespace) -> "Trace":
     """The rows that --block and --only ask for."""
     import fnmatch
 
-    from ..tracing.tracer import Trace
-
     rows = list(traced)
     if arguments.block is not None:
         if not 0 <= arguments.block < traced.config.depth:
@@ -146,7 +137,7 @@ def selected(traced: "Trace", arguments: argparse.Namespace) -> "Trace":
                 f"--only {wanted}: no step has that in its name{nearest(wanted, words)} ({', '.join(sorted(words))})"
             )
         rows = chosen
-    return Trace(rows, traced.config, traced.sizes, traced.dtype, traced.peak_memory)
+    return traced.having(rows)
 
 
 def print_diff(arguments: argparse.Namespace) -> int:
@@ -164,4 +155,4 @@ def print_diff(arguments: argparse.Namespace) -> int:
         print(json.dumps({"config": changed, "rows": render.diff(a, b, names, arguments.depth, fold)}, indent=1))
     else:
         print(render.diff_table(a, b, names, arguments.depth, fold, wants_colour(), terminal_width()))
-    return 0
+    return OK

@@ -28,7 +28,7 @@ from ..tracing.tracer import Row, statistics, trace
 from ..writing.template import filled, script_data
 
 Array = Any
-Said = tuple[str, str]  # in English, in Chinese
+Bilingual = tuple[str, str]  # in English, in Chinese
 LANGUAGES = ("en", "zh")
 LARGEST = 24_000_000  # characters of attention in a page
 LARGEST_PICTURE = 720  # pixels of a side of the picture as it was given
@@ -139,7 +139,7 @@ def page(
         "sizes": traced.sizes,
         "grid": config.grid,
         "special": special_tokens(config),
-        "positions": positions_said(config, any(row.name == "embed.resized_positions" for row in traced)),
+        "positions": positions_in_words(config, any(row.name == "embed.resized_positions" for row in traced)),
         "steps": steps_of(traced.rows, recording.values),
         "attention": {
             "heads": config.heads if recording.kept.heads else 0,
@@ -148,7 +148,7 @@ def page(
             "pooling": recording.pooling is not None,
         },
         "ramp": RAMP,
-        "pooled": pooling_said(config),
+        "pooled": pooling_in_words(config),
         "vector": out.pooled.shape[-1],
         "best": [{key: b[key] for key in ("label", "probability", "logit")} for b in best],
         "embedding": None if out.image_embedding is None else int(out.image_embedding.shape[-1]),
@@ -205,100 +205,80 @@ def frame(policy: Preprocess, height: int, width: int) -> tuple[float, ...]:
     return (X - columns) / 2 / X, (Y - rows) / 2 / Y, columns / X, rows / Y
 
 
-def preparation(policy: Preprocess, original: Image.Image, seen: Image.Image, used: Image.Image) -> list[Said]:
+def preparation(policy: Preprocess, original: Image.Image, seen: Image.Image, used: Image.Image) -> list[Bilingual]:
     """What is done to the picture before it is numbers for the model, a sentence each."""
     Y, X = policy.target(original.height, original.width)
     size, way = f"{Y} x {X}", policy.resample
     colours = ("grey", "灰度") if policy.channels == 1 else ("RGB", "RGB")
-    said = [(f"Read, turned upright, made {colours[0]}.", f"读入，转正，转为{colours[1]}。")]
     how = {
         "squash": ("whatever the proportions were", "不管原来的比例"),
         "shortest_edge": ("the shorter side first, in proportion", "按短边、保持比例"),
         "cover": ("in proportion, just covering the model's size", "保持比例，刚好盖住模型的尺寸"),
     }.get(policy.resize)
+    done = [(f"Read, turned upright, made {colours[0]}.", f"读入，转正，转为{colours[1]}。")]
     if how is None:
-        said.append(("Not resized.", "不缩放。"))
+        done.append(("Not resized.", "不缩放。"))
     elif (original.height, original.width) == (Y, X):
-        said.append((f"It has the right size already: {size}.", f"尺寸本来就合适：{size}。"))
+        done.append((f"It has the right size already: {size}.", f"尺寸本来就合适：{size}。"))
     else:
-        said.append((f"Resized to {size} ({way}), {how[0]}.", f"缩放到 {size}（{way}），{how[1]}。"))
+        done.append((f"Resized to {size} ({way}), {how[0]}.", f"缩放到 {size}（{way}），{how[1]}。"))
     if policy.crop is not None and policy.crop != (Y, X):
         cut = f"{policy.crop[0]} x {policy.crop[1]}"
-        more = policy.crop[0] > Y or policy.crop[1] > X
-        said.append(
-            (
-                f"The middle {cut} is taken{', with zeros around' if more else ''}.",
-                f"取中间 {cut}{'，四周补零' if more else ''}。",
-            )
-        )
+        zeros = (", with zeros around", "，四周补零") if policy.crop[0] > Y or policy.crop[1] > X else ("", "")
+        done.append((f"The middle {cut} is taken{zeros[0]}.", f"取中间 {cut}{zeros[1]}。"))
     if used.size != seen.size:
-        said.append(
-            (
-                f"Only the {used.height} x {used.width} that whole patches cover are used.",
-                f"只用完整图块覆盖的 {used.height} x {used.width}。",
-            )
-        )
+        whole = f"{used.height} x {used.width}"
+        done.append((f"Only the {whole} that whole patches cover are used.", f"只用完整图块覆盖的 {whole}。"))
     if policy.scale is not None:
         share = f"1/{1 / policy.scale:g}"
-        said.append((f"Each value, 0 to 255, times {share}.", f"每个 0 到 255 的值乘以 {share}。"))
+        done.append((f"Each value, 0 to 255, times {share}.", f"每个 0 到 255 的值乘以 {share}。"))
     if policy.mean is not None and policy.std is not None:
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (policy.mean, policy.std))
-        said.append(
-            (
-                f"Minus the mean ({mean}), divided by the standard deviation ({std}).",
-                f"减去均值（{mean}），除以标准差（{std}）。",
-            )
-        )
-    return said
+        subtracted = f"Minus the mean ({mean}), divided by the standard deviation ({std})."
+        done.append((subtracted, f"减去均值（{mean}），除以标准差（{std}）。"))
+    return done
 
 
 # The tokens
 
 
-def special_tokens(config: ViTConfig) -> list[Said]:
+def special_tokens(config: ViTConfig) -> list[Bilingual]:
     """The names of the tokens before the patches, in order."""
-    said = [("class token", "类别词元")] if config.class_token else []
-    said += [("distillation token", "蒸馏词元")] if config.distillation_token else []
-    return said + [(f"register {n}", f"寄存器词元 {n}") for n in range(1, config.registers + 1)]
+    names = [("class token", "类别词元")] if config.class_token else []
+    names += [("distillation token", "蒸馏词元")] if config.distillation_token else []
+    return names + [(f"register {n}", f"寄存器词元 {n}") for n in range(1, config.registers + 1)]
 
 
-def positions_said(config: ViTConfig, resized: bool) -> list[Said]:
+def positions_in_words(config: ViTConfig, resized: bool) -> list[Bilingual]:
     """How a token knows its position, a sentence for each way that the model has."""
-    said = []
-    if config.positions != "none":
-        only = config.positions == "patches" or config.registers > 0
-        whom = ("patch and class", "图块和类别") if config.positions == "all" else ("patch", "图块")
-        said.append(
-            (
-                f"To every {f'{whom[0]} ' if only else ''}token the learned vector of its position is added.",
-                f"每个{whom[1] if only else ''}词元加上一个可学习的位置向量。",
-            )
-        )
-    if resized:
-        said.append(
-            (
-                "The grid of positions was resized: the picture has another size than in training.",
-                "位置网格经过缩放：图像尺寸与训练时不同。",
-            )
-        )
-    if config.rope != "none":
-        said.append(
-            (
-                "In every block the patches' queries and keys are rotated by angles of row and column (rotary positions).",
-                "在每个编码器块里，图块的查询和键按其行和列的角度旋转（旋转位置）。",
-            )
-        )
-    if config.relative_positions:
-        said.append(
-            (
-                "In every block a learned number for every offset is added to the scores (relative positions).",
-                "在每个编码器块里，分数加上与相对位置对应的可学习的数（相对位置）。",
-            )
-        )
-    return said
+    only = config.positions == "patches" or config.registers > 0
+    whom = ("patch and class", "图块和类别") if config.positions == "all" else ("patch", "图块")
+    sentences = (
+        (
+            config.positions != "none",
+            f"To every {f'{whom[0]} ' if only else ''}token the learned vector of its position is added.",
+            f"每个{whom[1] if only else ''}词元加上一个可学习的位置向量。",
+        ),
+        (
+            resized,
+            "The grid of positions was resized: the picture has another size than in training.",
+            "位置网格经过缩放：图像尺寸与训练时不同。",
+        ),
+        (
+            config.rope != "none",
+            "In every block the patches' queries and keys are rotated by angles of row and column (rotary positions).",
+            "在每个编码器块里，图块的查询和键按其行和列的角度旋转（旋转位置）。",
+        ),
+        (
+            config.relative_positions,
+            "In every block a learned number for every offset is added to the scores (relative positions).",
+            "在每个编码器块里，分数加上与相对位置对应的可学习的数（相对位置）。",
+        ),
+    )
+    return [(english, chinese) for there, english, chinese in sentences if there]
 
 
-def pooling_said(config: ViTConfig) -> Said:
+def pooling_in_words(config: ViTConfig) -> Bilingual:
     """Which vector stands for the picture."""
     return {
         "class": ("The class token stands for the picture.", "类别词元代表整张图片。"),
@@ -323,25 +303,18 @@ def pooling_said(config: ViTConfig) -> Said:
 
 def steps_of(rows: Sequence[Row], values: Mapping[str, Mapping[str, float]]) -> dict[str, list[dict[str, Any]]]:
     """The steps before the blocks, of one block, and after; a block's step has the values of every block."""
-    found: dict[str, list[dict[str, Any]]] = {"before": [], "block": [], "after": []}
-    in_block: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {"before": {}, "block": {}, "after": {}}
     for row in rows:
-        short = row.name.split(".", 2)[2] if row.block is not None else row.name
-        if row.block is None:
-            found["after" if found["block"] else "before"].append(step_of(row, short))
-            found["after" if found["block"] else "before"][-1]["values"].append(numbers(values[row.name]))
-            continue
-        if row.block == 0:
-            in_block[short] = step_of(row, short)
-            found["block"].append(in_block[short])
-        in_block[short]["values"].append(numbers(values[row.name]))
-    return found
+        where = "block" if row.block is not None else "after" if found["block"] else "before"
+        step = found[where].setdefault(row.local_name, step_of(row))
+        step["values"].append([values[row.name][key] for key in ("min", "mean", "max")])
+    return {where: list(steps.values()) for where, steps in found.items()}
 
 
-def step_of(row: Row, name: str) -> dict[str, Any]:
+def step_of(row: Row) -> dict[str, Any]:
     """A step as the page shows it, yet without values."""
     return {
-        "name": name,
+        "name": row.local_name,
         "part": row.part,
         "operation": (row.operation, OPERATIONS.get(row.operation, row.operation)),
         "dims": row.dims,
@@ -352,8 +325,3 @@ def step_of(row: Row, name: str) -> dict[str, Any]:
         "macs": row.macs,
         "values": [],
     }
-
-
-def numbers(values: Mapping[str, float]) -> list[float]:
-    """Minimum, mean and maximum."""
-    return [values[key] for key in ("min", "mean", "max")]

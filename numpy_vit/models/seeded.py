@@ -51,8 +51,8 @@ def uniform(seed: int, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike =
 def random_model(model: str | ViTConfig, seed: int = 0, dtype: npt.DTypeLike = "float32") -> ViT:
     """A variant's name or a config -> a model with seeded weights of sensible size; nothing is zero or one.
 
-    Linear weights are spread over +-2**-4, biases over +-2**-6, norm scales over 1 +-2**-3, positions and the class
-    token over +-2**-3. All are powers of two, so the numbers stay exact.
+    Linear weights are uniform in +-2**-4, biases in +-2**-6, norm scales in 1 +-2**-3, positions and the class
+    token in +-2**-3. All are powers of two, so the numbers stay exact.
     """
     config = variant(model) if isinstance(model, str) else model
     dtype, kind = precision(dtype)

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from ..config import from_plain, to_plain
-from ..errors import InputError
+from ..config import from_plain, is_number, to_plain
+from ..errors import InputError, check_known
 from ..positions import RULES
 
 Array = npt.NDArray[Any]
@@ -30,14 +30,18 @@ RESAMPLES = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
-RESIZES = ("none", "squash", "shortest_edge", "cover")
 ARITHMETICS = {  # whose resizing, and what it can do
     "pillow": tuple(RESAMPLES),
     "tensorflow": ("bilinear",),
     "tensorflow_uint8": ("bilinear",),
     "torch": ("bilinear", "bicubic"),
 }
-ROUNDINGS = ("down", "even")
+KNOWN = {
+    "resize": ("none", "squash", "shortest_edge", "cover"),
+    "resample": tuple(RESAMPLES),
+    "arithmetic": tuple(ARITHMETICS),
+    "crop_rounding": ("down", "even"),
+}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 LARGEST_SIDE = 100_000
 # Pillow warns from 89 million pixels on (a phone has 108) and refuses from 179 million on; it also warns of damaged EXIF data,
@@ -92,14 +96,8 @@ class Preprocess:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.channels not in (1, 3):
             raise InputError(f"preprocess: channels is {self.channels!r}: pictures have 1 (grey) or 3 (RGB)")
-        for name, known in (
-            ("resize", RESIZES),
-            ("resample", tuple(RESAMPLES)),
-            ("arithmetic", tuple(ARITHMETICS)),
-            ("crop_rounding", ROUNDINGS),
-        ):
-            if getattr(self, name) not in known:
-                raise InputError(f"preprocess: {name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        for name, known in KNOWN.items():
+            check_known(f"preprocess: {name}", getattr(self, name), known)
         if self.resample not in ARITHMETICS[self.arithmetic]:
             possible = ", ".join(ARITHMETICS[self.arithmetic])
             raise InputError(f"preprocess: resample {self.resample!r} with arithmetic {self.arithmetic!r}: only {possible}")
@@ -109,13 +107,13 @@ class Preprocess:
             raise InputError(f"preprocess: size is {self.size!r}: {self.resize} takes {what}")
         if self.crop is not None and not _is_pair(self.crop):
             raise InputError(f"preprocess: crop is {self.crop!r}: give (height, width)")
-        if self.scale is not None and not (_is_number(self.scale) and self.scale > 0):
+        if self.scale is not None and not (is_number(self.scale) and self.scale > 0):
             raise InputError(f"preprocess: scale is {self.scale!r}: it must be a number above 0")
         if (self.mean is None) != (self.std is None):
             raise InputError("preprocess: mean and std go together")
         if self.mean is not None and self.std is not None:
             for name, values in (("mean", self.mean), ("std", self.std)):
-                right = isinstance(values, tuple) and len(values) == self.channels and all(map(_is_number, values))
+                right = isinstance(values, tuple) and len(values) == self.channels and all(map(is_number, values))
                 if not right or (name == "std" and not all(values)):
                     raise InputError(f"preprocess: {name} is {values!r}: give {self.channels} numbers (std not 0)")
 
@@ -289,22 +287,23 @@ def upright(image: Picture, *, channels: int = 3) -> Image.Image:
     name = str(image) if isinstance(image, str | os.PathLike) else "the picture"
     try:
         return _to_mode(_open(image), "RGB" if channels == 3 else "L")
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
-    except FileNotFoundError as error:
-        raise InputError(f"{name}: no such file") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{name}: is a folder, not a picture") from error
-    except PermissionError as error:
-        raise InputError(f"{name}: not allowed to read it") from error
-    except Image.UnidentifiedImageError as error:
-        raise InputError(f"{name}: not a picture that Pillow can read") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: too large ({' '.join(str(error).split())})") from error
-    except MemoryError as error:
-        raise InputError(f"{name}: too large for this machine's memory") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise InputError(f"{name}: a damaged or unsupported picture ({' '.join(str(error).split())})") from error
+        text = " ".join(str(error).split())
+        why = next(
+            (why for kind, why in UNREADABLE.items() if isinstance(error, kind)), "a damaged or unsupported picture ({})"
+        )
+        raise InputError(f"{name}: {why.format(text)}") from error
+
+
+UNREADABLE: dict[type[Exception], str] = {
+    InputError: "{}",
+    FileNotFoundError: "no such file",
+    IsADirectoryError: "is a folder, not a picture",
+    PermissionError: "not allowed to read it",
+    Image.UnidentifiedImageError: "not a picture that Pillow can read",
+    Image.DecompressionBombError: "too large ({})",
+    MemoryError: "too large for this machine's memory",
+}
 
 
 def _open(image: Picture) -> Image.Image:
@@ -338,10 +337,6 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_side(value: Any) -> bool:

@@ -5,15 +5,14 @@ import dataclasses
 import io
 import itertools
 import json
-import re
 import shutil
-import textwrap
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from ..writing.text import display_width, fitted, shape_text, wrapped
-from .rows import Row, Rows
+from ..parameters import folded
+from ..writing.text import clean, display_width, fitted, paragraphs, shape_text, wrapped
+from .rows import Row, Rows, Tensor, total
 
 COLOURS = {"embed": 36, "attention": 34, "mlp": 35, "norms and sums": 90, "head": 32}
 FILLS = {"embed": "#d6ecf3", "attention": "#d9e2f7", "mlp": "#ecdcf2", "norms and sums": "#ececec", "head": "#dcefdc"}
@@ -22,44 +21,30 @@ FACTS = "MACs count the matrix products; 1 MAC = 2 FLOPs. Rows marked xN show on
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One printed line: a row, or several summed up; `times` identical blocks folded into it."""
+    """One printed line: rows summed up; or one row, whose details are then shown."""
 
     name: str
-    operation: str
-    output: str  # "B H N K = 1 12 197 64"
-    times: int  # 0: not folded
-    part: str
-    parameters: int
-    macs: int
-    read: int
-    written: int
-    inputs: str = ""
-    weights: str = ""
-    dtype: str = ""
+    rows: Sequence[Row]
+    times: int  # so many identical blocks are folded into it; 0: it is not folded
     row: Row | None = None
 
     @property
     def label(self) -> str:
         return f"{self.name}  x{self.times}" if self.times else self.name
 
+    @property
+    def operation(self) -> str:
+        return f"{len(self.rows)} steps" if len(self.rows) > 1 else self.rows[0].operation
 
-def line_of(row: Row, times: int = 0) -> Line:
-    name = f"blocks.*.{row.name.split('.', 2)[2]}" if times else row.name
-    return Line(
-        name=name,
-        operation=row.operation,
-        output=f"{row.dims} = {shape_text(row.shape)}",
-        times=times,
-        part=row.part,
-        parameters=row.parameters,
-        macs=row.macs,
-        read=row.read,
-        written=row.written,
-        inputs=", ".join(shape_text(t.shape) for t in row.inputs),
-        weights=", ".join(shape_text(t.shape) for t in row.weights),
-        dtype=row.dtype,
-        row=row,
-    )
+    @property
+    def output(self) -> str:
+        """ "B H N K = 1 12 197 64"."""
+        return f"{self.rows[-1].dims} = {shape_text(self.rows[-1].shape)}"
+
+    @property
+    def part(self) -> str:
+        """One of PARTS, for the colour."""
+        return self.rows[0].part if len(self.rows) == 1 or self.rows[0].block is None else "attention"
 
 
 def lines(trace: Sequence[Row], depth: str = "op", fold: bool = True) -> list[Line]:
@@ -75,13 +60,13 @@ def lines(trace: Sequence[Row], depth: str = "op", fold: bool = True) -> list[Li
                 continue
             times = len(blocks)
         if depth == "op":
-            result += [line_of(row, times) for row in group]
+            result += [Line(folded(row.name) if times else row.name, [row], times, row) for row in group]
         elif group[0].block is not None:
             name = "blocks.*" if times else f"blocks.{group[0].block}"
-            result.append(summed("encoder" if depth == "model" else name, group, times))
+            result.append(Line("encoder" if depth == "model" else name, group, times))
         else:
             parts = itertools.groupby(group, key=lambda row: row.name.split(".")[0])
-            result += [summed(name, list(rows), 0) for name, rows in parts]
+            result += [Line(name, list(rows), 0) for name, rows in parts]
     return result
 
 
@@ -92,37 +77,34 @@ def cost(rows: Sequence[Row]) -> list[Any]:
     ]
 
 
-def summed(name: str, rows: Sequence[Row], times: int) -> Line:
-    last = line_of(rows[-1])
-    return Line(
-        name=name,
-        operation=f"{len(rows)} steps" if len(rows) > 1 else last.operation,
-        output=last.output,
-        times=times,
-        part=rows[0].part if len(rows) == 1 or rows[0].block is None else "attention",
-        parameters=sum(row.parameters for row in rows),
-        macs=sum(row.macs for row in rows),
-        read=sum(row.read for row in rows),
-        written=sum(row.written for row in rows),
-        dtype=last.dtype,
-    )
+Column = tuple[str, Callable[[Line], str], bool]  # heading, its text for a line, whether it is a number
 
 
-# Columns: heading, its text for a line, whether it is a number. First those that are dropped last.
-COLUMNS: dict[str, tuple[str, Callable[[Line], str], bool]] = {
+def number(what: str) -> Callable[[Line], str]:
+    """The text of a sum over a line's rows."""
+    return lambda line: f"{total(line.rows, what):,}"
+
+
+def shapes(what: str) -> Callable[[Line], str]:
+    """The text of the shapes of what a row reads."""
+    return lambda line: ", ".join(shape_text(t.shape) for t in getattr(line.row, what, ()))
+
+
+# First those that are dropped last.
+COLUMNS: dict[str, Column] = {
     "name": ("step", lambda line: line.label, False),
     "output": ("output", lambda line: line.output, False),
-    "macs": ("MACs", lambda line: f"{line.macs:,}", True),
-    "parameters": ("parameters", lambda line: f"{line.parameters:,}", True),
+    "macs": ("MACs", number("macs"), True),
+    "parameters": ("parameters", number("parameters"), True),
     "operation": ("operation", lambda line: line.operation, False),
-    "weights": ("weights", lambda line: line.weights, False),
-    "dtype": ("dtype", lambda line: line.dtype, False),
-    "inputs": ("input", lambda line: line.inputs, False),
-    "read": ("bytes read", lambda line: f"{line.read:,}", True),
-    "written": ("written", lambda line: f"{line.written:,}", True),
+    "weights": ("weights", shapes("weights"), False),
+    "dtype": ("dtype", lambda line: line.rows[-1].dtype, False),
+    "inputs": ("input", shapes("inputs"), False),
+    "read": ("bytes read", number("read"), True),
+    "written": ("written", number("written"), True),
 }
-ORDER = ("name", "operation", "inputs", "weights", "output", "dtype", "parameters", "macs", "read", "written")
 VALUES = ("min", "max", "mean", "std", "nan", "inf")
+ORDER = ("name", "operation", "inputs", "weights", "output", "dtype", *VALUES, "parameters", "macs", "read", "written")
 
 
 def value_text(line: Line, key: str) -> str:
@@ -132,7 +114,7 @@ def value_text(line: Line, key: str) -> str:
     return f"{values[key]:,}" if key in ("nan", "inf") else f"{values[key]:.4g}"
 
 
-def columns_of(rows: Sequence[Line]) -> dict[str, tuple[str, Callable[[Line], str], bool]]:
+def columns_of(rows: Sequence[Line]) -> dict[str, Column]:
     """COLUMNS, and where a real run is at hand, its values, which then matter more than the cost."""
     if not any(line.row and line.row.values for line in rows):
         return COLUMNS
@@ -140,13 +122,18 @@ def columns_of(rows: Sequence[Line]) -> dict[str, tuple[str, Callable[[Line], st
     return {key: COLUMNS[key] for key in ("name", "output")} | values | COLUMNS
 
 
+def columns_in_order(rows: Sequence[Line]) -> list[Column]:
+    """All columns as they are to stand."""
+    columns = columns_of(rows)
+    return [columns[key] for key in ORDER if key in columns]
+
+
 def table(trace: Rows, width: int | None = None, depth: str = "op", fold: bool = True, colour: bool = False) -> str:
     """A table that fits `width` columns: what does not fit is left out, the least important first."""
     width = width or shutil.get_terminal_size().columns
     rows = lines(trace, depth, fold)
-    columns = columns_of(rows)
-    cells = {key: (heading, [text(line) for line in rows], number) for key, (heading, text, number) in columns.items()}
-    head, *body = fitted(cells, (*ORDER[:6], *VALUES, *ORDER[6:]), width, optional=VALUES)
+    cells = {key: (heading, [text(line) for line in rows], right) for key, (heading, text, right) in columns_of(rows).items()}
+    head, *body = fitted(cells, ORDER, width, optional=VALUES)
     if colour:
         head = f"\x1b[1m{head}\x1b[0m"
         body = [f"\x1b[{COLOURS[line.part]}m{text}\x1b[0m" for line, text in zip(rows, body, strict=True)]
@@ -158,7 +145,7 @@ def summary(trace: Rows, width: int = 100) -> list[str]:
     if not len(trace):
         return []
     total = max(trace.parameters, 1), max(trace.macs, 1)
-    said = [
+    texts = [
         f"parameters {trace.parameters:,}",
         f"MACs {trace.macs:,} ({trace.macs / 1e9:.3f} G), FLOPs {trace.flops:,}",
         f"bytes read {trace.read:,}, written {trace.written:,}; peak activations {trace.peak_memory:,} ({trace.dtype})",
@@ -166,47 +153,45 @@ def summary(trace: Rows, width: int = 100) -> list[str]:
     shares = [
         f"{part} {100 * p / total[0]:.1f} % / {100 * m / total[1]:.1f} %" for part, (p, m) in trace.shares().items() if p or m
     ]
-    said += [f"share of parameters / MACs: {', '.join(shares)}", FACTS]
-    return [line for text in said for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+    texts += [f"share of parameters / MACs: {', '.join(shares)}", FACTS]
+    return paragraphs(texts, width)
 
 
 def explained(trace: Rows, width: int | None = None, fold: bool = True, language: str = "en", colour: bool = False) -> str:
     """Every step with its formula, its place in the paper, and why; read in order, it is the paper's section 3.1."""
     width = width or shutil.get_terminal_size().columns
-    said = []
+    printed = []
     for line in lines(trace, "op", fold):
         row = line.row
         assert row is not None
         for head in wrapped(f"{line.label}  [{row.operation}]  {line.output}", width, indent=""):
-            said.append(f"\x1b[1;{COLOURS[line.part]}m{head}\x1b[0m" if colour else head)
-        said += wrapped(row.formula, width)
-        said += wrapped(f"{row.paper}. {row.why}" if language == "en" else f"{row.paper}。{row.why_zh}", width)
-    return "\n".join([*said, "", *summary(trace, width)])
+            printed.append(f"\x1b[1;{COLOURS[line.part]}m{head}\x1b[0m" if colour else head)
+        printed += wrapped(row.formula, width)
+        printed += wrapped(f"{row.paper}. {row.why}" if language == "en" else f"{row.paper}。{row.why_zh}", width)
+    return "\n".join([*printed, "", *summary(trace, width)])
 
 
 def markdown(trace: Rows, depth: str = "op", fold: bool = True) -> str:
     rows = lines(trace, depth, fold)
-    columns = columns_of(rows)
-    shown = [key for key in (*ORDER[:6], *VALUES, *ORDER[6:]) if key in columns]
-    out = ["| " + " | ".join(columns[key][0] for key in shown) + " |"]
-    out.append("|" + "|".join("---:" if columns[key][2] else "---" for key in shown) + "|")
-    out += ["| " + " | ".join(columns[key][1](line).replace("*", r"\*") for key in shown) + " |" for line in rows]
+    columns = columns_in_order(rows)
+    out = ["| " + " | ".join(heading for heading, _, _ in columns) + " |"]
+    out.append("|" + "|".join("---:" if right else "---" for _, _, right in columns) + "|")
+    out += ["| " + " | ".join(text(line).replace("*", r"\*") for _, text, _ in columns) + " |" for line in rows]
     return "\n".join([*out, "", *(f"- {text}" for text in summary(trace, 10_000))])
 
 
 def html(trace: Rows, depth: str = "op", fold: bool = True) -> str:
     """For a notebook: a table with the parts in colour."""
 
-    def cell(text: str, number: bool) -> str:
-        return f'<td style="text-align:{"right" if number else "left"};white-space:nowrap">{escape(text)}</td>'
+    def cell(text: str, right: bool) -> str:
+        return f'<td style="text-align:{"right" if right else "left"};white-space:nowrap">{escape(text)}</td>'
 
     rows = lines(trace, depth, fold)
-    columns = columns_of(rows)
-    shown = [key for key in (*ORDER[:6], *VALUES, *ORDER[6:]) if key in columns]
-    head = "".join(f"<th>{escape(columns[key][0])}</th>" for key in shown)
+    columns = columns_in_order(rows)
+    head = "".join(f"<th>{escape(heading)}</th>" for heading, _, _ in columns)
     body = "".join(
         f'<tr style="background:{FILLS[line.part]};color:#000">'
-        + "".join(cell(columns[key][1](line), columns[key][2]) for key in shown)
+        + "".join(cell(text(line), right) for _, text, right in columns)
         + "</tr>"
         for line in rows
     )
@@ -214,74 +199,44 @@ def html(trace: Rows, depth: str = "op", fold: bool = True) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{notes}</p>"
 
 
-def flat(row: Row) -> dict[str, Any]:
-    """A row as plain data."""
-    plain = dataclasses.asdict(row)
-    plain["part"] = row.part
-    if row.values is None:
-        del plain["values"]
-    return plain
-
-
 def as_json(trace: Rows) -> str:
     """Everything, unfolded."""
-    totals = {
-        "parameters": trace.parameters,
-        "macs": trace.macs,
-        "flops": trace.flops,
-        "read": trace.read,
-        "written": trace.written,
-        "peak_memory": trace.peak_memory,
-    }
+    totals = {key: getattr(trace, key) for key in ("parameters", "macs", "flops", "read", "written", "peak_memory")}
     shares = {part: {"parameters": p, "macs": m} for part, (p, m) in trace.shares().items()}
     config = trace.config.to_dict()
     content = {"config": config, "letters": trace.sizes, "dtype": trace.dtype, "totals": totals, "shares": shares}
-    # NaN is no JSON; a real run's statistics may hold one.
-    rows = [flat(row) for row in trace]
+    rows = [dataclasses.asdict(row) | {"part": row.part} for row in trace]
     for row in rows:
-        if "values" in row:
-            row["values"] = {k: (v if v == v else None) for k, v in row["values"].items()}
-    return json.dumps(content | {"convention": FACTS, "rows": rows}, indent=1, ensure_ascii=False)
+        if row["values"] is None:
+            del row["values"]
+    return json.dumps(clean(content | {"convention": FACTS, "rows": rows}), indent=1, ensure_ascii=False)
 
 
 def as_csv(trace: Rows) -> str:
     """One record a step, unfolded; shapes with x between the sizes."""
-    out = io.StringIO()
+
+    def named(tensors: Sequence[Tensor]) -> str:
+        return "; ".join(f"{t.name} {shape_text(t.shape, 'x')}" for t in tensors)
+
+    columns: dict[str, Callable[[Row], Any]] = {
+        "step": lambda row: row.name,
+        "operation": lambda row: row.operation,
+        "inputs": lambda row: named(row.inputs),
+        "weights": lambda row: named(row.weights),
+        "letters": lambda row: row.dims,
+        "shape": lambda row: shape_text(row.shape, "x"),
+        "dtype": lambda row: row.dtype,
+        "parameters": lambda row: row.parameters,
+        "macs": lambda row: row.macs,
+        "bytes_read": lambda row: row.read,
+        "bytes_written": lambda row: row.written,
+    }
     values = VALUES if any(row.values for row in trace) else ()
-    names = (
-        "step",
-        "operation",
-        "inputs",
-        "weights",
-        "letters",
-        "shape",
-        "dtype",
-        "parameters",
-        "macs",
-        "bytes_read",
-        "bytes_written",
-    )
+    out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, *values])
+    writer.writerow([*columns, *values])
     for row in trace:
-        inputs, weights = (
-            "; ".join(f"{t.name} {'x'.join(map(str, t.shape))}" for t in tensors) for tensors in (row.inputs, row.weights)
-        )
-        shape = "x".join(map(str, row.shape))
-        record = [
-            row.name,
-            row.operation,
-            inputs,
-            weights,
-            row.dims,
-            shape,
-            row.dtype,
-            row.parameters,
-            row.macs,
-            row.read,
-            row.written,
-        ]
-        writer.writerow([*record, *((row.values or {}).get(key, "") for key in values)])
+        writer.writerow([*(of(row) for of in columns.values()), *((row.values or {}).get(key, "") for key in values)])
     return out.getvalue().rstrip("\n")
 
 
@@ -292,22 +247,23 @@ def diff(a: Rows, b: Rows, names: tuple[str, str], depth: str = "op", fold: bool
     for name in right:  # steps only the second has stand after the one they follow there
         if name not in left:
             before = list(right)[: list(right).index(name)]
-            place = max((order.index(n) + 1 for n in before if n in order), default=0)
-            order.insert(place, name)
+            order.insert(max((order.index(n) + 1 for n in before if n in order), default=0), name)
+
+    def facts(line: Line | None) -> dict[str, Any] | None:
+        if line is None:
+            return None
+        return {
+            "times": line.times,
+            "operation": line.operation,
+            "output": line.output,
+            "parameters": total(line.rows, "parameters"),
+            "macs": total(line.rows, "macs"),
+        }
+
     entries = []
     for name in order:
-        one, two = left.get(name), right.get(name)
-        entry: dict[str, Any] = {"step": name}
-        for model, line in zip(names, (one, two), strict=True):
-            entry[model] = line and {
-                "times": line.times,
-                "operation": line.operation,
-                "output": line.output,
-                "parameters": line.parameters,
-                "macs": line.macs,
-            }
-        entry["differs"] = entry[names[0]] != entry[names[1]]
-        entries.append(entry)
+        one, two = facts(left.get(name)), facts(right.get(name))
+        entries.append({"step": name, names[0]: one, names[1]: two, "differs": one != two})
     return entries
 
 
@@ -329,7 +285,7 @@ def diff_table(
     """The diff as a table; `*` marks the rows that differ. Too narrow a terminal loses parameters, then MACs, then ends."""
     entries = diff(a, b, names, depth, fold)
 
-    def said(line: dict[str, Any] | None, key: str, other: dict[str, Any] | None) -> str:
+    def cell(line: dict[str, Any] | None, key: str, other: dict[str, Any] | None) -> str:
         if line is None:
             return "-"
         text = f"{line[key]:,}" if isinstance(line[key], int) else str(line[key])
@@ -341,7 +297,7 @@ def diff_table(
     rows = [["", "step", *names, "MACs", "", "parameters", ""]]
     for entry in entries:
         one, two = entry[names[0]], entry[names[1]]
-        pairs = [(said(one, key, two), said(two, key, one)) for key in ("output", "macs", "parameters")]
+        pairs = [(cell(one, key, two), cell(two, key, one)) for key in ("output", "macs", "parameters")]
         rows.append(["*" if entry["differs"] else "", entry["step"], *itertools.chain(*pairs)])
     rows.append(["", "total", "", "", f"{a.macs:,}", f"{b.macs:,}", f"{a.parameters:,}", f"{b.parameters:,}"])
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
@@ -355,7 +311,7 @@ def diff_table(
     differing = sum(entry["differs"] for entry in entries)
     notes = [f"config: {key} {one} | {two}" for key, (one, two) in config_diff(a, b).items()]
     notes += [f"{differing} of {len(entries)} rows differ (marked *)", FACTS]
-    return "\n".join([*printed, "", *(line for text in notes for line in textwrap.wrap(text, width, subsequent_indent="  "))])
+    return "\n".join([*printed, "", *paragraphs(notes, width)])
 
 
 def edges(rows: Sequence[Line]) -> list[tuple[str, str]]:
@@ -364,10 +320,8 @@ def edges(rows: Sequence[Line]) -> list[tuple[str, str]]:
     found = []
     for line in rows:
         for tensor in line.row.inputs if line.row else ():
-            for source in (tensor.name, re.sub(r"^blocks\.\d+\.", "blocks.*.", tensor.name)):
-                if source in names:
-                    found.append((source, line.name))
-                    break
+            source = next((name for name in (tensor.name, folded(tensor.name)) if name in names), None)
+            found += [(source, line.name)] if source else []
     return found
 
 
@@ -376,15 +330,15 @@ def mermaid(trace: Rows) -> str:
     rows = lines(trace)
     numbers = {line.name: f"s{n}" for n, line in enumerate(rows)} | {"pixels": "pixels"}
     out = ["flowchart TD", f'  pixels["pixels<br/>{pixel_shape(trace)}"]']
-    block = None
-    for line in rows:
-        before, block = block, line.name.rsplit(".", 1)[0].split(".")[:2] if line.name.startswith("blocks.") else None
-        if before != block and before:
-            out.append("  end")
-        if before != block and block:
-            out.append(f'  subgraph {block[0]}{block[1].replace("*", "")}["encoder block x{line.times or 1}"]')
-        out.append(f'  {numbers[line.name]}["{line.name.replace("blocks.*.", "")}<br/>{line.operation}<br/>{line.output}"]')
-    out += ["  end"] if block else []
+    for block, group in itertools.groupby(rows, key=lambda line: line.rows[0].block):
+        steps = list(group)
+        times = steps[0].times
+        if block is not None:
+            out.append(f'  subgraph blocks{"" if times else block}["encoder block x{times or 1}"]')
+        for line in steps:
+            name = line.rows[0].local_name if times else line.name
+            out.append(f'  {numbers[line.name]}["{name}<br/>{line.operation}<br/>{line.output}"]')
+        out += ["  end"] if block is not None else []
     return "\n".join([*out, *(f"  {numbers[a]} --> {numbers[b]}" for a, b in edges(rows))])
 
 
@@ -398,13 +352,13 @@ BOX_WIDTH, BOX_HEIGHT, BOX_GAP, PANEL = 300, 46, 14, 370  # of the SVG, pixels
 def svg(trace: Rows) -> str:
     """A picture for a slide: embedding, one encoder block (its two halves) and the head, left to right."""
     rows = lines(trace)
-    block = [line for line in rows if line.name.startswith("blocks.")]
+    block = [line for line in rows if line.rows[0].block is not None]
     half = next((n + 1 for n, line in enumerate(block) if line.name.endswith("residual1")), 0)
-    pixels = Line("pixels", "", pixel_shape(trace), 0, "embed", 0, 0, 0, 0)
-    before = [pixels, *(line for line in rows if line.name.startswith("embed"))]
+    before = [line for line in rows if line.name.startswith("embed")]
     after = [line for line in rows if line not in before and line not in block]
     panels = {"embedding": before, "attention": block[:half], "MLP": block[half:], "representation": after}
-    width, height = 4 * PANEL + 30, 180 + max(map(len, panels.values())) * (BOX_HEIGHT + BOX_GAP)
+    tallest = max(len(before) + 1, len(block[:half]), len(block[half:]), len(after))
+    width, height = 4 * PANEL + 30, 180 + tallest * (BOX_HEIGHT + BOX_GAP)
     times = block[0].times if block else 0
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -420,12 +374,17 @@ def svg(trace: Rows) -> str:
     for column, (title, panel) in enumerate(panels.items()):
         x, y = 30 + column * PANEL, 112
         out.append(svg_text(x, y - 16, 17, title, bold=True))
+        if column == 0:
+            places["pixels"] = x, y
+            out += svg_box(x, y, "embed", "pixels", "", pixel_shape(trace), 0)
+            y += BOX_HEIGHT + BOX_GAP
         for n, line in enumerate(panel):
             places[line.name] = x, y + n * (BOX_HEIGHT + BOX_GAP)
-            out += svg_box(*places[line.name], line)
+            row = line.rows[0]
+            out += svg_box(*places[line.name], row.part, row.local_name, row.operation, line.output, row.macs)
     out += [svg_arrow(places[a], places[b]) for a, b in edges(rows)]
-    said = f"{trace.parameters:,} parameters, {trace.macs:,} MACs ({trace.flops:,} FLOPs)"
-    return "\n".join([*out, svg_text(30, height - 24, 17, said), "</svg>"])
+    facts = f"{trace.parameters:,} parameters, {trace.macs:,} MACs ({trace.flops:,} FLOPs)"
+    return "\n".join([*out, svg_text(30, height - 24, 17, facts), "</svg>"])
 
 
 def svg_arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
@@ -442,16 +401,15 @@ def svg_arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
     return f'<path d="{path}" fill="none" stroke="#555" stroke-width="1.5" marker-end="url(#tip)"/>'
 
 
-def svg_box(x: float, y: float, line: Line) -> list[str]:
+def svg_box(x: float, y: float, part: str, name: str, operation: str, output: str, macs: int) -> list[str]:
     """One step: its name and operation, below them its shape and cost."""
-    name = line.name.split(".", 2)[-1] if line.name.startswith("blocks.") else line.name
     right = x + BOX_WIDTH - 10
     return [
-        f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="7" fill="{FILLS[line.part]}" stroke="#777"/>',
+        f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="7" fill="{FILLS[part]}" stroke="#777"/>',
         svg_text(x + 10, y + 19, 14, name, bold=True),
-        svg_text(right, y + 19, 12, line.operation, anchor="end"),
-        svg_text(x + 10, y + 37, 12, line.output),
-        svg_text(right, y + 37, 11, f"{line.macs / 1e6:,.1f} M MAC" if line.macs else "", anchor="end"),
+        svg_text(right, y + 19, 12, operation, anchor="end"),
+        svg_text(x + 10, y + 37, 12, output),
+        svg_text(right, y + 37, 11, f"{macs / 1e6:,.1f} M MAC" if macs else "", anchor="end"),
     ]
 
 

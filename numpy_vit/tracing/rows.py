@@ -1,10 +1,11 @@
 """A trace as data: a row for every step, and the totals."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Self
 
 from ..config import ViTConfig
+from ..parameters import place
 
 PARTS = ("embed", "attention", "mlp", "norms and sums", "head")
 
@@ -41,7 +42,12 @@ class Row:
     @property
     def block(self) -> int | None:
         """The number of the encoder block, or None."""
-        return int(self.name.split(".")[1]) if self.name.startswith("blocks.") else None
+        return place(self.name)[0]
+
+    @property
+    def local_name(self) -> str:
+        """The step's name within its block; its whole name outside the blocks."""
+        return place(self.name)[1]
 
     @property
     def part(self) -> str:
@@ -71,6 +77,10 @@ class Rows(Sequence[Row]):
         self.peak_memory = peak  # bytes of activations
         self.products = tuple(products)  # the shapes of both operands of every matrix product, in order; of a whole run only
 
+    def having(self, rows: Sequence[Row]) -> Self:
+        """The same run, of which some rows are left out, or say more."""
+        return type(self)(rows, self.config, self.sizes, self.dtype, self.peak_memory)
+
     def __getitem__(self, index: Any) -> Any:
         return self.rows[index]
 
@@ -82,11 +92,11 @@ class Rows(Sequence[Row]):
 
     @property
     def parameters(self) -> int:
-        return sum(row.parameters for row in self)
+        return total(self, "parameters")
 
     @property
     def macs(self) -> int:
-        return sum(row.macs for row in self)
+        return total(self, "macs")
 
     @property
     def flops(self) -> int:
@@ -95,18 +105,18 @@ class Rows(Sequence[Row]):
 
     @property
     def read(self) -> int:
-        return sum(row.read for row in self)
+        return total(self, "read")
 
     @property
     def written(self) -> int:
-        return sum(row.written for row in self)
+        return total(self, "written")
 
     def shares(self) -> dict[str, tuple[int, int]]:
         """Part of the model -> (parameters, MACs)."""
-        return {
-            part: (
-                sum(row.parameters for row in self if row.part == part),
-                sum(row.macs for row in self if row.part == part),
-            )
-            for part in PARTS
-        }
+        parts = {part: [row for row in self if row.part == part] for part in PARTS}
+        return {part: (total(rows, "parameters"), total(rows, "macs")) for part, rows in parts.items()}
+
+
+def total(rows: Iterable[Row], what: str) -> int:
+    """The sum of one of the numbers of rows: "parameters", "macs", "read" or "written"."""
+    return sum(getattr(row, what) for row in rows)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..parameters import place
 from ..steps import evaluate
 
 
@@ -385,7 +386,7 @@ EXPLANATIONS |= {
 
 def step_key(name: str, activation: str, pooling: str) -> str:
     """The entry of EXPLANATIONS for a step's full name."""
-    key = re.sub(r"^blocks\.\d+\.", "", name)
+    _, key = place(name)
     if key == "pool":
         return f"pool.{pooling}"
     key = key.removeprefix("map.") if key.startswith("map.mlp.") else key

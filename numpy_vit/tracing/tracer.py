@@ -147,8 +147,7 @@ def with_values(traced: Trace, model: Any, pixels: Any, resize_positions: bool =
         found[name] = statistics(array)
 
     model(pixels, record=keep, resize_positions=resize_positions, strict=strict)
-    rows = [dataclasses.replace(row, values=found[row.name]) for row in traced]
-    return Trace(rows, traced.config, traced.sizes, traced.dtype, traced.peak_memory)
+    return traced.having([dataclasses.replace(row, values=found[row.name]) for row in traced])
 
 
 def statistics(array: Any) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Columns and lines on a terminal, shapes, and plain data as JSON can hold it."""
 
 import math
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -51,6 +52,11 @@ def wrapped(text: str, width: int, indent: str = "    ") -> list[str]:
     return [*result, current]
 
 
+def paragraphs(texts: Iterable[str], width: int) -> list[str]:
+    """Each text in lines of at most `width` columns, the second and later ones indented. English alone."""
+    return [line for text in texts for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+
+
 def clean(value: Any) -> Any:
     """Plain data that JSON can hold: NaN and infinity become null."""
     if isinstance(value, dict):
@@ -60,5 +66,5 @@ def clean(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def shape_text(shape: Iterable[int]) -> str:
-    return " ".join(map(str, shape))
+def shape_text(shape: Iterable[int], between: str = " ") -> str:
+    return between.join(map(str, shape))
