@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .arithmetic.threads import limit_blas
 
 if TYPE_CHECKING:
+    from .arithmetic.parallel import set_threads as set_threads
     from .config import ViTConfig as ViTConfig
     from .config import variant as variant
     from .config import variants as variants
@@ -47,6 +48,7 @@ _WHERE = {
     "ViTOutput": "vit",
     "parameter_count": "parameters",
     "random_model": "models.seeded",
+    "set_threads": "arithmetic.parallel",
     "Trace": "tracing.tracer",
     "trace": "tracing.tracer",
 }

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import DIGITS
-from ..errors import InputError
+from ..config import DIGITS, is_variant
+from ..errors import InputError, check_kind
 from ..files.converted import shipped
 from ..files.tensorfile import Tensor, read
 from . import hub
@@ -50,11 +50,17 @@ def open_source(
 
     Raises InputError where there is nothing, or nothing that can be read.
     """
-    if not isinstance(source, str | os.PathLike) or not str(source):
-        raise InputError(f"{source!r} names no model: give a file, a folder or a hub name")
+    check_kind("model", source, str | os.PathLike, "a file, a folder or a hub name (save weights as safetensors first)")
+    if not str(source):
+        raise InputError("an empty name names no model: give a file, a folder or a hub name")
     if source == DIGITS:  # a folder of that name is "./digits"
         source = shipped("digits.safetensors")
     name, path = str(source), Path(source)
+    if not path.exists() and is_variant(name) and not name.startswith("google/"):
+        raise InputError(
+            f"{name}: names a size, not weights: give a file, a folder or a hub name (numpy_vit.random_model('{name}') "
+            "makes seeded weights, numpy_vit.trace its shapes)"
+        )
     from_hub = not path.exists() and hub.is_hub_name(name) and path.suffix != ".safetensors"
     if from_hub:
         path = hub.find(name)
@@ -65,6 +71,7 @@ def open_source(
         files, folder = [path], path.parent
     else:
         raise InputError(f"{name}: no such file or folder (and not a hub name like google/vit-base-patch16-224)")
+    check_kind("preprocessor", preprocessor or "", str | os.PathLike, "a preprocessor_config.json or a published way's name")
     named = preprocessor is not None and str(preprocessor) in POLICIES and not Path(preprocessor).exists()
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}

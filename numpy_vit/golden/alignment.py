@@ -103,6 +103,7 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
     chosen: dict[str, tuple[str, int, int]] = {}  # step -> name, part, parts
     unknown = []
     if mapping is not None:
+        mapping = for_every_block(mapping, shapes)
         for theirs, ours in mapping.items():
             if theirs not in dump:
                 raise InputError(f"the mapping names '{theirs}', which the dump does not have{nearest(theirs, dump)}")
@@ -147,6 +148,27 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
             with about(f"'{name}'" if name == step else f"'{name}' ({step})"):
                 aligned[step] = Aligned(name, kind, in_shape(array, entry["dims"], tuple(entry["shape"])))
     return aligned, unknown
+
+
+def for_every_block(mapping: Mapping[str, str], steps: Iterable[str]) -> dict[str, str]:
+    """A mapping whose lines with {n} are there once for every block. Raises InputError for a line that is for none."""
+    lines: dict[str, str] = {}
+    for theirs, ours in mapping.items():
+        line = f"the mapping's line '{theirs}': '{ours}'"
+        if "*" in ours:
+            raise InputError(f"{line} has a *: write {{n}} for the number of the block, on both sides")
+        if ("{n}" in theirs) != ("{n}" in ours):
+            raise InputError(f"{line} has {{n}}, the number of the block, on one side alone: write it on both")
+        if "{n}" not in ours:
+            lines[theirs] = ours
+            continue
+        pattern = re.compile(re.escape(ours).replace(re.escape("{n}"), r"(\d+)"))
+        numbers = [match[1] for match in map(pattern.fullmatch, steps) if match]
+        if not numbers:
+            known = dict.fromkeys(re.sub(r"(?<=^blocks\.)\d+", "{n}", step) for step in steps)
+            raise InputError(f"{line}: the golden has no such step in any block{nearest(ours, known)}")
+        lines |= {theirs.replace("{n}", number): ours.replace("{n}", number) for number in numbers}
+    return lines
 
 
 def our_names(name: str, steps: Iterable[str]) -> tuple[int, tuple[str, ...]]:
