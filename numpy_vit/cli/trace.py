@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         "explain": lambda: render.explained(traced, terminal_width(), fold, arguments.lang, colour),
         "markdown": lambda: render.markdown(traced, arguments.depth, fold),
         "csv": lambda: render.as_csv(traced),
-        "svg": lambda: render.svg(traced),
+        "svg": lambda: render.svg(traced, " ".join(arguments.model) or "ViT-B/16"),
         "mermaid": lambda: render.mermaid(traced),
         "json": lambda: render.as_json(traced),
     }

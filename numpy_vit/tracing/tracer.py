@@ -127,7 +127,8 @@ class _Recorder:
         weights = [operand for operand in used.values() if operand.weight]
         new = [w for w in weights if w.name not in self._seen]
         self._seen.update(str(w.name) for w in new)
-        entry: Explanation = EXPLANATIONS[step_key(name, activation_name(self.config), self.config.pooling)]
+        c = self.config
+        entry: Explanation = EXPLANATIONS[step_key(name, activation_name(c), c.pooling, c.special_tokens)]
         kind, where, formula = entry.operation, entry.where, entry.formula
         if kind == "activation":
             kind = self.config.activation
