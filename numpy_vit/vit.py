@@ -133,7 +133,7 @@ class ViT:
         strict: bool = False,
         resize_positions: bool = False,
     ) -> "ViTOutput":
-        """Run the forward pass. pixels (B, C, Y, X), floats, preprocessed -> ViTOutput.
+        """Run the forward pass. pixels (B, C, Y, X), floats, preprocessed, finite and at most 1e6 -> ViTOutput.
 
         record             steps to keep in `out.steps`: True for all, a name or pattern or a list of them
                            ("blocks.*.attention.probs", or "hidden_states", "attentions"), or a function called as

@@ -208,3 +208,24 @@ def test_computed_frequencies_are_not_counted_as_learned():
         registers=4, positions="none", rope="centred_halves", layer_scale=True,
     )  # fmt: skip
     assert numpy_vit.parameter_count(config) == numpy_vit.trace(config).parameters == 303_128_576  # DINOv3 ViT-L/16
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+def test_what_transformers_and_torch_give(model, pixels):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    config = transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    theirs = transformers.ViTForImageClassification(config)
+    for source in (config, theirs):
+        assert numpy_vit.trace(source).parameters == theirs.num_parameters()
+    for wrong in (config, theirs, theirs.state_dict()):
+        for call in (numpy_vit.load, Embedder, numpy_vit.random_model, lambda weights: ViT(model.config, weights)):
+            with pytest.raises(InputError) as caught:
+                call(wrong)
+            assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+    tensor = torch.tensor(pixels)
+    assert np.array_equal(model(tensor).logits, model(pixels).logits)
+    for wrong in (tensor.bfloat16(), tensor.clone().requires_grad_()):
+        with pytest.raises(InputError, match=r"pixels.detach\(\).float\(\).cpu\(\).numpy\(\) is one"):
+            model(wrong)
+        assert np.array_equal(model(wrong.detach().float().cpu().numpy()).logits, model(pixels).logits)
