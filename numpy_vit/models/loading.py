@@ -76,7 +76,10 @@ def find_config(model: Any) -> tuple[ViTConfig, list[str]]:
     if isinstance(config, ViTConfig):
         return config, []
     if hasattr(config, "to_dict"):
-        return config_of_content(type(config).__name__, config.to_dict())
+        content = config.to_dict()
+        if config is not model and not content.get("architectures"):  # which only a saved config names
+            content["architectures"] = [type(model).__name__]
+        return config_of_content(type(config).__name__, content)
     if not isinstance(config, str | os.PathLike):
         return variant(config), []  # which says what is wrong
     name, path = str(config), Path(config)
