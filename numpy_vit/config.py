@@ -12,7 +12,7 @@ from dataclasses import field
 from numbers import Integral
 from typing import Any, TypeVar
 
-from .errors import InputError, check_known, nearest
+from .errors import InputError, check_kind, check_known, in_words, nearest
 
 Kind = TypeVar("Kind")
 
@@ -344,13 +344,12 @@ def variant(name: str) -> ViTConfig:
 
     Raises InputError for a name that is no variant.
     """
-    if not isinstance(name, str):
-        raise InputError(f"{name!r} is not the name of a variant (known: {', '.join(variants())})")
+    check_kind("model", name, str, "a ViTConfig, or the name of a published variant (ViT-B/16, ...)")
     paper = re.fullmatch(r"(ViT-[A-Za-z]+/\d+)(?:@(\d+))?()", name)
     match = paper or re.fullmatch(r"(?:google/)?(vit-[a-z]+-patch\d+)-(\d+)(-in21k)?", name)
     known = PAPER_STYLE if paper else HUGGING_FACE_STYLE
     if match is None or match[1] not in known:
-        raise InputError(f"'{name}' is not a published variant{nearest_variant(name)} (known: {', '.join(variants())})")
+        raise InputError(f"{in_words(name)} is not a published variant{nearest_variant(name)} ({known_variants()})")
     size, patch = known[match[1]]
     width, depth, heads, mlp = SIZES[size]
     backbone_only = bool(match[3])
@@ -374,4 +373,23 @@ def variant(name: str) -> ViTConfig:
 
 def nearest_variant(name: str) -> str:
     """ "; did you mean 'ViT-B/16'?" for a name that is no variant's, or nothing."""
-    return nearest(name, [*PAPER_STYLE, *(f"{known}-224" for known in HUGGING_FACE_STYLE)])
+    return nearest(name, [*PAPER_STYLE, *(f"{known}-224" for known in HUGGING_FACE_STYLE)], alike=0.8)
+
+
+def known_variants() -> str:
+    """All of them, for a message."""
+    return f"known: ViT-{', '.join(PAPER_STYLE).replace('ViT-', '')}"
+
+
+def is_variant(name: str) -> bool:
+    """Whether this is the name of a published variant."""
+    try:
+        return bool(variant(name))
+    except InputError:
+        return False
+
+
+def config_given(model: Any) -> ViTConfig:
+    """A config, a model that has one, or a variant's name -> the config. Raises InputError for anything else."""
+    config = getattr(model, "config", model)
+    return config if isinstance(config, ViTConfig) else variant(config)

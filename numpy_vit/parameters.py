@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .config import ViTConfig
+from .config import ViTConfig, config_given
 from .errors import InputError, nearest
 from .steps import evaluate
 
@@ -171,10 +171,21 @@ def check_parameters(shapes: Mapping[str, tuple[int, ...]], config: ViTConfig) -
         raise InputError(f"model: tensor '{name}' is not used{nearest(name, expected)}")
 
 
-def parameter_count(config: ViTConfig) -> int:
+def is_learned(name: str) -> bool:
+    """Whether a tensor of this name is learned: the frequencies of rotary positions are computed, and stored all the same."""
+    return name != "rope.frequencies"
+
+
+def parameter_count(config: ViTConfig | str) -> int:
     """How many learned numbers the model has (86,567,656 for ViT-B/16 with 1,000 classes).
 
     Counted from one block, so that it costs the same for any depth.
     """
-    one, two = (sum(map(math.prod, parameter_shapes(config.replace(depth=depth)).values())) for depth in (1, 2))
+    config = config_given(config)
+
+    def count(depth: int) -> int:
+        shapes = parameter_shapes(config.replace(depth=depth))
+        return sum(math.prod(shape) for name, shape in shapes.items() if is_learned(name))
+
+    one, two = count(1), count(2)
     return one + (config.depth - 1) * (two - one)

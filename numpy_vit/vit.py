@@ -4,6 +4,7 @@ import dataclasses
 import fnmatch
 import functools
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from .arithmetic import fast as fast  # tells float32 and float64 arrays how to 
 from .arithmetic.parallel import RUN, in_chunks
 from .arithmetic.primitives import keep_freed_memory
 from .config import ViTConfig
-from .errors import InputError, nearest
+from .errors import InputError, check_kind, in_words, nearest
 from .families import at_image_size, embedding_output, uses
 from .invariants import checking
 from .model import forward
@@ -24,8 +25,10 @@ from .steps import EVERY, Array, Listener, Step
 if TYPE_CHECKING:
     from .arithmetic.shape_only import Ledger
 
+LARGEST_PIXEL = 1e6  # far above 16-bit values; from 1e18 on a float32 model overflows inside, and its logits are finite again
 CHUNK = 800  # tokens that go through the blocks together: enough rows for a fast matrix product, few enough for little memory
 
+STEPS = ": model.step_names() lists them"
 Record = bool | str | Iterable[str] | Listener | None
 Change = Callable[..., Array]
 """f(array) or f(array, run): what is to go on in the place of a step's array."""
@@ -79,6 +82,10 @@ class ViT:
         preprocess_policy: Callable[..., Array] | None = None,
         source: Mapping[str, Any] | None = None,
     ) -> None:
+        check_kind("config", config, ViTConfig, "a numpy_vit.ViTConfig, or use numpy_vit.load")
+        check_kind("tensors", tensors, Mapping, "a dictionary: name -> array (numpy_vit.load reads other models' files)")
+        for name, tensor in tensors.items():
+            check_kind(f"tensors['{name}']", tensor, np.ndarray, "a NumPy array")
         check_parameters({name: np.shape(tensor) for name, tensor in tensors.items()}, config)
         if labels is not None and len(labels) != config.classes:
             raise InputError(f"model: {len(labels)} labels for {config.classes} classes")
@@ -130,7 +137,7 @@ class ViT:
         strict: bool = False,
         resize_positions: bool = False,
     ) -> "ViTOutput":
-        """Run the forward pass. pixels (B, C, Y, X), floats, preprocessed -> ViTOutput.
+        """Run the forward pass. pixels (B, C, Y, X), floats, preprocessed, finite and at most 1e6 -> ViTOutput.
 
         record             steps to keep in `out.steps`: True for all, a name or pattern or a list of them
                            ("blocks.*.attention.probs", or "hidden_states", "attentions"), or a function called as
@@ -179,14 +186,18 @@ class ViT:
             what = "None" if pixels is None else f"{type(pixels).__module__}.{type(pixels).__name__}".removeprefix("builtins.")
             raise InputError(f"{wanted}, not {what}: model.preprocess(...) makes them of a picture or its path")
         try:
-            pixels = np.asarray(pixels)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{wanted}: {error}"[:200]) from error
-        if pixels.ndim != 4:
-            hint = ": one picture is a batch of one, pixels[None]" if pixels.shape[-3:] == (C, Y, X) else ""
-            raise InputError(f"{wanted}, not {pixels.shape}{hint}")
+            array = np.asarray(pixels)
+        except Exception as error:  # of a list that is no array, or of another library's own: bfloat16, gradients, a GPU
+            hint = ": pixels.detach().float().cpu().numpy() is one" if hasattr(pixels, "detach") else ""
+            raise InputError(f"{wanted}, not {in_words(pixels)}{hint}") from error
+        pixels = array
         if pixels.dtype.kind != "f":
-            raise InputError(f"pixels are {pixels.dtype}: preprocess them first (model.preprocess gives {self.dtype})")
+            raise InputError(f"pixels are {in_words(pixels)}: preprocess them first (model.preprocess gives {self.dtype})")
+        if pixels.ndim != 4:
+            known = {(C, Y, X): "one picture is a batch of one, pixels[None]",
+                     (Y, X, C): "channels come first, pixels.transpose(2, 0, 1)[None]"}  # fmt: skip
+            hint = f": {known[pixels.shape]}" if pixels.shape in known else ""
+            raise InputError(f"{wanted}, not {pixels.shape}{hint}")
         if pixels.shape[1] != C:
             hint = ": channels come first, pixels.transpose(0, 3, 1, 2)" if pixels.shape[3] == C else ""
             raise InputError(f"pixels have {pixels.shape[1]} channels, the model takes {C}{hint}")
@@ -198,6 +209,10 @@ class ViT:
                 raise InputError(f"{size}, the model takes {Y}x{X}: resize them, or pass resize_positions=True")
             if pixels.shape[2] % P or pixels.shape[3] % P or 0 in pixels.shape:
                 raise InputError(f"{size}, which is not a multiple of the patch size {P}")
+        largest = float(np.maximum(pixels.max(), -pixels.min()))  # NaN where there is one
+        if not largest <= LARGEST_PIXEL:
+            what = f"are as large as {largest:.2g}" if math.isfinite(largest) else "hold NaN or infinite numbers"
+            raise InputError(f"pixels {what}: those of model.preprocess are of about -3 to 3")
         return np.ascontiguousarray(pixels, dtype=self.dtype).view(self.array_type)
 
 
@@ -234,20 +249,21 @@ def changes_by_name(
     change: Mapping[str, Change], config: ViTConfig, image: tuple[int, int], run: Run
 ) -> dict[str, Callable[[Array], Array]]:
     """`change` as a function for each step's full name. Raises InputError for names that no step has."""
+    check_kind("change", change, Mapping, "a dictionary: a step's name or pattern -> f(array) or f(array, run)")
     by_name: dict[str, list[Change]] = {}
     for pattern, function in change.items():
         if not callable(function):
-            raise InputError(f"change['{pattern}'] is {function!r:.60}: give a function, f(array) or f(array, run)")
+            raise InputError(f"change[{in_words(pattern)}] is {in_words(function)}: give a function, f(array) or f(array, run)")
         for name in matching(pattern, config, image, "change"):
             by_name.setdefault(name, []).append(function)
 
     def changed(name: str, functions: list[Change], array: Array) -> Array:
         run.step = name
         for function in functions:
-            given = array.copy()  # the function may write to it, and the original is part of others
-            result = function(given, run) if takes_run(function) else function(given)
+            copy = array.copy()  # the function may write to it, and the original is part of others
+            result = function(copy, run) if takes_run(function) else function(copy)
             if not isinstance(result, np.ndarray):
-                raise InputError(f"change['{name}'] gave {type(result).__name__}: it must return an array {array.shape}")
+                raise InputError(f"change['{name}'] gave {in_words(result)}: it must return an array {array.shape}")
             array = result.view(type(array))
         return array
 
@@ -270,7 +286,7 @@ def matching(pattern: str, config: ViTConfig, image: tuple[int, int], what: str)
     names = step_names(config, image)
     found = [name for name in names if fnmatch.fnmatchcase(name, pattern)] if isinstance(pattern, str) else []
     if not found:
-        raise InputError(f"{what}: no step is called '{pattern}'{nearest(str(pattern), names)}")
+        raise InputError(f"{what}: no step is called {in_words(pattern)}{nearest(str(pattern), names) or STEPS}")
     return found
 
 
@@ -287,10 +303,10 @@ def wanted_names(record: Any, config: ViTConfig, image: tuple[int, int]) -> set[
     """The steps that `record` asks for, if it is no function. Raises InputError for names that no step has."""
     if record is True:
         return set(step_names(config, image))
-    if not record:
+    if record is False:
         return set()
-    if not isinstance(record, str | Iterable):
-        raise InputError(f"record is {record!r}: give True, a step's name or pattern, several, or a function")
+    if not isinstance(record, Iterable) or isinstance(record, Mapping | bytes) or hasattr(record, "dtype"):
+        raise InputError(f"record is {in_words(record)}: give True, a step's name or pattern, a list of them, or a function")
     several, known = [record] if isinstance(record, str) else list(record), groups(config)
     return {name for pattern in several for name in (known.get(str(pattern)) or matching(pattern, config, image, "record"))}
 

@@ -350,7 +350,7 @@ def test_config_values_of_the_wrong_kind(folder, changes):
     edit(folder, **changes)
     with pytest.raises(InputError):
         convert(folder)
-    from numpy_vit.cli.models import find_config
+    from numpy_vit.models.loading import find_config
 
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError):

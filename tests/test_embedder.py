@@ -89,7 +89,7 @@ def test_what_is_refused(paths, tmp_path):
         ({"dtype": "int8"}, "dtype 'int8'"),
         ({"size": (0, 3)}, "give \\(height, width\\)"),
         ({"size": "32"}, "give \\(height, width\\)"),
-        ({"weights": 3}, "3 is no model"),
+        ({"weights": 3}, "weights are 3: give a file"),
         ({"weights": numpy_vit.load(), "dtype": "float32"}, "a loaded model has its dtype"),
     ):
         with pytest.raises(InputError, match=message):

@@ -433,6 +433,31 @@ def test_budgets_and_mappings(tmp_path, digits, capsys):
     assert main([*command[:3], str(tmp_path / "e.npz"), "--map", str(tmp_path / "map.json"), "--complete"]) == 1
 
 
+def test_a_mapping_has_a_line_for_every_block(tmp_path, digits, capsys):
+    steps = dump_of(digits, tmp_path / "d.npz", "activation gelu_tanh")
+    theirs = {f"m.layer.{n}.ln": steps[f"blocks.{n}.norm1"] for n in range(6)}
+    np.savez(tmp_path / "e.npz", out=steps["norm"], **theirs)
+    command = ["golden", "check", str(digits), str(tmp_path / "e.npz"), "--map", str(tmp_path / "map.json")]
+
+    def said(**mapping):
+        (tmp_path / "map.json").write_text(json.dumps(mapping))
+        status = main(command)
+        captured = capsys.readouterr()
+        return status, captured.out if status < 2 else captured.err
+
+    status, out = said(**{"m.layer.{n}.ln": "blocks.{n}.norm1", "out": "norm"})
+    assert status < 2 and "7 of 91 steps compared" in out
+    for wrong, message in (
+        ({"m.layer.{n}.ln": "blocks.0.norm1"}, "on one side alone: write it on both"),
+        ({"m.layer.*.ln": "blocks.*.norm1"}, "write {n} for the number of the block"),
+        ({"m.layer.{n}.ln": "blocks.{n}.norm9"}, "no such step in any block; did you mean 'blocks.{n}.norm"),
+        ({"m.layer.{n}.nl": "blocks.{n}.norm1"}, "names 'm.layer.0.nl', which the dump does not have; did you mean"),
+        ({"m.layer.0.ln": "block.0.norm1"}, "which the golden does not have; did you mean 'blocks.0.norm1'?"),
+    ):
+        status, err = said(**wrong)
+        assert status == 2 and message in err and len(err.splitlines()) == 1
+
+
 def shapes_of(golden):
     return {step["name"]: step["shape"] for step in json.loads((golden / "manifest.json").read_text())["steps"]}
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import pty
@@ -215,6 +216,51 @@ def test_the_table_fits_the_width(columns):
             assert render.display_width(row) <= columns, row
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+def test_what_does_not_fit_is_said_and_nothing_is_cut(columns):
+    table = command("ViT-B/16", COLUMNS=str(columns)).stdout
+    unwrapped = " ".join(table.split())
+    assert "B H N N = 1 12 197 197" in table and "B N M = 1 197 3072" in table
+    missing = "operation, input, weights, dtype, bytes read, written"
+    if columns == 40:
+        missing = missing.replace("dtype", "dtype, parameters, MACs")
+    assert f"not shown for want of room: {missing} (" in unwrapped
+    assert "not shown" not in command("ViT-B/16").stdout
+    picture = next((DATA.parent.parent / "weights" / "samples").rglob("*.png"))
+    values = " ".join(command("--with-values", "digits", picture, COLUMNS=str(columns)).stdout.split())
+    assert re.search(r"not shown for want of room: .*std, nan, inf, .*MACs", values)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_narrow_diff_has_all_a_wide_one_has(columns):
+    models = ["ViT-B/16", "ViT-S/16 activation=relu"]
+    wide = command("--diff", *models).stdout
+    narrow = " ".join(command("--diff", *models, COLUMNS=str(columns)).stdout.split())
+    numbers = re.compile(r"\d+(?:,\d{3})*")
+    for line in wide.split("\n\n")[0].splitlines()[1:]:
+        assert set(numbers.findall(line)) <= set(numbers.findall(narrow)), line
+    for entry in (
+        "* blocks.*.mlp.hidden ViT-B/16: B N M = 1 197 3072 x12, 464,781,312 MACs, 2,362,368 parameters "
+        "ViT-S/16 activation=relu: B N M = 1 197 1536 x12, 116,195,328 MACs, 591,360 parameters",
+        "ViT-S/16 activation=relu: - ",
+        "logits ViT-B/16: B O = 1 1000, 768,000 MACs, 769,000 parameters",
+        "total ViT-B/16: 17,563,828,224 MACs, 86,567,656 parameters ViT-S/16 activation=relu: ",
+    ):
+        assert entry in narrow
+
+
+def test_a_model_and_its_changes_in_quotes():
+    apart, quoted = (command(*words, "--json").stdout for words in (["ViT-B/16", "depth=4"], ["ViT-B/16 depth=4"]))
+    assert apart == quoted and json.loads(quoted)["config"]["depth"] == 4
+    for wrong, message in (
+        ("ViT-22B", "'ViT-22B' is no variant"),
+        ("'ViT-B/16", "is no variant"),
+        ("no such file", "is no variant"),
+    ):
+        done = command(wrong)
+        assert done.returncode == 2 and message in done.stderr and "did you mean 'ViT-B/8'" not in done.stderr
+
+
 def test_depths_and_selections():
     assert [line.split()[0] for line in command("ViT-S/32", "--depth", "model").stdout.splitlines()[:6]] == [
         "step", "embed", "encoder", "norm", "pool", "logits",
@@ -255,6 +301,7 @@ def test_svg_mermaid_and_markdown():
     svg = ElementTree.fromstring(command("ViT-B/16", "--format", "svg").stdout)
     texts = ["".join(t.itertext()) for t in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert "encoder block × 12" in texts and "B H N K = 1 12 197 64" in texts and "attention.scores" in texts
+    assert texts[0] == "ViT-B/16: 224x224 pixels in patches of 16x16, 12 blocks of width 768, 12 heads"
     mermaid = command("ViT-B/16", "--format", "mermaid").stdout.splitlines()
     assert mermaid[0] == "flowchart TD" and mermaid.count("  end") == 1
     # Everything reads what the step before it made, but key, value, context, and the two sums, which read twice.
@@ -263,6 +310,47 @@ def test_svg_mermaid_and_markdown():
     assert any("encoder block x12" in line for line in mermaid)
     table = command("ViT-B/16", "--format", "markdown").stdout.split("\n\n")[0].splitlines()
     assert len(table) == 23 and len({line.replace(r"\*", "").count("|") for line in table}) == 1
+
+
+MORE = {"registers": 4, "positions": "none", "rope": "centred_halves", "layer_scale": True}
+SIGLIP = {"class_token": False, "pooling": "map"}
+
+
+@pytest.mark.parametrize("changes", [{}, MORE, SIGLIP, {"relative_positions": True, "positions": "none"}])
+@pytest.mark.parametrize("only", [None, "attention"])
+def test_wires_of_the_svg_are_apart(changes, only):
+    """Two wires that come from different boxes share no stretch, none runs over a box, and all is within the picture."""
+    traced = numpy_vit.trace("ViT-S/16", **changes)
+    if only:
+        traced = traced.having([row for row in traced if only in row.name.split(".")])
+    picture = ElementTree.fromstring(render.svg(traced, "it"))
+    space = "{http://www.w3.org/2000/svg}"
+    width, height = int(picture.get("width")), int(picture.get("height"))
+    boxes = [
+        tuple(float(r.get(k)) for k in ("x", "y", "width", "height"))
+        for r in picture.iter(f"{space}rect")
+        if r.get("rx") == "7"
+    ]
+    upright = {}  # x -> stretches with where their wire begins
+    for path in picture.iter(f"{space}path"):
+        if not path.get("marker-end"):
+            continue
+        points = [tuple(map(int, pair.split(","))) for pair in path.get("d")[1:].split(" L")]
+        for (x1, y1), (x2, y2) in itertools.pairwise(points):
+            assert min(x1, x2) > 0 and max(x1, x2) < width and min(y1, y2) > 0 and max(y1, y2) < height
+            for x, y, w, h in boxes:
+                inside = max(x1, x2) > x and min(x1, x2) < x + w and max(y1, y2) > y and min(y1, y2) < y + h
+                assert not inside, (points, x, y)
+            if x1 == x2:
+                upright.setdefault(x1, []).append((min(y1, y2), max(y1, y2), points[0]))
+    assert upright
+    for stretches in upright.values():
+        for a, b in itertools.combinations(stretches, 2):
+            assert a[2] == b[2] or a[1] <= b[0] or b[1] <= a[0]
+    texts = ["".join(t.itertext()) for t in picture.iter(f"{space}text")]
+    if not only:
+        assert ("prepend" in texts) == (traced.config.special_tokens > 0) == ("as is" not in texts)
+    assert picture.find(f"{space}title").text == texts[0] and texts[0].startswith("it: 224x224 pixels")
 
 
 def test_explain_reads_as_the_paper():

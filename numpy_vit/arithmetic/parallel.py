@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from .. import model
+from ..errors import InputError, in_words
 from ..parameters import Weights
 from ..steps import Step
 from .threads import THREADS_VARIABLE, threads_to_use
@@ -74,10 +75,10 @@ def set_threads(count: int) -> None:
     """Use `count` threads from now on, in this process alone (numpy_vit.set_threads).
 
     Where BLAS has threads of its own this is for the work beside matrix products; NUMPY_VIT_THREADS, read at import, divides
-    those too. Raises ValueError for a count below 1.
+    those too. Raises InputError for a count below 1.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"set_threads({count!r}): a whole number from 1 on")
+        raise InputError(f"set_threads({in_words(count)}): give a whole number from 1 on")
     with THREADS.lock:
         pool, THREADS.pool, THREADS.count = THREADS.pool, None, count
     if pool is not None:

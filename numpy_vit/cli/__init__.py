@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from ..errors import NumpyVitError, nearest
+from ..errors import NumpyVitError, nearest, one_line
 from . import attend, bench, convert, embed, evaluate, explain, golden, inspect, predict, trace
 from .common import BAD_INPUT, BUG, INTERRUPTED, OK, complain
 from .sharing import share_threads
@@ -126,7 +126,7 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(parser=self)  # of several within each other, the innermost stays
 
     def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(BAD_INPUT, f"{self.prog}: error: {one_line(message)} (see {self.prog} --help)\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """The nearest of the choices is offered, which argparse does from Python 3.14 on, where asked to."""

@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from ..errors import InputError, printable
+from ..errors import InputError, one_line
+from ..errors import printable as printable
 
 BATCH = 16
 # Exit statuses; the last two are sysexits.h's EX_SOFTWARE, and a shell's 128 + SIGINT.
@@ -14,14 +15,14 @@ OK, FAILED, BAD_INPUT, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 
 
 def complain(text: str) -> None:
-    """One line on stderr that is an error, whatever line breaks are in the text."""
-    print(f"numpy-vit: error: {printable(' '.join(text.split()))}", file=sys.stderr)
+    """One line on stderr that is an error, whatever is in the text."""
+    print(f"numpy-vit: error: {one_line(text)}", file=sys.stderr)
 
 
 def note(*texts: str) -> None:
     """Lines on stderr that are no errors."""
     for text in texts:
-        print(f"numpy-vit: note: {printable(text)}", file=sys.stderr)
+        print(f"numpy-vit: note: {one_line(text)}", file=sys.stderr)
 
 
 def refuse(*rules: tuple[object, str]) -> None:

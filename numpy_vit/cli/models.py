@@ -1,11 +1,11 @@
 """Which model a command is about: a variant with changes, a config, or a file with weights."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import DIGITS
 from ..errors import InputError, nearest
 from .common import note, refuse
 from .options import image_size
@@ -30,7 +30,10 @@ def open_weights(weights: str, preprocessor: str | None, size: tuple[int, int] |
 
 
 def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
-    """["ViT-B/16", "image=384"] -> the config, and what the source left unsaid."""
+    """["ViT-B/16", "image=384"], or ["ViT-B/16 image=384"] -> the config, and what the source left unsaid."""
+    from ..models.loading import find_config
+
+    words = [part for word in words for part in parts_of(word)]
     models = [word for word in words if "=" not in word or Path(word).exists()]
     changes = fields([word for word in words if word not in models])
     if len(models) > 1:
@@ -39,41 +42,13 @@ def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
     return config.overridden(changes), notes
 
 
-def find_config(model: str) -> "tuple[ViTConfig, list[str]]":
-    """A variant, a file or folder, or a cached hub name -> its config. Reads no tensor."""
-    from ..config import nearest_variant, variant, variants
-
-    path = Path(model)
-    if not model:
-        raise InputError("an empty name is no model")
-    if not path.exists() and model != DIGITS:
-        try:
-            return variant(model), []
-        except InputError as error:
-            from ..convert import hub
-
-            cached = hub.in_cache(*[*model.split("@"), "main"][:2]) if hub.is_hub_name(model) else None
-            if cached is None:
-                raise InputError(
-                    f"'{model}' is no variant, file, folder or cached hub name{nearest_variant(model)} "
-                    f"(variants: {', '.join(variants())})"
-                ) from error
-            path = cached
-    from ..convert import config_of
-    from ..convert.hub import CONFIG
-    from ..convert.sources import Source, open_source, read_json
-    from ..files.converted import FORMAT, read_metadata
-
-    notes: list[str] = []
-    if path.suffix == ".json" or (path.is_dir() and (path / CONFIG).is_file() and not any(path.glob("*.safetensors*"))):
-        file = path if path.suffix == ".json" else path / CONFIG
-        content = read_json(file)
-        source = Source(str(file), False, [], {}, {}, content, None)
-    else:
-        source = open_source(model if model == DIGITS else path)
-        if source.metadata.get("format") == FORMAT:
-            return read_metadata(source.metadata, model)[0], notes
-    return config_of(source, notes), notes
+def parts_of(word: str) -> list[str]:
+    """A model and its changes quoted as one word, apart. A file's name may have blanks in it."""
+    try:
+        first, *others = shlex.split(word)
+    except ValueError:  # nothing, or quotation marks without their like
+        return [word]
+    return [first, *others] if all("=" in other for other in others) and not Path(word).exists() else [word]
 
 
 def fields(pairs: Sequence[str]) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 import argparse
 import json
-import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
@@ -70,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         "explain": lambda: render.explained(traced, terminal_width(), fold, arguments.lang, colour),
         "markdown": lambda: render.markdown(traced, arguments.depth, fold),
         "csv": lambda: render.as_csv(traced),
-        "svg": lambda: render.svg(traced),
+        "svg": lambda: render.svg(traced, " ".join(arguments.model) or "ViT-B/16"),
         "mermaid": lambda: render.mermaid(traced),
         "json": lambda: render.as_json(traced),
     }
@@ -147,8 +145,7 @@ def print_diff(arguments: argparse.Namespace) -> int:
     names = (arguments.diff[0], arguments.diff[1])
     if names[0] == names[1]:
         raise InputError(f"--diff: '{names[0]}' twice: there is nothing to compare")
-    words = [[name] if Path(name).exists() else shlex.split(name) for name in names]
-    a, b = (selected(traced_as_asked(w, arguments), arguments) for w in words)
+    a, b = (selected(traced_as_asked([name], arguments), arguments) for name in names)
     fold = not arguments.no_fold and arguments.block is None
     if arguments.json:
         changed = {key: dict(zip(names, values, strict=True)) for key, values in render.config_diff(a, b).items()}

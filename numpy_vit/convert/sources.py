@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..config import DIGITS, variants
-from ..errors import InputError
+from ..config import DIGITS, is_variant
+from ..errors import InputError, check_kind
 from ..files.arrays import is_npz, read_npz
 from ..files.converted import shipped
 from ..files.jsonfile import read_json
@@ -52,16 +52,17 @@ def open_source(
 
     Raises InputError where there is nothing, or nothing that can be read.
     """
-    if not isinstance(source, str | os.PathLike):
-        kind = type(source).__name__
-        raise InputError(f"a {kind} names no model: give a file, a folder or a hub name (save weights as safetensors first)")
+    check_kind("model", source, str | os.PathLike, "a file, a folder or a hub name (save weights as safetensors first)")
     if not str(source):
         raise InputError("an empty name names no model: give a file, a folder or a hub name")
     if source == DIGITS:  # a folder of that name is "./digits"
         source = shipped("digits.safetensors")
     name, path = str(source), Path(source)
-    if name in variants() and not path.exists():
-        raise InputError(f"{name}: is the name of a size, not of weights: give a file, a folder or a hub name of trained ones")
+    if not path.exists() and is_variant(name) and not name.startswith("google/"):
+        raise InputError(
+            f"{name}: names a size, not weights: give a file, a folder or a hub name (numpy_vit.random_model('{name}') "
+            "makes seeded weights, numpy_vit.trace its shapes)"
+        )
     from_hub = not path.exists() and hub.is_hub_name(name) and path.suffix != ".safetensors"
     if from_hub:
         path = hub.find(name)
@@ -72,6 +73,7 @@ def open_source(
         files, folder = [path], path.parent
     else:
         raise InputError(f"{name}: no such file or folder (and not a hub name like google/vit-base-patch16-224)")
+    check_kind("preprocessor", preprocessor or "", str | os.PathLike, "a preprocessor_config.json or a published way's name")
     named = preprocessor is not None and str(preprocessor) in POLICIES and not Path(preprocessor).exists()
     tensors: dict[str, Tensor] = {}
     metadata: dict[str, str] = {}

@@ -36,6 +36,7 @@ OPERATIONS = {
     "patchify": "切成图块",
     "linear": "线性",
     "prepend": "前置",
+    "as is": "原样",
     "resize": "缩放",
     "add": "相加",
     "layer norm": "层归一化",

@@ -109,14 +109,16 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
     chosen: dict[str, tuple[str, int, int]] = {}  # step -> name, part, parts
     unknown = []
     if mapping is not None:
-        pairs = [pair for theirs, ours in mapping.items() for pair in in_blocks(theirs, ours, dump)]
-        for theirs, ours in pairs:
+        mapping = for_every_block(mapping, shapes)
+        for theirs, ours in mapping.items():
+            if theirs not in dump:
+                raise InputError(f"the mapping names '{theirs}', which the dump does not have{nearest(theirs, dump)}")
             if ours not in shapes:
                 raise InputError(f"the mapping names step '{ours}', which the golden does not have{nearest(ours, shapes)}")
             if ours in chosen:
                 raise InputError(f"the mapping gives step '{ours}' twice")
             chosen[ours] = theirs, 0, 1
-        unknown = [name for name in dump if name not in dict(pairs)]
+        unknown = [name for name in dump if name not in mapping]
     else:
         ranks: dict[str, int] = {}
         for name in dump:
@@ -155,16 +157,25 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
     return aligned, unknown
 
 
-def in_blocks(theirs: str, ours: str, dump: Iterable[str]) -> list[tuple[str, str]]:
-    """A line of the mapping for every block: {n} in both names stands for its number. Raises InputError where nothing fits."""
-    pattern = re.escape(theirs).replace(re.escape("{n}"), "([0-9]{1,4})", 1)
-    found = [
-        (name, ours.replace("{n}", match[1])) for name in dump if "{n}" in theirs and (match := re.fullmatch(pattern, name))
-    ]
-    found += [(theirs, ours)] if theirs in dump else []
-    if not found:
-        raise InputError(f"the mapping names '{theirs}', which the dump does not have{nearest(theirs, dump)}")
-    return found
+def for_every_block(mapping: Mapping[str, str], steps: Iterable[str]) -> dict[str, str]:
+    """A mapping whose lines with {n} are there once for every block. Raises InputError for a line that is for none."""
+    lines: dict[str, str] = {}
+    for theirs, ours in mapping.items():
+        line = f"the mapping's line '{theirs}': '{ours}'"
+        if "*" in ours:
+            raise InputError(f"{line} has a *: write {{n}} for the number of the block, on both sides")
+        if ("{n}" in theirs) != ("{n}" in ours):
+            raise InputError(f"{line} has {{n}}, the number of the block, on one side alone: write it on both")
+        if "{n}" not in ours:
+            lines[theirs] = ours
+            continue
+        pattern = re.compile(re.escape(ours).replace(re.escape("{n}"), r"(\d+)"))
+        numbers = [match[1] for match in map(pattern.fullmatch, steps) if match]
+        if not numbers:
+            known = dict.fromkeys(re.sub(r"(?<=^blocks\.)\d+", "{n}", step) for step in steps)
+            raise InputError(f"{line}: the golden has no such step in any block{nearest(ours, known)}")
+        lines |= {theirs.replace("{n}", number): ours.replace("{n}", number) for number in numbers}
+    return lines
 
 
 def our_names(name: str, steps: Iterable[str]) -> tuple[int, tuple[str, ...]]:

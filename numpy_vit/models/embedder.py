@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import DIGITS
-from ..errors import InputError, check_known
+from ..errors import InputError, check_known, in_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,10 +62,11 @@ class Embedder:
     def __post_init__(self) -> None:
         check_known("what", self.what, OUTPUTS)
         if self.size is not None:
-            size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
-            if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-                raise InputError(f"size is {self.size!r}: give (height, width)")
-            object.__setattr__(self, "size", size)
+            size: Any = (self.size, self.size) if isinstance(self.size, int) else self.size
+            pair = isinstance(size, tuple | list) and len(size) == 2
+            if not pair or not all(type(side) is int and side > 0 for side in size):
+                raise InputError(f"size is {in_words(self.size)}: give (height, width), or one number")
+            object.__setattr__(self, "size", tuple(size))
         if isinstance(self.weights, str | os.PathLike):
             from ..arithmetic.precision import precision
 
@@ -75,7 +76,9 @@ class Embedder:
                 object.__setattr__(self, "preprocessor", absolute(self.preprocessor))
             precision(self.dtype)  # a wrong one is said here
         elif not hasattr(self.weights, "preprocess_policy"):
-            raise InputError(f"{self.weights!r} is no model: give a file, a folder, a hub name, or what numpy_vit.load gave")
+            raise InputError(
+                f"weights are {in_words(self.weights)}: give a file, a folder, a hub name, or a model from numpy_vit.load"
+            )
         elif self.dtype is not None or self.preprocessor is not None:
             raise InputError("a loaded model has its dtype and preprocessing: leave those options out, or give its file")
 

@@ -2,14 +2,18 @@
 
 import os
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy.typing as npt
 
 from ..arithmetic.precision import precision
-from ..config import DIGITS
+from ..config import DIGITS, ViTConfig, is_variant, known_variants, nearest_variant, variant
+from ..convert.hub import CONFIG, in_cache, is_hub_name
 from ..convert.preprocessing import policy, read_preprocessor
-from ..convert.sources import Source, open_source
-from ..files.converted import FORMAT, Checkpoint, read_converted
+from ..convert.sources import Source, open_source, read_json
+from ..errors import InputError, in_words
+from ..files.converted import FORMAT, Checkpoint, read_converted, read_metadata
 from ..vit import ViT
 
 
@@ -60,3 +64,58 @@ def checkpoint_of(opened: Source, *, preprocessor_given: bool = False) -> Checkp
     from ..convert import convert_source  # which loads every family's module
 
     return convert_source(opened)
+
+
+def find_config(model: Any) -> tuple[ViTConfig, list[str]]:
+    """The config of whatever names or has one, and what the source leaves unsaid. Reads no tensor.
+
+    A variant; a file with weights, a config.json, or a folder with either; a cached hub name; "digits"; a ViTConfig or a
+    model that has one; another library's config, as transformers' (it has `.to_dict()`), or a model that has one.
+    """
+    config = getattr(model, "config", model)
+    if isinstance(config, ViTConfig):
+        return config, []
+    if hasattr(config, "to_dict"):
+        content = config.to_dict()
+        if config is not model and not content.get("architectures"):  # which only a saved config names
+            content["architectures"] = [type(model).__name__]
+        return config_of_content(type(config).__name__, content)
+    if not isinstance(config, str | os.PathLike):
+        return variant(config), []  # which says what is wrong
+    name, path = str(config), Path(config)
+    if not name:
+        raise InputError("an empty name is no model")
+    if not path.exists() and name != DIGITS:
+        if is_variant(name):
+            return variant(name), []
+        path = cached(name)
+    beside = path / CONFIG
+    if path.suffix == ".json" or (path.is_dir() and beside.is_file() and not any(path.glob("*.safetensors*"))):
+        file = path if path.suffix == ".json" else beside
+        return config_of_content(str(file), read_json(file))
+    opened = open_source(name if name == DIGITS else path)
+    if opened.metadata.get("format") == FORMAT:
+        return read_metadata(opened.metadata, name)[0], []
+    return config_of_source(opened)
+
+
+def cached(name: str) -> Path:
+    """The folder of a hub name, if it is in the local cache. Raises InputError, for what may have been another name as well."""
+    model, _, revision = name.partition("@")
+    found = in_cache(model, revision or "main") if is_hub_name(name) else None
+    if found is None:
+        what = f"{in_words(name)} is no variant, file, folder or cached hub name"
+        raise InputError(f"{what}{nearest_variant(name)} ({known_variants()})")
+    return found
+
+
+def config_of_content(name: str, content: dict[str, Any]) -> tuple[ViTConfig, list[str]]:
+    """The same of a config.json's content."""
+    return config_of_source(Source(name, False, [], {}, {}, content, None))
+
+
+def config_of_source(source: Source) -> tuple[ViTConfig, list[str]]:
+    from ..convert import config_of  # which loads every family's module
+
+    notes: list[str] = []
+    return config_of(source, notes), notes

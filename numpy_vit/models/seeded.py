@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arithmetic.precision import precision
-from ..config import ViTConfig, variant
+from ..config import ViTConfig, config_given
+from ..errors import check_kind
 from ..parameters import parameter_shapes
 from ..vit import ViT
 
@@ -54,7 +55,8 @@ def random_model(model: str | ViTConfig, seed: int = 0, dtype: npt.DTypeLike = "
     Linear weights are uniform in +-2**-4, biases in +-2**-6, norm scales in 1 +-2**-3, positions and the class
     token in +-2**-3. All are powers of two, so the numbers stay exact.
     """
-    config = variant(model) if isinstance(model, str) else model
+    config = config_given(model)
+    check_kind("seed", seed, int, "a whole number")
     dtype, kind = precision(dtype)
     tensors: dict[str, Array] = {}
     for name, shape in parameter_shapes(config).items():

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..config import from_plain, is_number, to_plain
-from ..errors import InputError, check_known
+from ..errors import InputError, check_known, in_words
 from ..positions import RULES
 
 Array = npt.NDArray[Any]
@@ -151,8 +151,7 @@ class Preprocess:
         """
         if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
             images = [images]
-        if not isinstance(images, Iterable):
-            raise InputError(f"a picture must be a path, a PIL image or a uint8 array, not {type(images).__name__}")
+        check_pictures(images)
         pixels = [self.normalize(self.resize_and_crop(image)) for image in images]
         if not pixels:
             raise InputError("no picture given")
@@ -204,6 +203,20 @@ class Preprocess:
         if self.mean is not None and self.std is not None:
             pixels = (pixels - np.reshape(self.mean, (-1, 1, 1))) / np.reshape(self.std, (-1, 1, 1))
         return pixels
+
+
+def check_pictures(images: Any) -> None:
+    """Raise InputError for what is no list of pictures, though much of it could be gone through like one."""
+    if isinstance(images, bytes | bytearray | memoryview) or hasattr(images, "read"):
+        raise InputError(f"pictures are {in_words(images) if hasattr(images, 'read') else 'bytes'}: {OPEN_IT}")
+    if hasattr(images, "detach"):
+        raise InputError(f"pictures are {in_words(images)}: give tensor.numpy(), uint8 (Y, X, C), or pixels to model(pixels)")
+    if isinstance(images, Mapping) or not isinstance(images, Iterable):
+        raise InputError(f"pictures are {in_words(images)}: give {A_PICTURE}, or a list of them")
+
+
+A_PICTURE = "a path, a PIL image or a uint8 array (Y, X, C)"
+OPEN_IT = "PIL.Image.open makes a picture of an open file, or of io.BytesIO(bytes)"
 
 
 def as_array(picture: Image.Image) -> Array:
@@ -313,7 +326,12 @@ UNREADABLE: dict[type[Exception], str] = {
 def _open(image: Picture) -> Image.Image:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise InputError(f"an array must be uint8 (Y, X, C), not {image.dtype} {image.shape}")
+            many = ": give list(array)" if image.dtype == np.uint8 and image.ndim == 4 else ""
+            prepared = ": floats are for model(pixels)" if image.dtype.kind == "f" else ""
+            raise InputError(f"an array must be uint8 (Y, X, C), not {image.dtype} {image.shape}{many}{prepared}")
+        if image.ndim == 3 and image.shape[2] not in (1, 3, 4):
+            first = ", array.transpose(1, 2, 0)" if image.shape[0] in (1, 3, 4) else ""
+            raise InputError(f"an array of {image.shape}: channels (1, 3 or 4) come last, (Y, X, C){first}")
         image = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     elif isinstance(image, str | os.PathLike):
         if not Path(image).is_file() and Path(image).exists() and not Path(image).is_dir():
@@ -324,7 +342,7 @@ def _open(image: Picture) -> Image.Image:
             opened.load()
             image = opened
     elif not isinstance(image, Image.Image):
-        raise InputError(f"must be a path, a PIL image or a uint8 array, not {type(image).__name__}")
+        raise InputError(f"must be {A_PICTURE}, not {in_words(image)}")
     if 0 in image.size:
         raise InputError("a picture of no pixels")
     return ImageOps.exif_transpose(image)

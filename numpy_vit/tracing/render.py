@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import Any
 
@@ -129,15 +129,17 @@ def columns_in_order(rows: Sequence[Line]) -> list[Column]:
 
 
 def table(trace: Rows, width: int | None = None, depth: str = "op", fold: bool = True, colour: bool = False) -> str:
-    """A table that fits `width` columns: what does not fit is left out, the least important first."""
+    """A table that fits `width` columns: what does not fit is left out, the least important first, and named below."""
     width = width or shutil.get_terminal_size().columns
     rows = lines(trace, depth, fold)
     cells = {key: (heading, [text(line) for line in rows], right) for key, (heading, text, right) in columns_of(rows).items()}
-    head, *body = fitted(cells, ORDER, width, optional=VALUES)
+    left_out: list[str] = []
+    head, *body = fitted(cells, ORDER, width, VALUES, left_out)
     if colour:
         head = f"\x1b[1m{head}\x1b[0m"
         body = [f"\x1b[{COLOURS[line.part]}m{text}\x1b[0m" for line, text in zip(rows, body, strict=True)]
-    return "\n".join([head, *body, "", *summary(trace, width)])
+    missing = f"not shown for want of room: {', '.join(left_out)} (a wider terminal, CSV or JSON has them)"
+    return "\n".join([head, *body, "", *(paragraphs([missing], width) if left_out else []), *summary(trace, width)])
 
 
 def summary(trace: Rows, width: int = 100) -> list[str]:
@@ -282,36 +284,60 @@ def diff_table(
     colour: bool = False,
     width: int = 10_000,
 ) -> str:
-    """The diff as a table; `*` marks the rows that differ. Too narrow a terminal loses parameters, then MACs, then ends."""
+    """The diff as a table; `*` marks the rows that differ. On a narrow terminal each model has a line of its own."""
     entries = diff(a, b, names, depth, fold)
-
-    def cell(line: dict[str, Any] | None, key: str, other: dict[str, Any] | None) -> str:
-        if line is None:
-            return "-"
-        text = f"{line[key]:,}" if isinstance(line[key], int) else str(line[key])
-        if key == "output":
-            text += f" x{line['times']}" if line["times"] else ""
-            text += f" [{line['operation']}]" if other and other["operation"] != line["operation"] else ""
-        return text
-
-    rows = [["", "step", *names, "MACs", "", "parameters", ""]]
-    for entry in entries:
-        one, two = entry[names[0]], entry[names[1]]
-        pairs = [(cell(one, key, two), cell(two, key, one)) for key in ("output", "macs", "parameters")]
-        rows.append(["*" if entry["differs"] else "", entry["step"], *itertools.chain(*pairs)])
-    rows.append(["", "total", "", "", f"{a.macs:,}", f"{b.macs:,}", f"{a.parameters:,}", f"{b.parameters:,}"])
-    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
-    shown = next((n for n in (8, 6) if sum(widths[:n]) + 2 * (n - 1) <= width), 4)
-
-    def padded(row: list[str]) -> str:
-        cells = (c.rjust(w) if n > 3 else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True)) if n < shown)
-        return "  ".join(cells)[:width].rstrip()
-
-    printed = [f"\x1b[33m{padded(row)}\x1b[0m" if colour and row[0] == "*" else padded(row) for row in rows]
+    total: dict[str, Any] = {"step": "total", names[0]: {"macs": a.macs, "parameters": a.parameters}}
+    total |= {names[1]: {"macs": b.macs, "parameters": b.parameters}, "differs": False}
+    printed = side_by_side([*entries, total], names)
+    if max(map(display_width, printed)) > width:
+        printed = [text for entry in [*entries, total] for text in one_below_the_other(entry, names, width)]
+    printed = [f"\x1b[33m{text}\x1b[0m" if colour and text[0] == "*" else text for text in printed]
     differing = sum(entry["differs"] for entry in entries)
     notes = [f"config: {key} {one} | {two}" for key, (one, two) in config_diff(a, b).items()]
     notes += [f"{differing} of {len(entries)} rows differ (marked *)", FACTS]
     return "\n".join([*printed, "", *paragraphs(notes, width)])
+
+
+def diff_cells(entry: dict[str, Any], names: tuple[str, str]) -> list[tuple[str, str, str]]:
+    """What each of the two models has in a row: output, MACs, parameters."""
+    one, two = entry[names[0]], entry[names[1]]
+    cells = []
+    for line, other in ((one, two), (two, one)):
+        output = (line or {}).get("output", "" if line else "-")
+        if output and line:
+            output += f" x{line['times']}" if line["times"] else ""
+            output += f" [{line['operation']}]" if other and other["operation"] != line["operation"] else ""
+        cells.append((output, *(f"{line[key]:,}" if line else "-" for key in ("macs", "parameters"))))
+    return cells
+
+
+def side_by_side(entries: Sequence[dict[str, Any]], names: tuple[str, str]) -> list[str]:
+    """The entries of a diff as the lines of a table."""
+    rows = [["", "step", *names, "MACs", "", "parameters", ""]]
+    for entry in entries:
+        one, two = diff_cells(entry, names)
+        pairs = itertools.chain(*zip(one, two, strict=True))
+        rows.append(["*" if entry["differs"] else "", entry["step"], *pairs])
+    widths = [max(1, *map(display_width, column)) for column in zip(*rows, strict=True)]
+
+    def padded(row: list[str]) -> str:
+        return "  ".join(c.rjust(w) if n > 3 else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+
+    return [padded(row) for row in rows]
+
+
+def one_below_the_other(entry: dict[str, Any], names: tuple[str, str], width: int) -> list[str]:
+    """An entry of a diff as several lines: what both have once, else what each has."""
+
+    def text(output: str, macs: str, parameters: str) -> str:
+        facts = [f"{macs} MACs", f"{parameters} parameters"] if macs != "-" else []
+        # Only between two facts, or at the sign, is a line broken.
+        return ", ".join(f.replace(" ", "\xa0").replace("=\xa0", "= ") for f in (output, *facts) if f)
+
+    texts = list(itertools.starmap(text, diff_cells(entry, names)))
+    several = texts[:1] if texts[0] == texts[1] else [f"{name}: {text}" for name, text in zip(names, texts, strict=True)]
+    head = f"{'*' if entry['differs'] else ' '} {entry['step']}"
+    return [head, *(line.replace("\xa0", " ") for text in several for line in wrapped(text, width))]
 
 
 def edges(rows: Sequence[Line]) -> list[tuple[str, str]]:
@@ -346,62 +372,141 @@ def pixel_shape(trace: Rows) -> str:
     return "B C Y X = " + shape_text(trace.sizes[letter] for letter in "BCYX")
 
 
-BOX_WIDTH, BOX_HEIGHT, BOX_GAP, PANEL = 300, 46, 14, 370  # of the SVG, pixels
+BOX_WIDTH, BOX_HEIGHT, BOX_GAP = 300, 46, 14  # of the SVG, pixels
+LEFT, TOP = 30, 152  # of the first box
+LANE, MARGIN = 11, 20  # between wires that run side by side; between them and the boxes
+SIGNS = 'fill="none" stroke="#555" stroke-width="1.5"'
 
 
-def svg(trace: Rows) -> str:
-    """A picture for a slide: embedding, one encoder block (its two halves) and the head, left to right."""
+@dataclasses.dataclass
+class Place:
+    """Where a box of the SVG stands: its panel, its number in it, and how many wires have arrived so far."""
+
+    panel: int
+    n: int
+    arrived: int = 0
+
+    @property
+    def top(self) -> int:
+        return TOP + self.n * (BOX_HEIGHT + BOX_GAP)
+
+
+@dataclasses.dataclass
+class Bus:
+    """A wire from one box to all that read it, down the gap to the right of a panel: in a lane that no other has there."""
+
+    panel: int
+    start: Place
+    ends: list[Place]
+    lane: int = 0
+
+    @property
+    def span(self) -> tuple[int, int]:
+        tops = [place.top for place in (self.start, *self.ends)]
+        return min(tops), max(tops) + BOX_HEIGHT
+
+
+def svg(trace: Rows, name: str = "") -> str:
+    """A picture for a slide: embedding, one encoder block (its two halves) and the head, left to right.
+
+    name   of the model, for the title
+    """
     rows = lines(trace)
     block = [line for line in rows if line.rows[0].block is not None]
     half = next((n + 1 for n, line in enumerate(block) if line.name.endswith("residual1")), 0)
     before = [line for line in rows if line.name.startswith("embed")]
     after = [line for line in rows if line not in before and line not in block]
     panels = {"embedding": before, "attention": block[:half], "MLP": block[half:], "representation": after}
-    tallest = max(len(before) + 1, len(block[:half]), len(block[half:]), len(after))
-    width, height = 4 * PANEL + 30, 180 + tallest * (BOX_HEIGHT + BOX_GAP)
+    places = {"pixels": Place(0, 0)}
+    for number, panel in enumerate(panels.values()):
+        places |= {line.name: Place(number, n + (number == 0)) for n, line in enumerate(panel)}
+    straight, buses = wires(edges(rows), places)
+    x = panel_places(buses, len(panels))
+    width, height = x[-1], max(place.top for place in places.values()) + BOX_HEIGHT + 70
     times = block[0].times if block else 0
+    title = svg_title(trace, name)
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="Helvetica, Arial, sans-serif">',
+        f"<title>{escape(title)}</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         '<defs><marker id="tip" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">'
         '<path d="M0,0 L8,4 L0,8 z" fill="#555"/></marker></defs>',
-        f'<rect x="{PANEL + 10}" y="62" width="{2 * PANEL - 10}" height="{height - 132}" rx="14" fill="none" stroke="#888" '
-        'stroke-width="2" stroke-dasharray="7 5"/>',
-        svg_text(2 * PANEL + 5, 50, 22, f"encoder block \u00d7 {times}" if times else "encoder blocks", anchor="middle"),
+        svg_text(LEFT, 42, 22, title, bold=True),
+        f'<rect x="{x[1] - 22}" y="100" width="{x[2] + BOX_WIDTH - x[1] + 34}" height="{height - 150}" rx="14" fill="none" '
+        'stroke="#888" stroke-width="2" stroke-dasharray="7 5"/>',
+        svg_text(
+            (x[1] + x[2] + BOX_WIDTH) // 2, 88, 19, f"encoder block \u00d7 {times}" if times else "encoder blocks", "middle"
+        ),
+        *(svg_text(x[n], TOP - 16, 17, heading, bold=True) for n, heading in enumerate(panels)),
+        *(
+            svg_wire([(x[a.panel] + BOX_WIDTH // 2, a.top + BOX_HEIGHT), (x[a.panel] + BOX_WIDTH // 2, b.top - 2)])
+            for a, b in straight
+        ),
+        *(drawn for bus in buses for drawn in svg_bus(bus, x)),
+        *svg_box(x[0], TOP, "embed", "pixels", "", pixel_shape(trace), 0),
     ]
-    places: dict[str, tuple[float, float]] = {}
-    for column, (title, panel) in enumerate(panels.items()):
-        x, y = 30 + column * PANEL, 112
-        out.append(svg_text(x, y - 16, 17, title, bold=True))
-        if column == 0:
-            places["pixels"] = x, y
-            out += svg_box(x, y, "embed", "pixels", "", pixel_shape(trace), 0)
-            y += BOX_HEIGHT + BOX_GAP
-        for n, line in enumerate(panel):
-            places[line.name] = x, y + n * (BOX_HEIGHT + BOX_GAP)
-            row = line.rows[0]
-            out += svg_box(*places[line.name], row.part, row.local_name, row.operation, line.output, row.macs)
-    out += [svg_arrow(places[a], places[b]) for a, b in edges(rows)]
+    for line in rows:
+        place, row = places[line.name], line.rows[0]
+        out += svg_box(x[place.panel], place.top, row.part, row.local_name, row.operation, line.output, row.macs)
     facts = f"{trace.parameters:,} parameters, {trace.macs:,} MACs ({trace.flops:,} FLOPs)"
-    return "\n".join([*out, svg_text(30, height - 24, 17, facts), "</svg>"])
+    return "\n".join([*out, svg_text(LEFT, height - 20, 17, facts), "</svg>"])
 
 
-def svg_arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
-    """From box to box: down to the next one, round the right side to one further below, across to another panel."""
-    (x1, y1), (x2, y2), middle = start, end, BOX_HEIGHT / 2
-    if x1 != x2:
-        path = f"M{x1 + BOX_WIDTH},{y1 + middle} H{x2 - 18} V{y2 + middle} H{x2 - 2}"
-    elif y2 - y1 == BOX_HEIGHT + BOX_GAP:
-        path = f"M{x1 + BOX_WIDTH / 2},{y1 + BOX_HEIGHT} V{y2 - 2}"
-    else:
-        side = x1 + BOX_WIDTH
-        top, bottom = y1 + middle + 6, y2 + middle - 8
-        path = f"M{side},{top} C{side + 24},{top} {side + 24},{bottom} {side + 2},{bottom}"
-    return f'<path d="{path}" fill="none" stroke="#555" stroke-width="1.5" marker-end="url(#tip)"/>'
+def svg_title(trace: Rows, name: str) -> str:
+    c, sizes = trace.config, trace.sizes
+    picture = f"{sizes['Y']}x{sizes['X']} pixels in patches of {c.patch}x{c.patch}"
+    facts = f"{picture}, {c.depth} blocks of width {c.width}, {c.heads} heads"
+    return f"{name}: {facts}" if name else facts
 
 
-def svg_box(x: float, y: float, part: str, name: str, operation: str, output: str, macs: int) -> list[str]:
+def wires(pairs: Sequence[tuple[str, str]], places: dict[str, Place]) -> tuple[list[tuple[Place, Place]], list[Bus]]:
+    """What is drawn between the boxes: straight wires to the next one below, and buses, each in a lane of its own."""
+    straight: list[tuple[Place, Place]] = []
+    buses: dict[tuple[str, int], Bus] = {}
+    for source, target in pairs:
+        start, end = places[source], places[target]
+        if start.panel == end.panel and end.n == start.n + 1:
+            straight.append((start, end))
+            continue
+        gap = start.panel if start.panel == end.panel else max(end.panel - 1, start.panel)
+        buses.setdefault((source, gap), Bus(gap, start, [])).ends.append(end)
+    inner_first = sorted(buses.values(), key=lambda bus: bus.span[1] - bus.span[0])
+    for n, bus in enumerate(inner_first):
+        beside = {
+            b.lane for b in inner_first[:n] if b.panel == bus.panel and b.span[0] < bus.span[1] and bus.span[0] < b.span[1]
+        }
+        bus.lane = next(lane for lane in itertools.count() if lane not in beside)
+    return straight, list(buses.values())
+
+
+def panel_places(buses: Sequence[Bus], panels: int) -> list[int]:
+    """The left edge of each panel, and that of one more: between two is room for the lanes."""
+    x = [LEFT]
+    for panel in range(panels):
+        lanes = max((bus.lane + 1 for bus in buses if bus.panel == panel), default=0)
+        x.append(x[-1] + BOX_WIDTH + 2 * MARGIN + 24 + LANE * lanes)
+    return x
+
+
+def svg_bus(bus: Bus, x: Sequence[int]) -> Iterator[str]:
+    """Out of the lower right of a box, along the lane, into the upper right of those below it, the left of other panels'."""
+    out, lane = bus.start.top + 36, x[bus.panel] + BOX_WIDTH + MARGIN + LANE * bus.lane
+    begin = x[bus.start.panel] + BOX_WIDTH
+    for n, end in enumerate(bus.ends):
+        into = end.top + 10 + 8 * min(end.arrived, 2)
+        end.arrived += 1
+        side = x[end.panel] - 2 if end.panel != bus.panel else x[end.panel] + BOX_WIDTH + 2
+        yield svg_wire([(begin, out), (lane, out), (lane, into), (side, into)])
+        if n:
+            yield f'<circle cx="{lane}" cy="{into if n < len(bus.ends) - 1 else out}" r="2.5" fill="#555"/>'
+
+
+def svg_wire(points: Sequence[tuple[int, int]]) -> str:
+    return f'<path d="M{" L".join(f"{x},{y}" for x, y in points)}" {SIGNS} marker-end="url(#tip)"/>'
+
+
+def svg_box(x: int, y: int, part: str, name: str, operation: str, output: str, macs: int) -> list[str]:
     """One step: its name and operation, below them its shape and cost."""
     right = x + BOX_WIDTH - 10
     return [

@@ -45,6 +45,21 @@ EXPLANATIONS: dict[str, Explanation] = {
         "A learned class token is put first; it belongs to no patch and will collect what the picture shows.",
         "在最前面放一个可学习的类别词元；它不属于任何图块，用来汇集整张图片的内容。",
     ),
+    "embed.tokens.several": Explanation(
+        "prepend",
+        "eq. 1: x_class",
+        "{N-G} + {G} = {N} tokens",
+        "Learned tokens that belong to no patch are put first: the class token, which will collect what the picture shows, "
+        "and others (DeiT's distillation token, registers).",
+        "在最前面放可学习的、不属于任何图块的词元：汇集整张图片内容的类别词元，以及其他词元（DeiT 的蒸馏词元、寄存器）。",
+    ),
+    "embed.tokens.none": Explanation(
+        "as is",
+        "eq. 1, without x_class",
+        "{G} tokens",
+        "The patches are all the tokens there are: this model has no class token, and sums up the picture in another way.",
+        "词元就是这些图块：这个模型没有类别词元，用别的方式汇总整张图片。",
+    ),
     "embed.resized_positions": Explanation(
         "resize",
         "section 3.2",
@@ -384,9 +399,11 @@ EXPLANATIONS |= {
 }
 
 
-def step_key(name: str, activation: str, pooling: str) -> str:
+def step_key(name: str, activation: str, pooling: str, special_tokens: int = 1) -> str:
     """The entry of EXPLANATIONS for a step's full name."""
     _, key = place(name)
+    if key == "embed.tokens" and special_tokens != 1:
+        return f"{key}.{'several' if special_tokens else 'none'}"
     if key == "pool":
         return f"pool.{pooling}"
     key = key.removeprefix("map.") if key.startswith("map.mlp.") else key

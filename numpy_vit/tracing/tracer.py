@@ -13,16 +13,19 @@ A run that nobody listens to needs less: it holds scores in parts only, and reus
 import dataclasses
 import functools
 import math
+import os
 import re
+import warnings
 from typing import Any
 
 import numpy as np
 
 from ..arithmetic.precision import precision
 from ..arithmetic.shape_only import Ledger, ShapeOnly
-from ..config import MAX_SIZE, ViTConfig, check_image, variant, whole_number
+from ..config import MAX_SIZE, ViTConfig, check_image, is_variant, variant, whole_number
 from ..errors import InputError, ShapeError
 from ..families import activation_name
+from ..parameters import is_learned
 from ..vit import dry_run
 from .rows import PARTS as PARTS
 from .rows import Row, Rows, Tensor
@@ -44,7 +47,7 @@ class Trace(Rows):
 
 
 def trace(
-    model: str | ViTConfig = "ViT-B/16",
+    model: Any = "ViT-B/16",
     *,
     batch: int = 1,
     dtype: Any = "float32",
@@ -53,16 +56,16 @@ def trace(
 ) -> Trace:
     """Trace a model by its config or name, without weights and without arithmetic.
 
+    model       a variant ("ViT-B/16"); a config, ours or of transformers, or a model that has one; a config.json, a file with
+                weights (only its header is read), or a folder of either; a hub name in the local cache; or "digits"
     batch       pictures at once
     dtype       "float32" or "float64"
     size        (Y, X) of the picture, where it is not the config's: the positions are then resized, as a step of its own
     overrides   fields of the config to change: image, patch, width, depth, heads, mlp, classes, channels, ...
 
-    Raises InputError for what makes no sense.
+    Raises InputError for what makes no sense. What a foreign config leaves unsaid comes as a warning.
     """
-    config = getattr(model, "config", model)  # a model with weights will do as well
-    config = config if isinstance(config, ViTConfig) else variant(config)
-    config = config.overridden(overrides)
+    config = config_from(model).overridden(overrides)
     whole_number("batch", batch, 1, MAX_SIZE)
     Y, X = config.image if size in (None, config.image) else check_image(size, config.patch)
     dtype, _ = precision(dtype)
@@ -79,6 +82,18 @@ def trace(
         last = recorder.rows[-1].name if recorder.rows else "the pixels"
         raise ShapeError(f"in the step after {last}: {error}") from error
     return Trace(recorder.rows, config, sizes, str(dtype), ledger.peak, recorder.products)
+
+
+def config_from(model: Any) -> ViTConfig:
+    """The config of what `trace` takes."""
+    if isinstance(model, str) and is_variant(model) and not os.path.exists(model):
+        return variant(model)
+    from ..models.loading import find_config  # with what reads files
+
+    config, notes = find_config(model)
+    if notes:
+        warnings.warn("; ".join(notes), stacklevel=3)
+    return config
 
 
 class _Recorder:
@@ -109,7 +124,8 @@ class _Recorder:
         weights = [operand for operand in used.values() if operand.weight]
         new = [w for w in weights if w.name not in self._counted]
         self._counted.update(str(w.name) for w in new)
-        entry: Explanation = EXPLANATIONS[step_key(name, activation_name(self.config), self.config.pooling)]
+        c = self.config
+        entry: Explanation = EXPLANATIONS[step_key(name, activation_name(c), c.pooling, c.special_tokens)]
         kind, where, formula = entry.operation, entry.where, entry.formula
         if kind == "activation":
             kind = self.config.activation
@@ -125,7 +141,7 @@ class _Recorder:
                 dims=dims,
                 shape=array.shape,
                 dtype=str(array.dtype),
-                parameters=sum(w.size for w in new),
+                parameters=sum(w.size for w in new if is_learned(str(w.name))),
                 macs=macs,
                 read=sum(operand.nbytes for operand in used.values()),
                 written=array.nbytes,

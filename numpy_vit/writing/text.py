@@ -13,13 +13,19 @@ def display_width(text: str) -> int:
 
 
 def fitted(
-    columns: Mapping[str, tuple[str, Sequence[str], bool]], order: Sequence[str], width: int, optional: Sequence[str] = ()
+    columns: Mapping[str, tuple[str, Sequence[str], bool]],
+    order: Sequence[str],
+    width: int,
+    optional: Sequence[str] = (),
+    left_out: list[str] | None = None,
 ) -> list[str]:
-    """Columns side by side in `width`, as lines; those that do not fit are left out.
+    """Columns side by side in `width`, as lines; those that do not fit are left out, never cut.
 
-    columns    key -> heading, cells, whether they are numbers; the most important first, of which two are always kept
+    columns    key -> heading, cells, whether they are numbers; the most important first, of which two are always kept: where
+               even they do not fit, each row takes several lines
     order      the keys as they are to stand
     optional   keys that may be left out while less important ones are kept
+    left_out   gets the headings of those that do not fit
     """
     widths = {key: max(map(display_width, (heading, *cells))) for key, (heading, cells, _) in columns.items()}
     kept: list[str] = []
@@ -34,8 +40,15 @@ def fitted(
         return pad + text if columns[key][2] else text + pad
 
     shown = [key for key in order if key in kept]
+    if left_out is not None:
+        left_out += [columns[key][0] for key in order if key in columns and key not in kept]
     rows = zip(*([columns[key][0], *columns[key][1]] for key in shown), strict=True)
-    return ["  ".join(padded(key, text) for key, text in zip(shown, row, strict=True))[:width].rstrip() for row in rows]
+    if sum(widths[key] + 2 for key in shown) - 2 > width:
+        return [
+            "\n".join([*wrapped(row[0], width, ""), *(line for text in row[1:] for line in wrapped(text, width))])
+            for row in rows
+        ]
+    return ["  ".join(padded(key, text) for key, text in zip(shown, row, strict=True)).rstrip() for row in rows]
 
 
 def wrapped(text: str, width: int, indent: str = "    ") -> list[str]:
