@@ -549,6 +549,10 @@ def test_softmax_of_rows_that_are_far_from_0(softmax, kind):
         x = x.view(PortableArray) if kind == "portable" else x.astype(kind)
         with np.errstate(all="raise", under="ignore"):
             assert abs(np.asarray(softmax(x)) - expected).max() < tolerance, shifts
+    wide = np.array([[0.0, 2000.0, -2000.0]])
+    wide = wide.view(PortableArray) if kind == "portable" else wide.astype(kind)
+    with np.errstate(all="raise", under="ignore"):
+        assert np.asarray(softmax(wide)).tolist() == [[0, 1, 0]]
 
 
 def test_what_a_change_gives_must_be_an_array():
@@ -568,5 +572,11 @@ def test_weights_and_views_take_no_memory_of_activations():
     assert ledger.in_use == ledger.peak == 40
     product = x @ weight
     assert ledger.in_use == ledger.peak == 40 + 24 and product.shape == (2, 3)
+    assert [x.reshape(10).shape, x.reshape(-1).shape, x.reshape((5, 2)).shape, x.reshape(5, -1).shape] == [
+        (10,),
+        (10,),
+        (5, 2),
+        (5, 2),
+    ]
     del product, views
     assert (ledger.in_use, ledger.peak) == (40, 64)
