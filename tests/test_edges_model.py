@@ -361,6 +361,19 @@ def test_results_of_chunks_that_end_at_once_are_all_kept(two_threads):
     assert np.array_equal(parallel.in_chunks(run, pixels, 2)["x"], pixels * 2)
 
 
+def test_what_is_small_is_not_divided_between_threads(two_threads, monkeypatch):
+    """Heads are divided from LEAST numbers of a picture's queries on; a batch is divided by its pictures."""
+    tiles, of = [], parallel.TileStep.of
+    monkeypatch.setattr(parallel.TileStep, "of", lambda *words: tiles.append(1) or of(*words))
+    model = numpy_vit.random_model(crooked_config(heads=3), dtype="float64")  # one query is 16 x 15 numbers
+    pixels = crooked_pixels(model.config, batch=1)
+    for least, divided in ((16 * 15, True), (16 * 15 + 1, False)):
+        monkeypatch.setattr(parallel, "LEAST", least)
+        del tiles[:]
+        model(pixels, record="*.attention.query")  # so that attention itself is not divided
+        assert bool(tiles) is divided, least
+
+
 def test_exp2_stands_for_exp_only_under_linux_with_avx512(monkeypatch):
     for platform, features, expected in (
         ("linux", ["SSE", "AVX512_SKX"], True),
