@@ -361,6 +361,19 @@ def test_results_of_chunks_that_end_at_once_are_all_kept(two_threads):
     assert np.array_equal(parallel.in_chunks(run, pixels, 2)["x"], pixels * 2)
 
 
+def test_what_is_small_is_not_divided_between_threads(two_threads, monkeypatch):
+    """Heads are divided from LEAST numbers of a picture's queries on; a batch is divided by its pictures."""
+    tiles, of = [], parallel.TileStep.of
+    monkeypatch.setattr(parallel.TileStep, "of", lambda *words: tiles.append(1) or of(*words))
+    model = numpy_vit.random_model(crooked_config(heads=3), dtype="float64")  # one query is 16 x 15 numbers
+    pixels = crooked_pixels(model.config, batch=1)
+    for least, divided in ((16 * 15, True), (16 * 15 + 1, False)):
+        monkeypatch.setattr(parallel, "LEAST", least)
+        del tiles[:]
+        model(pixels, record="*.attention.query")  # so that attention itself is not divided
+        assert bool(tiles) is divided, least
+
+
 def test_exp2_stands_for_exp_only_under_linux_with_avx512(monkeypatch):
     for platform, features, expected in (
         ("linux", ["SSE", "AVX512_SKX"], True),
@@ -535,3 +548,48 @@ def test_a_blas_is_held_to_one_thread_only_for_threads_of_our_own(monkeypatch):
             assert (os.environ[threads.BLAS[0]] == "1") is held, (ours, imported)
             for name in threads.BLAS[1:]:
                 assert os.environ.pop(name, None) == ("1" if held else None)
+
+
+@pytest.mark.parametrize("softmax", [ops.softmax, ops.softmax.formula], ids=["in blocks", "formula"])
+@pytest.mark.parametrize("kind", ["float32", "float64", "portable"])
+def test_softmax_of_rows_that_are_far_from_0(softmax, kind):
+    """A row is its numbers' differences, wherever it lies; the other rows have no part in it."""
+    near = np.array([0.0, 1.0, -2.0, 0.5])
+    expected = np.exp(near) / np.exp(near).sum()
+    tolerance = 1e-5 if kind == "float32" else 1e-12
+    for shifts in ([0], [-1000], [1000], [-1000, 0], [0, 1000], [-30, -25, 30], [21, 19], [-21, -19]):
+        x = np.array([near + shift for shift in shifts])
+        x = x.view(PortableArray) if kind == "portable" else x.astype(kind)
+        with np.errstate(all="raise", under="ignore"):
+            assert abs(np.asarray(softmax(x)) - expected).max() < tolerance, shifts
+    wide = np.array([[0.0, 2000.0, -2000.0]])
+    wide = wide.view(PortableArray) if kind == "portable" else wide.astype(kind)
+    with np.errstate(all="raise", under="ignore"):
+        assert np.asarray(softmax(wide)).tolist() == [[0, 1, 0]]
+
+
+def test_what_a_change_gives_must_be_an_array():
+    model = numpy_vit.random_model(crooked_config())
+    pixels = crooked_pixels(model.config, batch=1, dtype="float32")
+    for given in (None, 1.0, [1.0]):
+        with pytest.raises(InputError, match=rf"change\['norm'\] gave {type(given).__name__}: it must return an array"):
+            model(pixels, change={"norm": lambda array, given=given: given})
+
+
+def test_weights_and_views_take_no_memory_of_activations():
+    ledger = Ledger()
+    weight = StandIn((5, 3), "float32", ledger, name="w", weight=True)
+    assert ledger.in_use == 0
+    x = StandIn((2, 5), "float32", ledger, name="x")
+    views = [x.reshape(5, 2), x.swapaxes(0, 1), x[:1], weight.swapaxes(0, 1)]
+    assert ledger.in_use == ledger.peak == 40
+    product = x @ weight
+    assert ledger.in_use == ledger.peak == 40 + 24 and product.shape == (2, 3)
+    assert [x.reshape(10).shape, x.reshape(-1).shape, x.reshape((5, 2)).shape, x.reshape(5, -1).shape] == [
+        (10,),
+        (10,),
+        (5, 2),
+        (5, 2),
+    ]
+    del product, views
+    assert (ledger.in_use, ledger.peak) == (40, 64)
