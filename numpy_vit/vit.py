@@ -151,8 +151,14 @@ class ViT:
         Raises InputError for pixels that do not fit the model or names that no step has, ShapeError or InvariantError for a
         step that is wrong, changed ones included.
         """
+        return self.run(self._checked(pixels, resize_positions), record=record, change=change, strict=strict)
+
+    def run(
+        self, pixels: Array, *, record: Record = None, change: Mapping[str, Change] | None = None, strict: bool = False
+    ) -> "ViTOutput":
+        """The same of pixels that fit, of the model's dtype, whatever their numbers: a port's may be NaN."""
         keep_freed_memory()
-        pixels = self._checked(pixels, resize_positions)
+        pixels = np.ascontiguousarray(pixels, dtype=self.dtype).view(self.array_type)
         batch, image = len(pixels), pixels.shape[2:]
         run = Run(self.tensors)
         changes = changes_by_name(change or {}, self.config, image, run)
@@ -213,7 +219,7 @@ class ViT:
         if not largest <= LARGEST_PIXEL:
             what = f"are as large as {largest:.2g}" if math.isfinite(largest) else "hold NaN or infinite numbers"
             raise InputError(f"pixels {what}: those of model.preprocess are of about -3 to 3")
-        return np.ascontiguousarray(pixels, dtype=self.dtype).view(self.array_type)
+        return pixels
 
 
 class Run:

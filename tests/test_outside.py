@@ -177,12 +177,12 @@ def test_a_tensor_of_another_dtype_is_no_reason_to_refuse_a_file(tmp_path):
 @pytest.mark.parametrize(
     "source, message",
     [
-        ({"weight": np.ones(1000)}, "a dict names no model"),
-        (numpy_vit.load(), "a ViT names no model"),
-        (None, "a NoneType names no model"),
-        (b"a", "a bytes names no model"),
+        ({"weight": np.ones(1000)}, "model is a dict: give a file"),
+        (numpy_vit.load(), "model is a numpy_vit.ViT: give a file"),
+        (None, "model is None: give a file"),
+        (b"a", "model is b'a': give a file"),
         ("", "an empty name names no model"),
-        ("ViT-B/16", "the name of a size, not of weights"),
+        ("ViT-B/16", "names a size, not weights"),
     ],
 )
 def test_what_names_no_weights(source, message):
@@ -380,7 +380,7 @@ def test_mappings_count_blocks(tmp_path, run):
         ("layer.{n}.ln", "blocks.{n}.norm1", 2),
         ("layer.1.ln", "blocks.1.norm1", 1),
         ("layer.{n}.l", "blocks.{n}.norm1", "which the dump does not have"),
-        ("layer.{n}.ln", "blocks.0.norm1", "twice"),
+        ("layer.{n}.ln", "blocks.0.norm1", "write it on both"),
     ):
         (tmp_path / "map.json").write_text(json.dumps({theirs: ours}))
         status, out, err = run(*words)

@@ -120,7 +120,7 @@ def replay(model: ViT, pixels: Array, given: Mapping[str, Array], hear: Callable
 
     names = step_names(model.config, pixels.shape[2:])
     change = {name: functools.partial(heard_and_replaced, name) for name in names}
-    model(pixels, change=change, resize_positions=True)
+    model.run(pixels, change=change)
 
 
 def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
