@@ -81,7 +81,7 @@ SLIPS = {
     "load: a variant": (lambda m, p: numpy_vit.load("ViT-B/16"), "ViT-B/16", "random_model"),
     "load: weights": (lambda m, p: numpy_vit.load({"weight": Foreign()}), "a dict", "a file, a folder or a hub name"),
     "load: a model": (lambda m, p: numpy_vit.load(Foreign()), "Foreign", "a file, a folder or a hub name"),
-    "load: a dtype": (lambda m, p: numpy_vit.load(dtype="float16"), "float16", "float32 or float64, or portable"),
+    "load: a dtype": (lambda m, p: numpy_vit.load(dtype="float16"), "float16", "float32, float64 or portable"),
     "load: a device": (lambda m, p: numpy_vit.load("digits", device="cuda"), "device", ""),
     "variant: none": (lambda m, p: numpy_vit.variant("ViT-22B"), "ViT-22B", "known: ViT-Ti/16, S/32"),
     "variant: a config": (lambda m, p: numpy_vit.variant(Foreign()), "Foreign", "the name of a published variant"),
