@@ -8,9 +8,6 @@ from typing import Any
 LONGEST = 1000  # characters of a message
 LONGEST_NAME, MANY_NAMES = 200, 20_000  # beyond which no nearest name is looked for
 
-LONGEST = 1000  # characters of a message
-LONGEST_NAME, MANY_NAMES = 200, 20_000  # beyond which no nearest name is looked for
-
 
 class NumpyVitError(ValueError):
     """What all errors below are: `except NumpyVitError` catches whatever this package says on purpose.
@@ -24,13 +21,7 @@ class NumpyVitError(ValueError):
 
 
 class InputError(NumpyVitError):
-    """A file, picture, name or number that cannot be used.
-
-    Names and values from files stand in the message: it is made printable, and of a very long one the middle is left out.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(shortened(printable(" ".join(message.splitlines()))))
+    """A file, picture, name or number that cannot be used."""
 
 
 class ShapeError(NumpyVitError):
