@@ -135,7 +135,8 @@ def in_blocks(compute: Callable[..., Array], x: Array, *rest: Any, by_rows: bool
 
     The result has x's shape and dtype. `compute` may write it into `out`, which is never an argument's memory.
     """
-    if x.size <= BLOCK:
+    block = BLOCK if by_rows else BLOCK // 2  # activations need several arrays of their argument's size
+    if x.size <= block:
         return compute(np.ascontiguousarray(x), *rest, out=np.empty(x.shape, x.dtype), **named)
     units = np.ascontiguousarray(x).reshape((-1, x.shape[-1]) if by_rows else (-1,))
     results = np.empty(units.shape, x.dtype)
@@ -146,7 +147,7 @@ def in_blocks(compute: Callable[..., Array], x: Array, *rest: Any, by_rows: bool
         if made is not target:
             target[...] = made
 
-    blocks = even_slices(len(units), max(1, BLOCK * len(units) // x.size), THREADS.free(products=False))
+    blocks = even_slices(len(units), max(1, block * len(units) // x.size), THREADS.free(products=False))
     parallel_for(work, blocks, products=False)
     return results.reshape(x.shape)
 
