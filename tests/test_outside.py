@@ -70,6 +70,7 @@ def test_json_takes_time_in_proportion_to_its_length():
     assert time.process_time() - start < 5
 
 
+@pytest.mark.slow
 def test_many_tensors_are_read_in_time_in_proportion(tmp_path):
     empty = Tensor("F32", np.zeros(0, "<f4"))
     for count, message in ((10_000, "of no known family"), (60_000, "more than 50,000 tensors")):

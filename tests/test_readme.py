@@ -158,6 +158,6 @@ def test_the_commands_it_lists_exist():
     assert sorted(set(listed)) == sorted(actions)
 
 
-@pytest.mark.parametrize("end", [r"pytest -q", r"notebooks/\*.ipynb", "numpy-vit predict"])
+@pytest.mark.parametrize("end", [r"pytest -q -n 2", r"notebooks/\*.ipynb", "numpy-vit predict"])
 def test_continuous_integration_finds_its_commands(end):
     assert re.search(rf"^python3 -m venv .*{end}$", read("README.md"), re.MULTILINE)
