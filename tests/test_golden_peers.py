@@ -33,10 +33,16 @@ def recipe(tmp_path, name, *arguments, prelude=""):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture(autouse=True)
+def where_the_weights_are(tmp_path, monkeypatch):
+    """A manifest's weights are opened below the working folder only."""
+    monkeypatch.chdir(tmp_path)
+
+
 def golden(tmp_path, weights, size=(24, 40), batch=2):
     pixels = np.random.default_rng(8).normal(size=(batch, 3, *size)).astype(np.float32)
     np.save(tmp_path / "pixels.npy", pixels)
-    arguments = ["golden", "record", "--weights", str(weights), "--pixels", str(tmp_path / "pixels.npy")]
+    arguments = ["golden", "record", "--weights", str(weights.relative_to(tmp_path)), "--pixels", str(tmp_path / "pixels.npy")]
     assert main([*arguments, "-o", str(tmp_path / "golden")]) == 0
     return tmp_path / "golden"
 

@@ -15,7 +15,7 @@ from materials import config_in, pixels
 from workers import Failed, Field
 
 import numpy_vit
-from numpy_vit.cli.benchmarking import ratios, spread
+from numpy_vit.cli.benchmarking import quartiles, ratios
 
 US = "numpy_vit"
 AGREEMENT = 1e-4  # max|a-b| / max|b| of the logits, float32 against float32
@@ -50,8 +50,8 @@ def times_row(batch: int, seconds: dict[str, list[float]], errors: dict[str, flo
             continue
         ratio = ratios(seconds.get(US, []), all_seconds)
         found[name] = {
-            "seconds": spread(all_seconds),
-            "ours_to_it": spread(ratio) if ratio else None,
+            "seconds": quartiles(all_seconds),
+            "ours_to_it": quartiles(ratio) if ratio else None,
             "difference": errors.get(name),
             "all_seconds": all_seconds,
         }
@@ -197,7 +197,7 @@ def per_image(field: Field, batches: Sequence[int], rounds: int) -> Iterator[dic
             seconds[batch].append(worker.ask(do="run", pixels=str(file), warm=n == 0)["seconds"])
     for batch in batches:
         of_first = ratios([s / batch for s in seconds[batch]], [s / batches[0] for s in seconds[batches[0]]])
-        yield {"batch": batch, "seconds": spread(seconds[batch]), "per_image_to_first": spread(of_first)}
+        yield {"batch": batch, "seconds": quartiles(seconds[batch]), "per_image_to_first": quartiles(of_first)}
 
 
 def by_tokens(fields: Sequence[Field], rounds: int) -> list[dict[str, Any]]:
@@ -209,14 +209,14 @@ def by_tokens(fields: Sequence[Field], rounds: int) -> list[dict[str, Any]]:
             taken.append(field.the_one().ask(do="run", pixels=str(pixels(field.folder, 1)), warm=True)["seconds"])
     configs = [config_in(field.folder) for field in fields]
     macs = np.array([numpy_vit.trace(config).macs for config in configs], np.float64)
-    middle = np.array([spread(taken)["median"] for taken in seconds])
+    middle = np.array([quartiles(taken)["median"] for taken in seconds])
     slope, fixed = np.polyfit(macs, middle, 1, w=1 / middle) if len(fields) > 2 else (middle[-1] / macs[-1], 0.0)
     return [
         {
             "image": config.image,
             "tokens": config.tokens,
             "macs": int(macs[i]),
-            "seconds": spread(seconds[i]),
+            "seconds": quartiles(seconds[i]),
             "gflops": float(2 * macs[i] / middle[i] / 1e9),
             "line": float(fixed + slope * macs[i]),
             "off_the_line": float(middle[i] / (fixed + slope * macs[i]) - 1),
