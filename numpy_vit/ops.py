@@ -128,7 +128,7 @@ def softmax(x: Array) -> Array:
 @operation
 def erf(x: Array) -> Array:
     """The error function, 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x. NumPy has none; Python has."""
-    return np.vectorize(math.erf, otypes=[np.float64])(x).astype(np.result_type(x, np.float32))
+    return np.vectorize(math.erf, otypes=[np.float64])(x).astype(np.result_type(np.asarray(x).dtype, np.float32))
 
 
 @operation

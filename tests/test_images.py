@@ -187,7 +187,7 @@ def test_threads_leave_the_warnings_of_the_process_alone(tmp_path):
     """Four at a time, of damaged EXIF data and large pictures: nothing is said of Pillow's, and all is said of others'."""
     damaged = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0"
     paths = [save(tmp_path, pictures.draw(30, 50), f"{n}.jpg", exif=damaged) for n in range(4)]
-    with pytest.warns(UserWarning, match="tag 274"):
+    with pytest.warns(UserWarning):  # which says what, by its version
         ImageOps.exif_transpose(Image.open(paths[0]))
     done = subprocess.run([sys.executable, "-c", QUIET, *paths], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
