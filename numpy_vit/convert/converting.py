@@ -1,7 +1,6 @@
 """Foreign checkpoints -> ours, of whichever family."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from ..config import ViTConfig
 from ..errors import InputError, about, nearest
 from ..files.converted import FORMAT, Checkpoint, read_converted, validate
+from ..files.jsonfile import parse_json
 from . import timm_models
 from .beit import BEIT
 from .dinov3 import DINOV3, TIMM_DINOV3
@@ -225,11 +225,13 @@ def read_labels(source: str | os.PathLike[str] | list[str]) -> list[str]:
         path = Path(source)
         try:
             text = path.read_text(encoding="utf-8")
-            found = json.loads(text) if path.suffix == ".json" else [name.strip() for name in text.splitlines() if name.strip()]
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise InputError(f"{path}: no list of class names ({error})") from error
+        lines = [name.strip() for name in text.splitlines() if name.strip()]
+        with about(f"{path}: no list of class names"):
+            found = parse_json(text, (dict, list)) if path.suffix == ".json" else lines
     with about(source if isinstance(source, str | os.PathLike) else "labels"):
         names = class_names(found.get("id2label", found) if isinstance(found, dict) else found)
         if not names:

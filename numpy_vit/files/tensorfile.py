@@ -77,7 +77,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str
             with safetensors.safe_open(path, framework="np"):  # checks the header against the file
                 pass
         except (safetensors.SafetensorError, OSError) as error:
-            raise InputError(f"not a valid safetensors file ({_one_line(error)}): {DAMAGED}") from error
+            raise InputError(f"not a valid safetensors file ({error}): {DAMAGED}") from error
         (length,) = struct.unpack("<Q", content[:8].tobytes())
         header = parse_json(content[8 : 8 + length].tobytes())
         metadata = header.pop("__metadata__", None) or {}
@@ -95,7 +95,7 @@ def tensor_in(numbers: Array, name: str, entry: Mapping[str, Any]) -> Tensor:
     try:
         return Tensor(kind, data.view(layout).reshape(entry["shape"]))
     except (ValueError, OverflowError) as error:
-        raise InputError(f"tensor '{name}' has a shape NumPy cannot have ({_one_line(error)})") from error
+        raise InputError(f"tensor '{name}' has a shape NumPy cannot have ({error})") from error
 
 
 def write(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -170,7 +170,7 @@ def unwritable(path: str | os.PathLike[str], error: OSError) -> InputError:
         return InputError(f"{path}: the disk is full; nothing was written")
     if error.errno == errno.ELOOP:
         return InputError(f"{path}: cannot be written (it is a link that leads back to itself)")
-    return InputError(f"{path}: cannot be written ({error.strerror or _one_line(error)})")
+    return InputError(f"{path}: cannot be written ({error.strerror or error})")
 
 
 def _umask() -> int:
@@ -178,7 +178,3 @@ def _umask() -> int:
     current = os.umask(0o077)
     os.umask(current)
     return current
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
