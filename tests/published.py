@@ -95,7 +95,13 @@ HUGGING_FACE: dict[str, dict[str, Any]] = {
     "beit pretrained": {**BEIT, "final_norm": "tokens", "pooling": "class"},
 }
 # Stored bases whose names are those of others
-STORED_AS_WELL = {"deit facebook": "deit", "dinov3 facebook": "dinov3", "beit unilm": "beit", "siglip google": "siglip"}
+STORED_AS_WELL = {"deit facebook": "deit", "dinov2 facebook": "dinov2", "dinov3 facebook": "dinov3", "beit unilm": "beit", "siglip google": "siglip"}
+# Where the tensors lie in the class that is published
+PREFIXES = {
+    "vit": r"^(?!classifier)", "deit": r"^(?!\w*classifier)", "beit": r"^(?!classifier)", "dinov2 classifier": r"^(?!classifier)",
+    "clip": "^", "clip projected": r"^(?!visual_projection)", "siglip": "^", "siglip ragged": "^", "siglip square": "^",
+    "deit teacher": r"^(?!\w*classifier)",
+}  # fmt: skip
 LABELS = [f"class {n}" for n in range(5)]
 
 
@@ -112,15 +118,19 @@ def base_of(name: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any
     if name not in HUGGING_FACE:
         return stored(STORED_AS_WELL.get(name, name))
     config = ViTConfig(**{**SIZES, **HUGGING_FACE[name]})
-    tensors = {name: tensor_of(numbers(name, shape)) for name, shape in parameter_shapes(config).items()}
+    ours = {name: tensor_of(numbers(name, shape)) for name, shape in parameter_shapes(config).items()}
     if config.rope != "none":
         periods = np.float64(100.0) ** np.arange(0, 1, 4 / config.head_dim)
-        tensors["rope.frequencies"] = tensor_of(2 * np.pi / periods)
-    expected = Checkpoint(config, tensors, None, LABELS if config.classes else None, {})
+        ours["rope.frequencies"] = tensor_of(2 * np.pi / periods)
+    expected = Checkpoint(config, ours, None, LABELS if config.classes else None, {})
     with tempfile.TemporaryDirectory() as folder:
         write_hugging_face(Path(folder) / "m", expected)
         files = {"config.json": read_json_if_there(Path(folder) / "m" / "config.json")}
-        return copied(read_weights(Path(folder) / "m" / "model.safetensors")[0]), files, {}, expected
+        tensors = copied(read_weights(Path(folder) / "m" / "model.safetensors")[0])
+    kind = name.split()[0]
+    prefix = {"clip": "vision_model.", "siglip": "vision_model."}.get(kind, f"{kind}.")
+    before = PREFIXES.get(name)
+    return {re.sub(before, prefix, n) if before else n: t for n, t in tensors.items()}, files, {}, expected
 
 
 def stored(case: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], Checkpoint]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,8 +21,7 @@ from .torchfile import LEGACY, read_torch
 
 TORCH = (".bin", ".pth", ".pt", ".ckpt", ".tar")
 MOST_TENSORS = 50_000
-OPEN_CLIP_CONFIG = "open_clip_config.json"
-TORCH_WEIGHTS = (hub.TORCH_WEIGHTS, "open_clip_pytorch_model.bin")
+SHARD = re.compile(r".*-(\d+)-of-0*([2-9]|[1-9]\d+)\.(safetensors|bin)")
 
 
 @dataclasses.dataclass
@@ -73,6 +73,8 @@ def open_source(
         files, folder = [path], path.parent
     else:
         raise InputError(f"{name}: no such file or folder (and not a hub name like google/vit-base-patch16-224)")
+    if len(files) == 1 and (shard := SHARD.fullmatch(files[0].name)):
+        raise InputError(f"{files[0]}: is one of {shard[2]} files that hold a model together: give their folder, with the index")
     check_kind("preprocessor", preprocessor or "", str | os.PathLike, "a preprocessor_config.json or a published way's name")
     named = preprocessor is not None and str(preprocessor) in POLICIES and not Path(preprocessor).exists()
     tensors: dict[str, Tensor] = {}
@@ -96,7 +98,7 @@ def open_source(
         if named
         else read_json(Path(preprocessor))
         if preprocessor
-        else read_json_if_there(folder / hub.PREPROCESSOR) or read_json_if_there(folder / "processor_config.json"),
+        else read_json_if_there(folder / hub.PREPROCESSOR) or read_json_if_there(folder / hub.PROCESSOR),
         str(preprocessor) if named else None,
     )
 
@@ -142,7 +144,7 @@ def weight_files(folder: Path) -> list[Path]:
     lone = sorted(folder.glob("*.safetensors"))
     if len(lone) == 1:
         return lone
-    for name in TORCH_WEIGHTS:
+    for name, _ in hub.PLACES:
         if (folder / name).is_file():
             return [folder / name]
     others = [p.name for p in sorted(folder.iterdir()) if p.suffix in (*TORCH, ".npz", ".h5")]
@@ -152,7 +154,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 def config_beside(folder: Path, weights: str) -> dict[str, Any] | None:
     """config.json, or open_clip's own where the weights are open_clip's or there is no other."""
-    names = [hub.CONFIG, OPEN_CLIP_CONFIG] if not weights.startswith("open_clip") else [OPEN_CLIP_CONFIG, hub.CONFIG]
+    names = [hub.CONFIG, hub.OPEN_CLIP_CONFIG] if not weights.startswith("open_clip") else [hub.OPEN_CLIP_CONFIG, hub.CONFIG]
     return next((found for found in (read_json_if_there(folder / name) for name in names) if found is not None), None)
 
 
