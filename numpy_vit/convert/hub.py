@@ -115,7 +115,7 @@ def fetch(model: str, revision: str) -> Path:
     config = [found for found in map(get_if_there, (CONFIG, OPEN_CLIP_CONFIG)) if found is not None]
     if not config:
         raise InputError(
-            f"'{model}' has no {CONFIG} on the hub, and no {OPEN_CLIP_CONFIG}: it is not a model of transformers, timm or open_clip"
+            f"'{model}' has no {CONFIG} and no {OPEN_CLIP_CONFIG} on the hub: no model of transformers', timm's or open_clip's"
         )
     for file in (PREPROCESSOR, PROCESSOR):
         get_if_there(file)

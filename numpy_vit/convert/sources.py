@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..config import DIGITS, is_variant
-from ..errors import InputError, check_kind
+from ..errors import InputError, about, check_kind
 from ..files.arrays import is_npz, read_npz
 from ..files.converted import shipped
 from ..files.jsonfile import read_json
@@ -17,6 +17,7 @@ from ..files.outside import opened, refuse_other_kinds
 from ..files.tensorfile import Tensor, read
 from . import hub
 from .preprocessing import POLICIES
+from .timm_models import tower_of_open_clip
 from .torchfile import LEGACY, read_torch
 
 TORCH = (".bin", ".pth", ".pt", ".ckpt", ".tar")
@@ -36,6 +37,10 @@ class Source:
     config: dict[str, Any] | None  # config.json
     preprocessor: dict[str, Any] | None  # preprocessor_config.json
     policy: str | None = None  # or how pictures are prepared, by name (numpy_vit.convert.preprocessing.POLICIES)
+
+    def __post_init__(self) -> None:
+        with about(self.name):
+            self.config = tower_of_open_clip(self.config) or self.config
 
 
 def open_source(
@@ -74,7 +79,9 @@ def open_source(
     else:
         raise InputError(f"{name}: no such file or folder (and not a hub name like google/vit-base-patch16-224)")
     if len(files) == 1 and (shard := SHARD.fullmatch(files[0].name)):
-        raise InputError(f"{files[0]}: is one of {shard[2]} files that hold a model together: give their folder, with the index")
+        raise InputError(
+            f"{files[0]}: is one of {shard[2]} files that hold a model together: give their folder, with the index"
+        )
     check_kind("preprocessor", preprocessor or "", str | os.PathLike, "a preprocessor_config.json or a published way's name")
     named = preprocessor is not None and str(preprocessor) in POLICIES and not Path(preprocessor).exists()
     tensors: dict[str, Tensor] = {}
