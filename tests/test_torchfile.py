@@ -53,7 +53,21 @@ def save_call(pickler, value):
     pickler.write(pickle.REDUCE)
 
 
+class Built:
+    """An object that is made, and then given a state."""
+
+    def __init__(self, made, state):
+        self.made, self.state = made, state
+
+
+def save_built(pickler, value):
+    pickler.save(value.made)
+    pickler.save(value.state)
+    pickler.write(pickle.BUILD)
+
+
 TorchPickler.dispatch[Call] = save_call
+TorchPickler.dispatch[Built] = save_built
 FLOAT = Global("torch", "FloatStorage")
 
 

@@ -78,7 +78,8 @@ def recognise(source: Source) -> tuple[str, str]:
     if not source.tensors and "model_cfg" in (source.config or {}):
         return OPENAI_CLIP.name, "open_clip_config.json has a model_cfg"
     for name, family in FAMILIES.items():
-        why = family.recognise(source)
+        with about(source.name):
+            why = family.recognise(source)
         if why is not None:
             return name, why
     model_type = (source.config or {}).get("model_type")

@@ -12,7 +12,7 @@ from typing import Any
 from ..config import ViTConfig
 from ..errors import InputError
 from ..files.converted import Checkpoint
-from ..files.tensorfile import Tensor, tensor_of
+from ..files.tensorfile import STORED_AS, Tensor, tensor_of
 from ..pictures.images import Preprocess
 from . import timm_models
 from .hugging_face_config import own_config
@@ -122,6 +122,8 @@ class Family:
         counts = {p: sum(1 for name in tensors if name.startswith(p) and self.known(name[len(p) :])) for p in prefixes}
         best = [p for p in prefixes if counts[p] == max(counts.values())]
         preferred = [p for tower in self.towers for p in best if p.endswith(tower)]
+        if len(best) > 1 and not preferred and self.marks and not any(self.marked(under(p, tensors)) for p in best):
+            return best[0]  # none of them is of this family: no two of its models are there
         if len(best) > 1 and not preferred:
             raise InputError(
                 f"some tensors are there twice, under {' and '.join(map(repr, best))}: save the one that is meant by itself"
@@ -223,7 +225,7 @@ class Family:
                 f"timm's config.json or by --family {self.name}"
             )
         config = self.config(reading, told)
-        tensors = used(reading)
+        tensors = used(reading, self.table)
         made = {ours: tensor_of(array) for ours, array in self.made(config, reading).items()}
         unsaid = [match[1] for note in reading.notes if (match := re.match(r"config\.json does not say (\w+):", note))]
         whose = "config.json" if self.hugging_face else "the config"
@@ -249,13 +251,18 @@ class Family:
         return found
 
 
-def used(reading: OpenCheckpoint) -> dict[str, Tensor]:
+def under(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def used(reading: OpenCheckpoint, table: Table) -> dict[str, Tensor]:
     """The tensors without those that the model has no use for; which these are is noted."""
     tensors = dict(reading.tensors or {})
-    for pattern, why in reading.left_out.items():
-        names = [name for name in tensors if re.fullmatch(pattern, name)]
-        for name in names:
-            del tensors[name]
+    whole = [name for name, tensor in tensors.items() if tensor.dtype not in STORED_AS and not table.known.fullmatch(name)]
+    reasons = [([name for name in tensors if re.fullmatch(pattern, name)], why) for pattern, why in reading.left_out.items()]
+    for names, why in [*reasons, (whole, "it is a count or an index, and no weight")]:
+        names = [name for name in names if tensors.pop(name, None) is not None]
         if names:
             others = f" and {len(names) - 1} more like it are" if len(names) > 1 else " is"
             reading.notes.append(f"{names[0]}{others} left out: {why}")
