@@ -68,29 +68,64 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "idefics3_vision": ("siglip_vision_model", WIDE),
     "smolvlm_vision": ("siglip_vision_model", WIDE),
 }
-TOWERS = ("vision_config", "image_config")
+# Models of several parts -> their picture tower's type, where config.json does not say it: absent, or, as hub files have it, the
+# whole model's (transformers 5.24, configuration_*.py). What it does say counts, but for those whose tower is of one class.
+CLIP_INSIDE = ("llava", "llava_next", "llava_next_video", "vipllava", "video_llava", "granite4_vision")
+SIGLIP_INSIDE = ("aya_vision", "cohere2_vision", "deepseek_vl", "deepseek_vl_hybrid", "gemma3", "llava_onevision", "modernvbert",
+                 "paligemma", "shieldgemma2", "t5gemma2_encoder", "ultravbert")  # fmt: skip
+INSIDE = {
+    **dict.fromkeys(CLIP_INSIDE, "clip_vision_model"),
+    **dict.fromkeys(SIGLIP_INSIDE, "siglip_vision_model"),
+    "lfm2_vl": "siglip2_vision_model",
+    "aria": "idefics3_vision",
+    "idefics2": "idefics2_vision",
+    "idefics3": "idefics3_vision",
+    "smolvlm": "smolvlm_vision",
+    "flava": "flava_image_model",
+}
+TOWERS = ("vision_config", "image_config")  # what the part about pictures is called, where its type is not said
 
 
-def own_config(config: Mapping[str, Any] | None, known: Collection[str], notes: list[str]) -> dict[str, Any]:
-    """A config.json as that of a family we know: a copy's as the original's, a multimodal model's as its picture tower's."""
+def own_config(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str, Any]:
+    """A config.json as that of a family we know: a copy's as the original's, a larger model's as its picture tower's.
+
+    Raises InputError where a larger model has several towers.
+    """
     found = dict(config or {})
     model_type = found.get("model_type")
-    if not isinstance(model_type, str):
+    if not isinstance(model_type, str) or model_type in CLASSES:
         return found
     if model_type in COPIES:
         original, defaults = COPIES[model_type]
         if found.get("is_hybrid"):
             raise InputError(f"config.json: a hybrid {model_type}, with a ResNet before the blocks, is not supported")
-        others = DECODERS.get(model_type, ())
-        return {**defaults, **{key: value for key, value in found.items() if key not in others}, "model_type": original}
-    if model_type in known:
-        return found
-    for key in TOWERS:
-        section = found.get(key)
-        inner = section.get("model_type") if isinstance(section, dict) else None
-        if isinstance(inner, str) and (inner in known or inner in COPIES):
-            notes.append(f"config.json is a {model_type}'s: the model is its {key}, a {inner}")
-            return own_config(section, known, notes)
+        if not found.get("backbone_config"):  # a dpt with one has no blocks of its own
+            others = DECODERS.get(model_type, ())
+            return {**defaults, **{key: value for key, value in found.items() if key not in others}, "model_type": original}
+    inner = towers(found)
+    if len(inner) > 1:
+        raise InputError(f"config.json is a {model_type}'s, with several towers ({', '.join(inner)}): save the one that is meant "
+                         "by itself, with its own config.json")  # fmt: skip
+    for where, section in inner.items():
+        notes.append(f"config.json is a {model_type}'s: the model is its {where}, a {section['model_type']}")
+        return own_config(section, notes)
+    return found
+
+
+def towers(config: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
+    """The parts of a larger model's config.json that are of a type we know, wherever they lie: path -> part, its type filled in."""
+    found: dict[str, dict[str, Any]] = {}
+    parent = config.get("model_type")
+    for key, part in config.items():
+        if not isinstance(part, dict):
+            continue
+        kind = part.get("model_type")
+        if key in TOWERS and kind in (None, parent) and isinstance(parent, str):
+            kind = INSIDE.get(parent)
+        if isinstance(kind, str) and (kind in CLASSES or kind in COPIES):
+            found[path + key] = {**part, "model_type": kind}
+        else:
+            found |= towers(part, f"{path}{key}.")
     return found
 
 
