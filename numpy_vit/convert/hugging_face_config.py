@@ -68,6 +68,8 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "idefics3_vision": ("siglip_vision_model", WIDE),
     "smolvlm_vision": ("siglip_vision_model", WIDE),
 }
+# Where they resize positions otherwise. Idefics looks them up by the share of the way: not done here, and so at no other size.
+OTHER_RULES = {"dpt": "bilinear", **dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "none")}
 # Models of several parts -> their picture tower's type, where config.json does not say it: absent, or, as hub files have it, the
 # whole model's (transformers 5.24, configuration_*.py). What it does say counts, but for those whose tower is of one class.
 CLIP_INSIDE = ("llava", "llava_next", "llava_next_video", "vipllava", "video_llava", "granite4_vision")
@@ -91,25 +93,40 @@ def own_config(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str, 
 
     Raises InputError where a larger model has several towers.
     """
+    found = picture_part(config, notes)
+    model_type = found.get("model_type")
+    if not isinstance(model_type, str) or model_type not in COPIES:
+        return found
+    original, defaults = COPIES[model_type]
+    others = DECODERS.get(model_type, ())
+    return {**defaults, **{key: value for key, value in found.items() if key not in others}, "model_type": original}
+
+
+def picture_part(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str, Any]:
+    """The part of a config.json that is about pictures, where it is of a type we know; else the whole. Raises InputError."""
     found = dict(config or {})
     model_type = found.get("model_type")
     if not isinstance(model_type, str) or model_type in CLASSES:
         return found
     if model_type in COPIES:
-        original, defaults = COPIES[model_type]
         if found.get("is_hybrid"):
             raise InputError(f"config.json: a hybrid {model_type}, with a ResNet before the blocks, is not supported")
         if not found.get("backbone_config"):  # a dpt with one has no blocks of its own
-            others = DECODERS.get(model_type, ())
-            return {**defaults, **{key: value for key, value in found.items() if key not in others}, "model_type": original}
+            return found
     inner = towers(found)
     if len(inner) > 1:
         raise InputError(f"config.json is a {model_type}'s, with several towers ({', '.join(inner)}): save the one that is meant "
                          "by itself, with its own config.json")  # fmt: skip
     for where, section in inner.items():
         notes.append(f"config.json is a {model_type}'s: the model is its {where}, a {section['model_type']}")
-        return own_config(section, notes)
+        return picture_part(section, notes)
     return found
+
+
+def position_rule(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How a copy resizes positions, where it does otherwise than its original."""
+    rule = OTHER_RULES.get(str(picture_part(config, []).get("model_type")))
+    return {} if rule is None else {"position_rule": rule}
 
 
 def towers(config: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
