@@ -58,7 +58,7 @@ READ = {
     "DeepseekVLHybridForConditionalGeneration": ("DeepseekVLHybridConfig", both(NO_HEAD, LLAMA, high_res_vision_config=dict(
         model_type="sam_vision_model", hidden_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=4,
         output_channels=4, mlp_dim=8, global_attn_indexes=[0], window_size=2))),
-    "DepthAnythingForDepthEstimation": ("DepthAnythingConfig", {"backbone_config": {**DINOV2, "image_size": (12, 20), "model_type": "dinov2", **BACKBONE}, **DEPTH}),
+    "DepthAnythingForDepthEstimation": ("DepthAnythingConfig", {"backbone_config": {**DINOV2, "model_type": "dinov2", **BACKBONE}, **DEPTH}),
     "DPTForDepthEstimation": ("DPTConfig", {**SIZES, "backbone_out_indices": [0, 1, 2, 2], "neck_hidden_sizes": [4, 4, 4, 4], "fusion_hidden_size": 4}),
     "DPTForDepthEstimation dinov2": ("DPTConfig", {"backbone_config": {**DINOV2, "model_type": "dinov2", "reshape_hidden_states": False, **BACKBONE}, "neck_hidden_sizes": [4, 4, 4], "fusion_hidden_size": 4, "reassemble_factors": [4, 2, 1], "neck_ignore_stages": []}),
     "FlavaModel": ("FlavaConfig", dict(image_config=SIZES, text_config=PLAIN, multimodal_config=PLAIN, projection_dim=7)),

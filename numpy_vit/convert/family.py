@@ -15,7 +15,7 @@ from ..files.converted import Checkpoint
 from ..files.tensorfile import Tensor, tensor_of
 from ..pictures.images import Preprocess
 from . import timm_models
-from .hugging_face_config import own_config
+from .hugging_face_config import own_config, refuse_place
 from .preprocessing import policy, read_preprocessor
 from .sources import Source
 from .table import Table, Tensors, first_names, measure, positions_for
@@ -153,6 +153,7 @@ class Family:
     def reading(self, source: Source, notes: list[str]) -> OpenCheckpoint:
         """A checkpoint of this family, opened."""
         prefix = self.prefix(source.tensors)
+        refuse_place(prefix)
         bare = self.stripped(source.tensors, prefix)
         if len(bare) < len(source.tensors):
             kept = {id(tensor) for tensor in bare.values()}

@@ -85,6 +85,21 @@ INSIDE = {
     "smolvlm": "smolvlm_vision",
     "flava": "flava_image_model",
 }
+# Those whose tower is of a class of its own, whatever model_type its part has: of one that we know, and of others.
+OF_ONE_CLASS = ("idefics2", "idefics3", "smolvlm", "flava")
+OWN_TOWERS = {
+    "aimv2", "align", "apertus1p5", "blip", "blip-2", "bridgetower", "cohere_compass", "cosmos3_edge", "deepseek_ocr2",
+    "dots3_note", "ernie4_5_vl_moe", "exaone4_5", "florence2", "gemma3n", "gemma4", "gemma4_unified", "git", "glm4v",
+    "glm4v_moe", "glm5_next", "glm_image", "glm_ocr", "got_ocr2", "granite_docling", "groupvit", "hunyuan_vl", "hy_v4_vl",
+    "idefics", "inkling2", "inkling_mm_model", "instructblip", "instructblipvideo", "internvl", "janus", "kimi_k25", "kosmos-2",
+    "kosmos-2.5", "lfm3_vl", "llama4", "minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "minimax_m3_vl", "mllama", "molmo2",
+    "muse_glimmer", "muse_spark", "ovis2", "owlv2", "owlvit", "paddleocr_vl", "pe_video_encoder", "phi4_multimodal",
+    "pix2struct", "pp_chart2table", "pp_formulanet", "qianfan_ocr", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl",
+    "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp", "sam", "sam3", "sam_hq",
+    "slanext", "step3p7", "tipsv2", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
+}  # fmt: skip
+PLACES = {"git.image_encoder.": "git", "embed_tokens_extend.image_embed.": "phi4_multimodal"}
+"""Where such towers lie whose names and shapes are a known one's, and whose last steps are not."""
 TOWERS = ("vision_config", "image_config")  # what the part about pictures is called, where its type is not said
 
 
@@ -129,17 +144,30 @@ def position_rule(config: Mapping[str, Any] | None) -> dict[str, Any]:
     return {} if rule is None else {"position_rule": rule}
 
 
+def refuse_place(prefix: str) -> None:
+    """Raise InputError where a tower lies under a prefix that tells another kind than its names do."""
+    for place, parent in PLACES.items():
+        if place in prefix:
+            raise InputError(f"its tensors lie under '{prefix}', as a {parent}'s tower, which is of a kind of its own: not supported")
+
+
 def towers(config: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
-    """The parts of a larger model's config.json that are of a type we know, wherever they lie: path -> part, its type filled in."""
+    """The parts of a larger model's config.json that are of a type we know, wherever they lie: path -> part, its type filled in.
+
+    Raises InputError for one that cannot be what it says.
+    """
     found: dict[str, dict[str, Any]] = {}
     parent = config.get("model_type")
     for key, part in config.items():
         if not isinstance(part, dict):
             continue
         kind = part.get("model_type")
-        if key in TOWERS and kind in (None, parent) and isinstance(parent, str):
+        if key in TOWERS and isinstance(parent, str) and (kind in (None, parent) or parent in OF_ONE_CLASS):
             kind = INSIDE.get(parent)
         if isinstance(kind, str) and (kind in CLASSES or kind in COPIES):
+            if key in TOWERS and parent in OWN_TOWERS:
+                raise InputError(f"config.json: the {key} of a {parent} is of a kind of its own, no {kind} whatever it says: "
+                                 "not supported")  # fmt: skip
             found[path + key] = {**part, "model_type": kind}
         else:
             found |= towers(part, f"{path}{key}.")
