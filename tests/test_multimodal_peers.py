@@ -1,13 +1,17 @@
 """Whole checkpoints of transformers that hold a tower we run, saved by it, loaded straight from the folder (`pytest -m peers`)."""
 
 import inspect
+import json
 
 import numpy as np
 import pytest
 
 import numpy_vit
+import numpy_vit.models.loading
 from numpy_vit import InputError
 from numpy_vit.convert import convert_source
+from numpy_vit.convert.hugging_face import ACTIVATIONS
+from numpy_vit.convert.hugging_face_config import CLASSES, COPIES, INSIDE, OF_ONE_CLASS, OWN_TOWERS, TOWERS
 from numpy_vit.convert.sources import open_source
 
 from conftest import relative_error
@@ -200,3 +204,116 @@ def test_the_tower_of_a_whole_checkpoint(case, tmp_path):
     read = read_from(tmp_path)
     others = [name for name, data in read.items() if name.split("clip.")[-1] not in BESIDE and data.tobytes() not in numbers]
     assert not others and len(read) >= len(numbers) - 4  # of a head, a mask token, a pooler not needed
+
+
+def rewritten(folder, *sections, **changes):
+    """Something else in the config.json of a folder."""
+    file = folder / "config.json"
+    config = part = json.loads(file.read_text())
+    for section in sections:
+        part = part[section]
+    part.update(changes)
+    file.write_text(json.dumps(config))
+
+
+def tower_config_alone(folder, **changes):
+    """config.json as somebody writes it who takes the tower for another: no class named, no key that tells."""
+    file = folder / "config.json"
+    part = json.loads(file.read_text())["vision_config"]
+    odd = ("crop_size", "feature_layer", "rope_parameters", "spatial_merge_size", "architectures")
+    file.write_text(json.dumps({key: value for key, value in part.items() if key not in odd} | changes))
+
+
+OTHERS = {
+    "git": ("GitForCausalLM", "GitConfig", {"vision_config": SIZES, **PLAIN}, "clip"),
+    "phi4_multimodal": ("Phi4MultimodalForCausalLM", "Phi4MultimodalConfig",
+                        {"vision_config": {**SIZES, "crop_size": 20}, **TEXT, "audio_config": dict(
+                            hidden_size=8, num_blocks=1, num_attention_heads=2, intermediate_size=8, ext_pw_out_channel=8,
+                            nemo_conv_channels=8, input_size=16)}, "siglip"),
+    "paddleocr_vl": ("PaddleOCRVLForConditionalGeneration", "PaddleOCRVLConfig",
+                     both(SIZES, {**TEXT, "head_dim": 8, "rope_parameters": {
+                         "rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}), "siglip"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_tower_of_another_kind_is_refused_whatever_its_config_is_made_to_say(case, tmp_path):
+    kind, config, values, claimed = OTHERS[case]
+    made(kind, config, values).save_pretrained(tmp_path)
+    original = (tmp_path / "config.json").read_text()
+
+    def refused():
+        with pytest.raises(InputError) as error:
+            numpy_vit.load(tmp_path)
+        (tmp_path / "config.json").write_text(original)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert f"'{case}', of its vision_config '{case}" in refused()
+    rewritten(tmp_path, "vision_config", model_type=f"{claimed}_vision_model")
+    assert f"the vision_config of a {case} is of a kind of its own" in refused()
+    rewritten(tmp_path, model_type=claimed, architectures=None)
+    assert f"as a {case}'s tower" in refused()
+    tower_config_alone(tmp_path, model_type=f"{claimed}_vision_model", vision_use_head=False)
+    assert f"as a {case}'s tower" in refused()
+
+
+DINOV2_PART = {**DINOV2, "model_type": "dinov2"}
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"model_type": "depth_pro", "image_model_config": DINOV2_PART, "patch_model_config": DINOV2_PART},
+         r"several towers \(image_model_config, patch_model_config\): save the one that is meant"),
+        ({"model_type": "llava", "vision_config": {"model_type": "pixtral"}}, "'llava', of its vision_config 'pixtral'"),
+        ({"model_type": "dpt", "is_hybrid": True, **SIZES}, "a hybrid dpt"),
+        ({"model_type": "blip", "vision_config": CLIP}, "a blip is of a kind of its own"),
+    ],
+)  # fmt: skip
+def test_what_is_not_read_says_why(config, why):
+    with pytest.raises(InputError, match=why):
+        numpy_vit.trace(write(config))
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def write(config):
+    """A config.json in the test's folder."""
+    with open("config.json", "w") as file:
+        json.dump(config, file)
+    return "config.json"
+
+
+@pytest.mark.parametrize("kind", [None, "the model's own"])
+@pytest.mark.parametrize("case", sorted(INSIDE))
+def test_a_tower_whose_type_is_not_said_is_transformers_default(case, kind):
+    """Its type, and every size that config.json does not give, are those that transformers takes."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    key = "image_config" if case == "flava" else "vision_config"
+    reference = getattr(CONFIG_MAPPING[case](**{key: {}}), key)
+    assert reference.model_type == INSIDE[case]
+    part = {"hidden_size": reference.hidden_size} if kind is None else {"hidden_size": reference.hidden_size, "model_type": case}
+    config, notes = numpy_vit.models.loading.find_config(write({"model_type": case, key: part}))
+    found = (config.depth, config.heads, config.mlp, config.patch, config.eps)
+    assert found == (reference.num_hidden_layers, reference.num_attention_heads, reference.intermediate_size,
+                     reference.patch_size, reference.layer_norm_eps)  # fmt: skip
+    assert ACTIVATIONS[reference.hidden_act] == config.activation
+
+
+def test_which_towers_are_of_a_class_of_their_own():
+    """As the installed transformers has it."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    own, known = set(), set()
+    for name in CONFIG_MAPPING:
+        parts = getattr(CONFIG_MAPPING[name], "sub_configs", None) or {}
+        for key in [key for key in TOWERS if key in parts and name not in COPIES and name not in CLASSES]:
+            kind = parts[key].__name__ != "AutoConfig" and parts[key].model_type
+            if kind:
+                (known if kind in COPIES or kind in CLASSES else own).add(name)
+    assert (own, known) == (OWN_TOWERS, set(OF_ONE_CLASS))

@@ -98,7 +98,11 @@ OWN_TOWERS = {
     "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp", "sam", "sam3", "sam_hq",
     "slanext", "step3p7", "tipsv2", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
 }  # fmt: skip
-PLACES = {"git.image_encoder.": "git", "embed_tokens_extend.image_embed.": "phi4_multimodal"}
+PLACES = {
+    "git.image_encoder.": "git",
+    "embed_tokens_extend.image_embed.": "phi4_multimodal",
+    "visual.vision_model.": "paddleocr_vl",
+}
 """Where such towers lie whose names and shapes are a known one's, and whose last steps are not."""
 TOWERS = ("vision_config", "image_config")  # what the part about pictures is called, where its type is not said
 
