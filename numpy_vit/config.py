@@ -212,7 +212,9 @@ class ViTConfig:
         """The same model for pictures of another size (Y, X). Raises InputError where its positions are for its own alone."""
         if self.position_rule == "none" and tuple(n // self.patch for n in image) != self.grid:
             size, own = ("x".join(map(str, n)) for n in (image, self.image))
-            raise InputError(f"pictures of {size}: this model's way of placing patches at other sizes is not supported, only {own}")
+            raise InputError(
+                f"pictures of {size}: this model's way of placing patches at other sizes is not supported, only {own}"
+            )
         return self if image == self.image else dataclasses.replace(self, image=image)
 
     def sizes_of_run(self, batch: int, image: tuple[int, int]) -> dict[str, int]:

@@ -213,6 +213,11 @@ class Family:
         unlike = self.marks and self.marked(self.without_prefix(source.tensors)) is None
         if "rope" in self.fixed and unlike and not timm_models.names_one(source.config):  # it would be given rotary positions
             raise InputError(f"its tensors are not {self.title}'s, whose names have {', '.join(self.marks)}")
+        others = timm_models.alike(reading.shapes) if "rope" in self.fixed and not timm_models.names_one(source.config) else []
+        if others and not any(timm_models.family({"architecture": name}) == self.name for name in others):
+            raise InputError(
+                f"its names and shapes are those of timm's {others[0]}, not of {self.title}: give timm's config.json"
+            )
         if not named and (other := self.confusable(reading)) is not None:
             raise InputError(
                 f"its names and shapes are {self.title}'s, and also those of timm's {other}, another model: say which, by "

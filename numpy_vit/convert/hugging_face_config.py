@@ -152,7 +152,9 @@ def refuse_place(prefix: str) -> None:
     """Raise InputError where a tower lies under a prefix that tells another kind than its names do."""
     for place, parent in PLACES.items():
         if place in prefix:
-            raise InputError(f"its tensors lie under '{prefix}', as a {parent}'s tower, which is of a kind of its own: not supported")
+            raise InputError(
+                f"its tensors lie under '{prefix}', as a {parent}'s tower, which is of a kind of its own: not supported"
+            )
 
 
 def towers(config: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
