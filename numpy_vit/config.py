@@ -56,7 +56,7 @@ class ViTConfig:
     activation      "gelu" (exact, erf), "gelu_tanh", "quick_gelu", "relu", "silu"
     pooling         what the head sees: "class" (the class token), "mean" (of the patch tokens), "class_and_mean" (one after
                     the other), "map" (a learned query attends to all tokens)
-    position_rule   how position embeddings are resized for another image size (numpy_vit.positions), or "none": it takes its own alone
+    position_rule   how position embeddings are resized for another image size (numpy_vit.positions); "none": not
     qkv_bias        whether query, key and value have a bias
 
     The rest is what later families add; the paper's model has none of it, and so has the default. Each comes with tensors of

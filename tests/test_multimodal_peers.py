@@ -1,4 +1,4 @@
-"""Whole checkpoints of transformers that hold a tower we run, saved by it, loaded straight from the folder (`pytest -m peers`)."""
+"""Whole checkpoints of transformers with a tower that we run, loaded straight from the folder (`pytest -m peers`)."""
 
 import inspect
 import json
@@ -285,8 +285,9 @@ def theirs(tower, pixels, resized):
         values = values.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).reshape(len(pixels), Y * X, -1)
         options["pixel_attention_mask"] = torch.ones(len(pixels), Y * X, dtype=torch.long)
         options["spatial_shapes"] = torch.tensor([[Y, X]] * len(pixels))
-    if resized and ("interpolate_pos_encoding" in takes or any("CLIP" in c.__name__ or "Siglip" in c.__name__ or "ViT" in c.__name__
-                    for c in type(tower).__mro__)) and "spatial_shapes" not in takes:  # fmt: skip
+    kinds = "".join(kind.__name__ for kind in type(tower).__mro__)
+    asks = "interpolate_pos_encoding" in takes or any(name in kinds for name in ("CLIP", "Siglip", "ViT"))
+    if resized and asks and "spatial_shapes" not in takes:
         options["interpolate_pos_encoding"] = True
     with torch.inference_mode():
         return tower(values, output_hidden_states=True, **options)

@@ -68,10 +68,10 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "idefics3_vision": ("siglip_vision_model", WIDE),
     "smolvlm_vision": ("siglip_vision_model", WIDE),
 }
-# Where they resize positions otherwise. Idefics looks them up by the share of the way: not done here, and so at no other size.
+# Where they resize positions otherwise. Idefics looks them up by the share of the way: that is not done here.
 OTHER_RULES = {"dpt": "bilinear", **dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "none")}
-# Models of several parts -> their picture tower's type, where config.json does not say it: absent, or, as hub files have it, the
-# whole model's (transformers 5.24, configuration_*.py). What it does say counts, but for those whose tower is of one class.
+# Models of several parts -> their picture tower's type, where config.json does not say it: absent, or, as hub files have it,
+# the whole model's (transformers 5.24, configuration_*.py). What it does say counts, but for those whose tower is of one class.
 CLIP_INSIDE = ("llava", "llava_next", "llava_next_video", "vipllava", "video_llava", "granite4_vision")
 SIGLIP_INSIDE = ("aya_vision", "cohere2_vision", "deepseek_vl", "deepseek_vl_hybrid", "gemma3", "llava_onevision", "modernvbert",
                  "paligemma", "shieldgemma2", "t5gemma2_encoder", "ultravbert")  # fmt: skip
@@ -134,8 +134,8 @@ def picture_part(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str
             return found
     inner = towers(found)
     if len(inner) > 1:
-        raise InputError(f"config.json is a {model_type}'s, with several towers ({', '.join(inner)}): save the one that is meant "
-                         "by itself, with its own config.json")  # fmt: skip
+        raise InputError(f"config.json is a {model_type}'s, with several towers ({', '.join(inner)}): save the one that is "
+                         "meant by itself, with its own config.json")  # fmt: skip
     for where, section in inner.items():
         notes.append(f"config.json is a {model_type}'s: the model is its {where}, a {section['model_type']}")
         return picture_part(section, notes)
