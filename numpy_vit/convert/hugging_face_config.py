@@ -68,13 +68,14 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "idefics3_vision": ("siglip_vision_model", WIDE),
     "smolvlm_vision": ("siglip_vision_model", WIDE),
 }
-# Where they resize positions otherwise. Idefics looks them up by the share of the way: that is not done here.
+# Where they resize positions otherwise.
+# Idefics looks them up by the share of the way: that is not done here.
 OTHER_RULES = {"dpt": "bilinear", **dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "none")}
 # Models of several parts -> their picture tower's type, where config.json does not say it: absent, or, as hub files have it,
 # the whole model's (transformers 5.24, configuration_*.py). What it does say counts, but for those whose tower is of one class.
 CLIP_INSIDE = ("llava", "llava_next", "llava_next_video", "vipllava", "video_llava", "granite4_vision")
-SIGLIP_INSIDE = ("aya_vision", "cohere2_vision", "deepseek_vl", "deepseek_vl_hybrid", "gemma3", "llava_onevision", "modernvbert",
-                 "paligemma", "shieldgemma2", "t5gemma2_encoder", "ultravbert")  # fmt: skip
+SIGLIP_INSIDE = ("aya_vision", "cohere2_vision", "deepseek_vl", "deepseek_vl_hybrid", "gemma3", "llava_onevision",
+                 "modernvbert", "paligemma", "shieldgemma2", "t5gemma2_encoder", "ultravbert")  # fmt: skip
 INSIDE = {
     **dict.fromkeys(CLIP_INSIDE, "clip_vision_model"),
     **dict.fromkeys(SIGLIP_INSIDE, "siglip_vision_model"),
@@ -158,7 +159,7 @@ def refuse_place(prefix: str) -> None:
 
 
 def towers(config: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
-    """The parts of a larger model's config.json that are of a type we know, wherever they lie: path -> part, its type filled in.
+    """The parts of a larger config.json that are of a type we know, wherever they lie: path -> part, its type filled in.
 
     Raises InputError for one that cannot be what it says.
     """
