@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ViTConfig
-from ..errors import InputError, about, nearest
+from ..errors import InputError, about, in_words, nearest
 from ..files.converted import FORMAT, Checkpoint, read_converted, validate
 from ..files.jsonfile import parse_json
 from . import timm_models
@@ -23,6 +23,7 @@ from .hf_dinov2 import HF_DINOV2, HF_DINOV2_REGISTERS
 from .hf_dinov3 import HF_DINOV3
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
+from .hugging_face_config import TOWERS
 from .openai_clip import OPENAI_CLIP
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
@@ -77,19 +78,25 @@ def recognise(source: Source) -> tuple[str, str]:
             return timm_models.family(source.config), f"config.json says architecture '{source.config['architecture']}'"
     if not source.tensors and "model_cfg" in (source.config or {}):
         return OPENAI_CLIP.name, "open_clip_config.json has a model_cfg"
-    for name, family in FAMILIES.items():
-        with about(source.name):
+    with about(source.name):
+        for name, family in FAMILIES.items():
             why = family.recognise(source)
-        if why is not None:
-            return name, why
+            if why is not None:
+                return name, why
     model_type = (source.config or {}).get("model_type")
     first = f"first tensor '{min(source.tensors)}'" if source.tensors else "its config names no model_type and no architecture"
-    said = f"config.json says model_type {model_type!r}" if model_type else first
+    said = f"config.json says model_type {in_words(model_type)}{tower_types(source)}" if model_type else first
     known = f"known: {', '.join(FAMILIES)}"
     raise InputError(
         f"{source.name}: of no known family ({said}; {known}){nearest_family(source)}; --map takes a table of names for a "
         "home-made model"
     )
+
+
+def tower_types(source: Source) -> str:
+    """What a larger model's config.json says its picture towers are; or nothing."""
+    found = [(key, part) for key in TOWERS if isinstance(part := (source.config or {}).get(key), dict)]
+    return "".join(f", of its {key} {in_words(part['model_type'])}" for key, part in found if part.get("model_type"))
 
 
 def nearest_family(source: Source) -> str:

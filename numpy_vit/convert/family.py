@@ -15,7 +15,7 @@ from ..files.converted import Checkpoint
 from ..files.tensorfile import STORED_AS, Tensor, tensor_of
 from ..pictures.images import Preprocess
 from . import timm_models
-from .hugging_face_config import own_config
+from .hugging_face_config import own_config, refuse_place
 from .preprocessing import policy, read_preprocessor
 from .sources import Source
 from .table import Table, Tensors, first_names, measure, positions_for
@@ -90,7 +90,7 @@ class Family:
 
     def recognise(self, source: Source) -> str | None:
         """Why a checkpoint is of this family, in a few words, or None."""
-        model_type = own_config(source.config, self.model_types, []).get("model_type")
+        model_type = own_config(source.config, []).get("model_type")
         if isinstance(model_type, str):
             return f"config.json says model_type '{model_type}'" if model_type in self.model_types else None
         names = self.marked(self.without_prefix(source.tensors))
@@ -159,6 +159,7 @@ class Family:
     def reading(self, source: Source, notes: list[str]) -> OpenCheckpoint:
         """A checkpoint of this family, opened."""
         prefix = self.prefix(source.tensors)
+        refuse_place(prefix)
         names = self.stripped_names(source.tensors, prefix)
         bare = {short: source.tensors[name] for short, name in names.items()}  # of shards, only those that hold them are read
         if len(bare) < len(source.tensors):
@@ -172,7 +173,7 @@ class Family:
         tensors = dict(self.prepare(bare, source.config or {})) if bare else None
         seen = measure(self.table, tensors) if tensors else {}
         shapes = {name: tensor.shape for name, tensor in bare.items()}
-        config = own_config(source.config, self.model_types, notes)
+        config = own_config(source.config, notes)
         return OpenCheckpoint(source, config, tensors, seen, notes, dict(self.left_out), shapes)
 
     def config(self, reading: OpenCheckpoint, told: Mapping[str, Any]) -> ViTConfig:
@@ -219,6 +220,11 @@ class Family:
         unlike = self.marks and self.marked(self.without_prefix(source.tensors)) is None
         if "rope" in self.fixed and unlike and not timm_models.names_one(source.config):  # it would be given rotary positions
             raise InputError(f"its tensors are not {self.title}'s, whose names have {', '.join(self.marks)}")
+        others = timm_models.alike(reading.shapes) if "rope" in self.fixed and not timm_models.names_one(source.config) else []
+        if others and not any(timm_models.family({"architecture": name}) == self.name for name in others):
+            raise InputError(
+                f"its names and shapes are those of timm's {others[0]}, not of {self.title}: give timm's config.json"
+            )
         if not named and (other := self.confusable(reading)) is not None:
             raise InputError(
                 f"its names and shapes are {self.title}'s, and also those of timm's {other}, another model: say which, by "

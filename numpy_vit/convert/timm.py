@@ -131,13 +131,17 @@ def config_says(reading: OpenCheckpoint) -> dict[str, Any]:
 
 
 def unclear(reading: OpenCheckpoint) -> dict[str, Any]:
-    """Of a file without config.json: fields in which the architectures with just these tensors differ are asked for."""
+    """Of a file without config.json: fields in which an architecture with just these tensors is not as its names make it.
+
+    They are asked for.
+    """
     found: dict[str, set[Any]] = {}
     for name in timm_models.alike(reading.shapes):
         with contextlib.suppress(InputError):
             for field, value in timm_models.fields({"architecture": name}, [])[0].items():
                 found.setdefault(field, set()).add(value)
-    return {field: None for field in ("activation", "eps") if len(found.get(field, ())) > 1}
+    assumed = {**FIXED, **gated(reading)}
+    return {field: None for field in ("activation", "eps") if found.get(field, set()) - {assumed[field]}}
 
 
 def confusable(reading: OpenCheckpoint) -> str | None:
