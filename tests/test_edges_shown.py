@@ -80,7 +80,7 @@ def test_a_picture_is_enlarged_to_whole_patches(size, grid, side):
 
 def test_the_patches_of_a_picture_are_cut_out_whole():
     config = crooked_config(image=(12, 20), patch=4)
-    whole, side = draw.enlarged(plain(20, 12), config.grid)
+    _, side = draw.enlarged(plain(20, 12), config.grid)
     sheet = draw.patch_grid(plain(20, 12), config, gap=3)
     rows, columns = config.grid
     top = sheet.height - rows * (side + 3) - 3
@@ -324,9 +324,8 @@ def test_a_command_in_a_thread_leaves_signals_alone():
     thread.start()
     thread.join()
     assert not problems
-    with terminated_politely():
-        with pytest.raises(SystemExit) as ended:
-            signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
+    with terminated_politely(), pytest.raises(SystemExit) as ended:
+        signal.getsignal(signal.SIGTERM)(signal.SIGTERM, None)
     assert ended.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
 
 
