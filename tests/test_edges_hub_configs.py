@@ -37,7 +37,8 @@ CASES = [
     (BEIT, {"layer_scale_init_value": 0}, dict(layer_scale=False)),
     (BEIT, {"layer_scale_init_value": 1e-5}, dict(layer_scale=True)),
     (BEIT, {"layer_scale_init_value": None}, dict(layer_scale=False)),
-    (BEIT, {"use_absolute_position_embeddings": True}, dict(positions="all", relative_positions=False, position_rule="bicubic")),
+    (BEIT, {"use_absolute_position_embeddings": True},
+     dict(positions="all", relative_positions=False, position_rule="bicubic")),
     (BEIT, {"use_relative_position_bias": True}, dict(positions="none", relative_positions=True, position_rule="bilinear")),
     (BEIT, {"use_shared_relative_position_bias": True}, dict(relative_positions=True, position_rule="bilinear")),
     (BEIT, {"use_absolute_position_embeddings": True, "use_relative_position_bias": True},
@@ -167,7 +168,7 @@ def checkpoint_of(config, **changes):
     return Checkpoint(**{**dict(config=config, tensors=stored, preprocess=None, labels=labels, source={}), **changes})
 
 
-NO_CLASS = ("SiglipForImageClassification", "Siglip2VisionModel")  # refused; written as SigLIP, which resizes otherwise
+NO_CLASS = ("CLIPForImageClassification", "SiglipForImageClassification", "Siglip2VisionModel")  # see below
 BACK = [(words, said) for words, said, _ in CASES if words[1] not in NO_CLASS]
 
 
@@ -187,9 +188,10 @@ def test_there_and_back_again_every_number_is_where_it_was(words, said, tmp_path
 
 def test_what_no_class_of_transformers_holds_is_refused_and_what_it_does_otherwise_is_said(tmp_path):
     cases = {words[1]: (words, said) for words, said, _ in CASES}
-    words, said = cases["SiglipForImageClassification"]
-    with pytest.raises(InputError, match="no model of transformers holds this one: its options, class_token"):
-        write_hugging_face(tmp_path / "back", checkpoint_of(fields(*words, **said)))
+    for kind in ("CLIPForImageClassification", "SiglipForImageClassification"):
+        words, said = cases[kind]
+        with pytest.raises(InputError, match="no model of transformers holds this one"):
+            write_hugging_face(tmp_path / "back", checkpoint_of(fields(*words, **said)))
     assert not any(tmp_path.iterdir())
     words, said = cases["Siglip2VisionModel"]
     notes = write_hugging_face(tmp_path / "back", checkpoint_of(fields(*words, **said)))
