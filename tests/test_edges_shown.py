@@ -13,7 +13,8 @@ from PIL import Image, ImageChops
 import numpy_vit
 from numpy_vit import InputError, errors
 from numpy_vit.arithmetic import parallel
-from numpy_vit.cli import terminated_politely
+from numpy_vit.cli import main, terminated_politely
+from numpy_vit.cli.trace import selected
 from numpy_vit.explain.page import Kept, packed, pooling_in_words, positions_in_words, preparation, special_tokens
 from numpy_vit.files.arrays import array_of
 from numpy_vit.golden import report
@@ -345,3 +346,47 @@ def test_resizing_adds_no_more_numbers_than_there_are(monkeypatch):
     monkeypatch.setattr(np, "take_along_axis", lambda *a, **k: taken.append(1) or take(*a, **k))
     images.weighted_sums(weights, np.ones((400, 1, 1)))
     assert len(taken) == (weights != 0).sum(axis=1).max()
+
+
+# What a trace shows
+
+
+def asked(traced, **words):
+    return [row.name for row in selected(traced, SimpleNamespace(**{"block": None, "only": None, **words}))]
+
+
+def test_a_block_of_a_trace_is_one_that_there_is():
+    traced = numpy_vit.trace(crooked_config(depth=3))
+    rows = [row.name for row in traced]
+    assert asked(traced) == rows
+    for block in range(3):
+        assert asked(traced, block=block) == [name for name in rows if name.startswith(f"blocks.{block}.")] != []
+    for block in (-1, 3):
+        with pytest.raises(InputError, match=f"--block {block}: the model has blocks 0 to 2"):
+            asked(traced, block=block)
+    assert (
+        asked(traced, block=1, only="gelu") == ["blocks.1.mlp.gelu"] and asked(traced, only="*.gelu")[0] == "blocks.0.mlp.gelu"
+    )
+    with pytest.raises(InputError, match="--only gelo: no step has that in its name; did you mean 'gelu'"):
+        asked(traced, only="gelo")
+
+
+def test_one_block_is_shown_under_its_own_name_and_all_folded(capsys):
+    def shown(*words):
+        assert main(["trace", *words]) == 0
+        return capsys.readouterr().out
+
+    for words in (["ViT-Ti/16"], ["--diff", "ViT-Ti/16", "ViT-S/16"]):
+        assert "blocks.3." in shown(*words, "--block", "3"), words
+        assert "blocks.3." in shown(*words, "--no-fold") and "blocks.3." not in shown(*words)
+
+
+def test_seeded_numbers_are_of_the_size_that_is_said():
+    """Linear weights within 2**-4, biases 2**-6, norms' scales 1 +- 2**-3, whatever else 2**-3: and nearly fill it."""
+    config = crooked_config(width=48, heads=3, layer_scale=True, registers=2, pooler=48)
+    for name, array in numpy_vit.random_model(config, dtype="float64").tensors.items():
+        norm = "norm" in name and name.endswith("weight")
+        most = 2.0 ** (-3 if norm else -6 if name.endswith("bias") else -4 if name.endswith("weight") else -3)
+        size = abs(array - norm).max()
+        assert size <= most and (array.size < 40 or size > 0.8 * most), name
+        assert (array != norm).all(), name
