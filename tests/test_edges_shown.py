@@ -14,6 +14,7 @@ import numpy_vit
 from numpy_vit import InputError, errors
 from numpy_vit.arithmetic import parallel
 from numpy_vit.cli import main, terminated_politely
+from numpy_vit.cli.golden import diagnosed
 from numpy_vit.cli.trace import selected
 from numpy_vit.explain.page import Kept, packed, pooling_in_words, positions_in_words, preparation, special_tokens
 from numpy_vit.files.arrays import array_of
@@ -23,6 +24,7 @@ from numpy_vit.golden.recording import record
 from numpy_vit.pictures import draw, images
 from numpy_vit.pictures.images import Preprocess
 from numpy_vit.tracing import render
+from numpy_vit.writing.text import fitted
 
 from conftest import crooked_config, crooked_pixels
 
@@ -390,3 +392,33 @@ def test_seeded_numbers_are_of_the_size_that_is_said():
         size = abs(array - norm).max()
         assert size <= most and (array.size < 40 or size > 0.8 * most), name
         assert (array != norm).all(), name
+
+
+def test_columns_fit_to_the_last_character():
+    """Columns of 3 and 4 and two blanks between them need 9; in 8 each row takes several lines. A third needs 2 + 2 more."""
+    columns = {"a": ("one", ["xx"], False), "b": ("four", ["1"], True), "c": ("cc", ["y"], False)}
+    left_out = []
+    assert fitted(columns, ["a", "b", "c"], 13, left_out=left_out) == ["one  four  cc", "xx      1  y"] and not left_out
+    assert fitted(columns, ["a", "b", "c"], 12, left_out=left_out) == ["one  four", "xx      1"] and left_out == ["cc"]
+    assert fitted(columns, ["a", "b", "c"], 9) == ["one  four", "xx      1"]
+    assert fitted(columns, ["a", "b", "c"], 8) == ["one\n    four", "xx\n    1"]
+
+
+def test_an_array_is_the_picture_it_is():
+    array = np.random.default_rng(0).integers(0, 255, (4, 5, 3), dtype=np.uint8)
+    assert np.array_equal(images.upright(array), array)
+    for grey in (array[..., 0], array[..., :1]):
+        assert np.array_equal(images.upright(grey), np.repeat(array[..., :1], 3, axis=2))
+        assert np.array_equal(images.upright(grey, channels=1), array[..., 0])
+
+
+@pytest.mark.parametrize(
+    "found, passed, said", [([], True, None), ([], False, "why"), ([1], False, None), ([1, None], 1, "why")]
+)
+def test_a_narrower_format_is_suspected_only_where_something_is_unexplained(found, passed, said, monkeypatch):
+    from numpy_vit.golden import diagnosing
+
+    findings = [SimpleNamespace(best=best) for best in found]
+    monkeypatch.setattr(diagnosing, "diagnose", lambda checked, progress: findings)
+    monkeypatch.setattr(diagnosing, "suspicion", lambda checked: "why")
+    assert diagnosed(SimpleNamespace(passed=passed)) == (findings, said)
