@@ -525,6 +525,36 @@ def test_ambiguous_class_names(refused, folder, tmp_path):
     refused("eval", folder, "--weights", CLASSIFIER, "--classes", names, message="a name stands there twice")
 
 
+def test_names_of_classes_are_read_as_all_files_are(refused, run, folder, tmp_path, monkeypatch):
+    """Regular, in UTF-8 and of bounded size: `eval --classes` and `convert --labels` alike."""
+    names = tmp_path / "names.txt"
+    commands = (("eval", folder, "--weights", CLASSIFIER, "--classes", names),
+                ("convert", CLASSIFIER, "-o", tmp_path / "c.safetensors", "--labels", names))  # fmt: skip
+
+    def both(message):
+        for words in commands:
+            refused(*words, message=f"names.txt: {message}")
+
+    both("no such file")
+    names.write_bytes("é\n".encode("latin-1"))
+    both("is no text in UTF-8")
+    names.write_text("<!doctype html><html>")
+    both("is a web page")
+    names.write_text("class 0\nb\nc\n3\ne\nf\n", encoding="utf-8-sig")
+    (folder / "notes.txt").unlink()
+    assert [run(*words)[0] for words in commands] == [0, 0]
+    assert numpy_vit.load(tmp_path / "c.safetensors").labels[0] == "class 0"
+    monkeypatch.setattr("numpy_vit.files.outside.LARGEST_TEXT", 5)
+    both("is larger than 5 bytes")
+    names.unlink()
+    names.mkdir()
+    both("is a folder")
+    if hasattr(os, "mkfifo"):
+        names.rmdir()
+        os.mkfifo(names)
+        both("not a regular file")
+
+
 def test_eval_never_guesses_between_classes():
     from types import SimpleNamespace
 
