@@ -100,11 +100,7 @@ def test_what_does_not_fit_is_said_side_by_side(home_made):
         convert(file, rename=table)
 
 
-HOME_MADE = ("patch.w", "patch.b", "pos", "0.o.w", "0.o.b", "0.up.w", "0.down.w", "0.1.g", "0.1.b", "0.q.0", "1.v.1", "ln.g", "ln.b",
-             "out.w", "out.b")  # fmt: skip
-
-
-@pytest.mark.parametrize("name", HOME_MADE)
+@pytest.mark.parametrize("name", ["patch.w", "patch.b", "pos", "0.o.w", "0.o.b", "0.up.w", "0.1.g", "1.v.1", "ln.g", "out.w"])
 def test_a_tensor_of_no_numbers(home_made, name):
     """Each in turn, with any of its sides 0, or without an axis."""
     file, table, _ = home_made()
