@@ -47,6 +47,8 @@ def all_inputs(targets, arguments):
             tally = future.result()
             merge(totals[tally.target], tally)
             done += tally.inputs
+            for number, what in tally.findings:
+                print(f"{tally.target} {number}: {what}", file=sys.stderr, flush=True)
             if sys.stderr.isatty():
                 pace = done / (time.monotonic() - start)
                 print(f"\r{done:,} inputs, {pace:,.0f} a second", end="", file=sys.stderr, flush=True)

@@ -103,7 +103,7 @@ def materials_of_this_process():
 
     They lie in memory where the system has a place for that: most of the time would be spent on files otherwise.
     """
-    place = tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    place = tempfile.TemporaryDirectory(prefix="numpy-vit-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
     with warnings.catch_warnings(action="ignore"), quiet():
         materials = Materials(Path(place.name))
     materials.place = place  # removed with it, when this process ends
@@ -175,6 +175,9 @@ def forked(target, seed, numbers, deadline):
             last = told
     except EOFError:
         pass
+    child.join(SECONDS)
+    if child.exitcode and child.exitcode > 0:  # no signal: what makes the inputs has failed, and would again
+        raise RuntimeError(f"the fuzzer itself failed at {target}, input {last}: see above")
     child.kill()
     child.join()
     return None, last
