@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import numpy_vit
 from numpy_vit.cli import main, parsed
@@ -405,6 +406,77 @@ def test_a_background_job_ignores_ctrl_c():
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     assert done.returncode == 0 and b"error" not in done.stderr
+
+
+def test_what_is_imported_before_ctrl_c_is_heard():
+    """What the interpreter itself needs; not argparse, not even typing: each is a moment in which a traceback may come."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import numpy_vit.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, REPOSITORY], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"typing", "contextlib", "argparse", "numpy"}
+    ours = {"numpy_vit", "numpy_vit.__main__", "numpy_vit.arithmetic", "numpy_vit.arithmetic.threads"}
+    assert {name for name in loaded if name.startswith("numpy_vit")} == ours
+
+
+# SIGKILL before or after a call of this name, the first or a later one.
+KILLED = """
+import os, signal, sys
+from numpy_vit.cli import main
+name, when, nth, *words = sys.argv[1:]
+place, _, attribute = name.rpartition(".")
+module = __import__(place)
+real, calls = getattr(module, attribute), []
+def killed(*given, **options):
+    calls.append(given)
+    if when == "before" and len(calls) == int(nth):
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = real(*given, **options)
+    if when == "after" and len(calls) == int(nth):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(module, attribute, killed)
+sys.exit(main(words))
+"""
+MOMENTS = [("tempfile.mkstemp", "before"), ("tempfile.mkstemp", "after"), ("os.fsync", "before"), ("os.replace", "before"),
+           ("os.replace", "after")]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(
+    ("words", "suffix"),
+    [
+        (["convert", str(CLASSIFIER)], ".safetensors"),
+        (["embed", "samples"], ".npz"),
+        (["explain", "samples/a.png"], ".html"),
+    ],
+    ids=["convert", "embed", "explain"],
+)
+def test_a_killed_command_loses_nothing(words, suffix, there, run, tmp_path, monkeypatch):
+    """kill -9 at each moment of writing: the target is as it was or whole, nothing else is touched, and again all is well."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples").mkdir()
+    for name in "abc":
+        Image.new("RGB", (40, 30), "red").save(tmp_path / f"samples/{name}.png")
+    assert run(*words, "-o", f"whole{suffix}")[0] == 0
+    whole = (tmp_path / f"whole{suffix}").read_bytes()
+    for n, (name, when) in enumerate(MOMENTS):
+        place = tmp_path / str(n)
+        place.mkdir()
+        target, other = place / f"out{suffix}", place / "thesis.txt"
+        other.write_text("mine")
+        if there:
+            target.write_text("of yesterday")
+        done = subprocess.run([sys.executable, "-c", KILLED, name, when, "1", *words, "-o", str(target)], capture_output=True)
+        assert done.returncode == -signal.SIGKILL, (name, when, done.stderr)
+        if (name, when) == MOMENTS[-1]:
+            assert target.read_bytes() == whole
+        else:
+            assert (target.read_text() == "of yesterday") if there else not target.exists()
+        assert other.read_text() == "mine"
+        status, _, stderr = run(*words, "-o", str(target))
+        assert (status, target.read_bytes()) == (0, whole), (name, when, stderr)
+        assert not (place / f"out{suffix}.partial").exists()
 
 
 def test_importing_costs_nothing_but_definitions():
