@@ -190,8 +190,7 @@ class ViT:
         (Y, X), C, P = self.config.image, self.config.channels, self.config.patch
         wanted = f"pixels must be an array (B, C, Y, X) = (B, {C}, {Y}, {X}) of floats"
         if not hasattr(pixels, "shape") and not isinstance(pixels, list | tuple):
-            what = "None" if pixels is None else f"{type(pixels).__module__}.{type(pixels).__name__}".removeprefix("builtins.")
-            raise InputError(f"{wanted}, not {what}: model.preprocess(...) makes them of a picture or its path")
+            raise InputError(f"{wanted}, not {in_words(pixels)}: model.preprocess(...) makes them of a picture or its path")
         try:
             array = np.asarray(pixels)
         except Exception as error:  # of a list that is no array, or of another library's own: bfloat16, gradients, a GPU

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..config import ViTConfig
 from ..errors import InputError, about, in_words, nearest
+from ..files import outside
 from ..files.converted import FORMAT, Checkpoint, read_converted, validate
-from ..files.jsonfile import parse_json
+from ..files.jsonfile import LARGEST, parse_json
 from . import timm_models
 from .beit import BEIT
 from .dinov3 import DINOV3, TIMM_DINOV3
@@ -233,17 +234,12 @@ def read_labels(source: str | os.PathLike[str] | list[str]) -> list[str]:
     """
     if not isinstance(source, str | os.PathLike):
         found: Any = source
+    elif Path(source).suffix == ".json":
+        content = outside.whole(source, LARGEST)
+        with about(f"{source}: no list of class names"):
+            found = parse_json(content, (dict, list))
     else:
-        path = Path(source)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise InputError(f"{path}: no list of class names ({error})") from error
-        lines = [name.strip() for name in text.splitlines() if name.strip()]
-        with about(f"{path}: no list of class names"):
-            found = parse_json(text, (dict, list)) if path.suffix == ".json" else lines
+        found = [name.strip() for name in outside.lines(source) if name.strip()]
     with about(source if isinstance(source, str | os.PathLike) else "labels"):
         names = class_names(found.get("id2label", found) if isinstance(found, dict) else found)
         if not names:
