@@ -69,7 +69,7 @@ class Shards(Mapping[str, Tensor]):
         shard = self.places[name]
         file = self.index.parent / shard
         if shard not in self.read:
-            if not file.is_file():
+            if not os.path.isfile(file):  # of a name far too long too
                 raise InputError(f"{file}: missing, though {self.index.name} lists it: download it too")
             self.read[shard], _ = read_weights(file)
             self.files.append(file)
