@@ -23,6 +23,7 @@ from .hf_dinov2 import HF_DINOV2, HF_DINOV2_REGISTERS
 from .hf_dinov3 import HF_DINOV3
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
+from .internvl import INTERNVL
 from .openai_clip import OPENAI_CLIP
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
@@ -49,6 +50,7 @@ FAMILIES: dict[str, Family] = {
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,
+        INTERNVL,
         OPENAI_CLIP,
         TORCHVISION,
         AUGREG,

@@ -8,6 +8,7 @@ import numpy as np
 from ..config import ViTConfig
 from ..errors import InputError
 from ..files.tensorfile import tensor_of
+from ..groups import SIMPLE
 from .family import OpenCheckpoint
 from .hugging_face import ACTIVATIONS, get
 from .hugging_face_config import refuse_unknown
@@ -81,6 +82,37 @@ def number(section: Mapping[str, Any], key: str, default: int, notes: list[str] 
     if type(value) is not int or value < 1:
         raise InputError(f"config.json: {key} is {value!r}: it must be a whole number above 0")
     return value
+
+
+def only(what: str, supported: object, why: str) -> None:
+    """Raise InputError for a value of config.json that is not supported."""
+    if not supported:
+        raise InputError(f"config.json: {what} is not supported: {why}")
+
+
+def language_model(reading: OpenCheckpoint) -> Mapping[str, Any]:
+    """The language model's part of the parent's config.json, whose width image tokens have."""
+    parent = reading.source.config or {}
+    section = parent.get("text_config", parent.get("llm_config"))
+    if not isinstance(section, dict):
+        raise InputError(f"config.json: text_config {section!r:.40}: must be a table: it says how wide image tokens are")
+    return section
+
+
+def language_model_width(reading: OpenCheckpoint, default: int, what: str) -> int:
+    """How many numbers an image token has for the language model."""
+    return number(language_model(reading), "hidden_size", default, reading.notes, f"the language model of {what}")
+
+
+def activation_between(parent: Mapping[str, Any]) -> str:
+    """The activation between a projector's two layers, as a merger's stage: of the parent's config.json."""
+    name = activation(parent.get("projector_hidden_act", "gelu"))
+    only(
+        f"projector_hidden_act {parent.get('projector_hidden_act')!r:.40}",
+        name in SIMPLE,
+        "gelu, gelu_pytorch_tanh and silu are",
+    )
+    return name
 
 
 def any_image(multiple: int) -> tuple[int, int]:
