@@ -1,4 +1,4 @@
-"""InternVL's encoder, live: whole models of transformers, converted by us, under both of its sets of names (`pytest -m peers`)."""
+"""InternVL's encoder, live: whole models of transformers, converted by us, under both sets of names (`pytest -m peers`)."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def crooked(case, folder):
 
 
 def run(model, pixels, config):
-    """Its outputs. get_image_features takes every grid for a square: its parts are run one by one, at squares as a whole too."""
+    """Its outputs. get_image_features takes every grid for a square: its parts are run one by one; at squares, it too."""
     import multimodal_upstream as up
     import torch
 

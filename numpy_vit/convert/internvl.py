@@ -1,8 +1,8 @@
-"""InternViT, the encoder of InternVL: as transformers has it (models/internvl), and under OpenGVLab's own names (OpenGVLab/InternVL).
+"""InternViT, InternVL's encoder: as transformers has it (models/internvl), and as OpenGVLab/InternVL has it.
 
 A ViT with a class token, layer scale and no last norm. The large one (6B) has RMS norms, no biases of query, key and value, and
-norms of query and key over all heads together. For the language model the class token is dropped, 2 x 2 patches are put one after
-the other, and go through a norm and an MLP.
+norms of query and key over all heads together. For the language model the class token is dropped; 2 x 2 patches are put one
+after the other, and go through a norm and an MLP.
 
 Upstream merges the patches of square pictures only; here the grid may be oblong.
 """
@@ -10,10 +10,9 @@ Upstream merges the patches of square pictures only; here the grid may be oblong
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import InputError
 from .family import Family, OpenCheckpoint
 from .hugging_face import MASK_TOKEN, flag
-from .multimodal import activation_between, language_model_width, only, sizes
+from .multimodal import activation_between, language_model, language_model_width, only, sizes
 from .table import Row, Table
 
 LAYER, LAYERS = "encoder.layer.{n}.", "encoder.layers.{n}."
@@ -156,7 +155,7 @@ def merger(reading: OpenCheckpoint, width: int) -> dict[str, Any]:
         layer, kept = config.get("vision_feature_layer", -1), config.get("vision_feature_select_strategy", "default")
         only(f"vision_feature_layer {layer!r:.40}", layer == -1, "only the last block, -1, is")
         only(f"vision_feature_select_strategy {kept!r:.40}", kept == "default", "the class token cannot be merged")
-    out = language_model_width(reading, 4096, "InternVL")
+    out = language_model_width(language_model(config), reading.notes, 4096, "InternVL")
     stages = [*(["concat"] if side > 1 else []), "norm", f"hidden {out}", act, f"output {out}"]
     return {"side": side, "stages": stages, "norm": "layer", "eps": MERGER_EPS}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ViTConfig
+from ..config import LADDERS, ViTConfig
 from ..errors import InputError
 from ..files.tensorfile import tensor_of
 from ..groups import SIMPLE
@@ -90,18 +90,17 @@ def only(what: str, supported: object, why: str) -> None:
         raise InputError(f"config.json: {what} is not supported: {why}")
 
 
-def language_model(reading: OpenCheckpoint) -> Mapping[str, Any]:
-    """The language model's part of the parent's config.json, whose width image tokens have."""
-    parent = reading.source.config or {}
+def language_model(parent: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's part of the whole config.json."""
     section = parent.get("text_config", parent.get("llm_config"))
     if not isinstance(section, dict):
         raise InputError(f"config.json: text_config {section!r:.40}: must be a table: it says how wide image tokens are")
     return section
 
 
-def language_model_width(reading: OpenCheckpoint, default: int, what: str) -> int:
+def language_model_width(text: Mapping[str, Any], notes: list[str], default: int, what: str) -> int:
     """How many numbers an image token has for the language model."""
-    return number(language_model(reading), "hidden_size", default, reading.notes, f"the language model of {what}")
+    return number(text, "hidden_size", default, notes, f"the language model of {what}")
 
 
 def activation_between(parent: Mapping[str, Any]) -> str:
@@ -149,5 +148,5 @@ def rope_theta(section: Mapping[str, Any], default: float) -> float:
 
 def frequencies(config: ViTConfig, theta: float) -> dict[str, Any]:
     """The rotary frequencies, in no file: theta^(-4 i / K), radians for one step; of a ladder, theta^(-2 i / K)."""
-    step = 2 if config.rope == "ladder_halves" else 4
+    step = 2 if config.rope in LADDERS else 4
     return {"rope.frequencies": 1 / np.float64(theta) ** (np.arange(0, config.head_dim, step) / config.head_dim)}
