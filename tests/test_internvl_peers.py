@@ -204,6 +204,7 @@ PUBLISHED = {"model_type": "internvl_chat", "ps_version": "v2", "llm_config": TE
         (TRANSFORMERS, {"vision.model_type": "radio"}, "model_type of the encoder is 'radio' is not supported"),
         (PUBLISHED, {"ps_version": "v1"}, "ps_version 'v1' is not supported: it gives the tokens column by column"),
         (PUBLISHED, {"select_layer": -4}, "select_layer -4 is not supported"),
+        (PUBLISHED, {"flash_relative_threshold": 0.5}, "flash_relative_threshold is not supported: a router"),
         (PUBLISHED, {"use_backbone_lora": 16}, "use_backbone_lora is not supported"),
         (PUBLISHED, {"llm_config": None}, "text_config None: must be a table"),
         (PUBLISHED, {"vision.use_moe": True}, "use_moe is not supported: blocks of experts"),

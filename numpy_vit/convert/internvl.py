@@ -149,6 +149,8 @@ def merger(reading: OpenCheckpoint, width: int) -> dict[str, Any]:
         )
         version = config.get("ps_version", "v1")
         only(f"ps_version {version!r:.40}", version == "v2", "it gives the tokens column by column; v2 is supported")
+        flash = [key for key in config if key.startswith("flash_")]  # InternVL3.5-Flash
+        only(f"{', '.join(flash)}", not flash, "a router that merges some pictures further")
         only("use_backbone_lora", not config.get("use_backbone_lora"), "add its matrices to the weights first")
     else:
         act = activation_between(config)
