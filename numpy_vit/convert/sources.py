@@ -23,6 +23,7 @@ from .torchfile import LEGACY, read_torch
 TORCH = (".bin", ".pth", ".pt", ".ckpt", ".tar")
 MOST_TENSORS = 50_000
 SHARD = re.compile(r".*-(\d+)-of-0*([2-9]|[1-9]\d+)\.(safetensors|bin)")
+MISTRAL_CONFIG = "params.json"
 
 
 @dataclasses.dataclass
@@ -188,8 +189,9 @@ def weight_file(folder: Path) -> Path:
 
 
 def config_beside(folder: Path, weights: str) -> dict[str, Any] | None:
-    """config.json, or open_clip's own where the weights are open_clip's or there is no other."""
+    """config.json, or open_clip's own where the weights are open_clip's or there is no other; then Mistral's own."""
     names = [hub.CONFIG, hub.OPEN_CLIP_CONFIG] if not weights.startswith("open_clip") else [hub.OPEN_CLIP_CONFIG, hub.CONFIG]
+    names.append(MISTRAL_CONFIG)
     return next((found for found in (read_json_if_there(folder / name) for name in names) if found is not None), None)
 
 
