@@ -5,16 +5,18 @@ default gives an answer that is only nearly right.
 """
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import field
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any
 
 from .errors import InputError, check_kind, check_known, in_words, nearest
-
-Kind = TypeVar("Kind")
+from .fields import from_plain as from_plain
+from .fields import is_number as is_number
+from .fields import to_plain as to_plain
+from .fields import whole_number as whole_number
+from .groups import Deepstack, Merger, Windows, group
 
 DIGITS = "digits"  # what the shipped model is called
 PRECISIONS = ("float32", "float64", "portable")  # numpy_vit.arithmetic.precision
@@ -29,7 +31,11 @@ POSITION_RULES = (
     "bilinear_corners",
     "bilinear_antialias",
     "linear_geometric",
+    "nearest",
 )
+ROPES = ("none", "centred_halves", "index_pairs", "index_halves", "column_pairs", "ladder_halves", "alternating_pairs",
+         "axis_halves")  # fmt: skip
+GROUPS = {"windows": Windows, "merger": Merger, "deepstack": Deepstack}
 LINEARS = ("embed.projection", "attention.key", "attention.output", "mlp.gate", "mlp.hidden", "mlp.output", "head")
 MAY_BE_0 = {"minimum": 0}  # else 1
 MAX_SIZE = 1_000_000  # of any single size; above it a number is surely a slip
@@ -54,7 +60,7 @@ class ViTConfig:
     eps             added to the variance in every layer norm
     activation      "gelu" (exact, erf), "gelu_tanh", "quick_gelu", "relu", "silu"
     pooling         what the head sees: "class" (the class token), "mean" (of the patch tokens), "class_and_mean" (one after
-                    the other), "map" (a learned query attends to all tokens)
+                    the other), "map" (a learned query attends to all tokens), "none" (a language model sees all tokens)
     position_rule   how position embeddings are resized for another image size (numpy_vit.positions)
     qkv_bias        whether query, key and value have a bias
 
@@ -65,13 +71,16 @@ class ViTConfig:
     distillation_token   DeiT: a second one, with a position of its own
     distillation_head    DeiT: and with a head of its own; the logits are the mean of both
     registers            DINOv2: so many more tokens, after these, without positions
-    positions            learned positions of "all" tokens (but registers), of the "patches" alone, or "none"
-    rope                 rotary positions: "none", "centred_halves" (DINOv3), "index_pairs" (EVA-02); see numpy_vit.rotary
-    rope_grid            (rows, columns) that "index_pairs" counts the patches in, whatever the image; else None
+    positions            learned positions of "all" tokens (but registers), of the "patches" alone, of their rows and columns
+                         (the "axes": Gemma 4), or "none"
+    rope                 rotary positions: "none", "centred_halves" (DINOv3), "index_pairs" (EVA-02), "index_halves" (Qwen2-VL)
+                         and others; see numpy_vit.rotary
+    rope_grid            (rows, columns) that patches are counted in, whatever the image; or None
+    rope_offset          the number of the first row and column
     relative_positions   BEiT: a learned number for every head and distance is added to the scores
     pre_norm             CLIP: a layer norm before the first block
     layer_scale          CaiT, DeiT-3, DINOv2: what attention and MLP give is scaled before it is added
-    qk_norm              a layer norm of query and key, for each head
+    qk_norm              a norm of query and key, for each head
     inner                H * K, where it is not D; or 0
     gated_mlp            SwiGLU: the activation is that of a gate, which the hidden numbers are multiplied with
     mlp_norm             EVA-02: a layer norm of the MLP's hidden numbers
@@ -80,6 +89,20 @@ class ViTConfig:
     projection           CLIP: E, the width of the space shared with texts; or 0
     without_bias         linear layers that have no bias: some of "embed.projection", "attention.key" (where query and value
                          have one), "attention.output", "mlp.gate", "mlp.hidden", "mlp.output", "head"
+
+    And what the encoders of multimodal models add (docs/multimodal.md).
+
+    any_size             pictures come at their own size, and positions are made for it; `image` is one of many
+    position_rows        how many rows, and columns, have a position, where positions are those of the "axes"
+    norm                 "layer", or "rms": RMS norm wherever the encoder has one
+    norm_places          "before" attention and MLP, "after" them, or "both"; always before the sum
+    patch_norm           a norm of the projected patches, before there are positions
+    qk_norm_of_heads     qk_norm is of each head by itself; or of all H * K numbers of a token
+    value_norm           Gemma 4: an RMS norm of the values, without a scale
+    scaled_scores        scores are divided by sqrt(K)
+    windows              blocks in which patches attend to their neighbours alone (numpy_vit.groups.Windows), or None
+    merger               what is made of the tokens for the language model (Merger), or None
+    deepstack            and of inner blocks' tokens (Deepstack), or None
 
     Raises InputError where a value makes no sense.
     """
@@ -95,7 +118,7 @@ class ViTConfig:
     pooler: int = field(metadata=MAY_BE_0)
     eps: float
     activation: str = field(metadata={"known": ACTIVATIONS})
-    pooling: str = field(metadata={"known": ("class", "mean", "class_and_mean", "map")})
+    pooling: str = field(metadata={"known": ("class", "mean", "class_and_mean", "map", "none")})
     position_rule: str = field(metadata={"known": POSITION_RULES})
     qkv_bias: bool
 
@@ -103,9 +126,10 @@ class ViTConfig:
     distillation_token: bool = False
     distillation_head: bool = False
     registers: int = field(default=0, metadata=MAY_BE_0)
-    positions: str = field(default="all", metadata={"known": ("all", "patches", "none")})
-    rope: str = field(default="none", metadata={"known": ("none", "centred_halves", "index_pairs")})
+    positions: str = field(default="all", metadata={"known": ("all", "patches", "axes", "none")})
+    rope: str = field(default="none", metadata={"known": ROPES})
     rope_grid: tuple[int, int] | None = None
+    rope_offset: int = field(default=0, metadata=MAY_BE_0)
     relative_positions: bool = False
     pre_norm: bool = False
     layer_scale: bool = False
@@ -117,6 +141,18 @@ class ViTConfig:
     pre_logits: bool = False
     projection: int = field(default=0, metadata=MAY_BE_0)
     without_bias: tuple[str, ...] = ()
+
+    any_size: bool = False
+    position_rows: int = field(default=0, metadata=MAY_BE_0)
+    norm: str = field(default="layer", metadata={"known": ("layer", "rms")})
+    norm_places: str = field(default="before", metadata={"known": ("before", "after", "both")})
+    patch_norm: bool = False
+    qk_norm_of_heads: bool = True
+    value_norm: bool = False
+    scaled_scores: bool = True
+    windows: Windows | None = None
+    merger: Merger | None = None
+    deepstack: Deepstack | None = None
 
     def __post_init__(self) -> None:
         for given in dataclasses.fields(self):
@@ -141,6 +177,9 @@ class ViTConfig:
 
     def _check_options(self) -> None:
         """Raise InputError for options that are senseless, or do not go together."""
+        for name, kind in GROUPS.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, group(kind, getattr(self, name), f"config: {name}"))
         names = [self.without_bias] if isinstance(self.without_bias, str) else self.without_bias
         if not isinstance(names, list | tuple) or not all(name in LINEARS for name in names):
             raise InputError(f"config: without_bias {names!r:.60}: give some of {', '.join(LINEARS)}")
@@ -159,7 +198,22 @@ class ViTConfig:
             (self.projection and self.pooling == "class_and_mean", "a projection goes with one pooled vector, not two"),
             (self.final_norm == "pooled" and self.pooling == "class_and_mean", "the norm of two pooled vectors is not known"),
             (self.rope != "none" and self.head_dim % 4, f"rotary positions need heads of 4, 8, ... not {self.head_dim}"),
-            ((self.rope == "index_pairs") != (self.rope_grid is not None), "rope 'index_pairs' and rope_grid go together"),
+            (self.rope in ("none", "centred_halves") and (self.rope_grid is not None or self.rope_offset),
+             f"rope {self.rope!r} counts no rows and columns: rope_grid and rope_offset do not go with it"),
+            (self.pooling == "none" and (self.classes or self.pooler or self.projection or self.final_norm == "pooled"),
+             "pooling 'none' gives no vector for a head, a pooler, a projection or a norm"),
+            (self.value_norm and self.norm != "rms", "value_norm goes with norm 'rms'"),
+            (not self.qk_norm_of_heads and not self.qk_norm, "qk_norm_of_heads says of what qk_norm is"),
+            (self.windows is not None and (self.special_tokens or self.relative_positions),
+             "windows go with patches alone, and without relative_positions"),
+            (self.positions == "axes" and self.special_tokens, "positions of 'axes' go with patches alone"),
+            ((self.positions == "axes") != (self.position_rows > 0), "positions 'axes' and position_rows go together"),
+            (self.position_rows and max(self.grid) > self.position_rows, f"{max(self.grid)} patches in a row: there are "
+             f"positions for {self.position_rows}"),
+            (self.merger is not None and any(n % self.merger.side for n in self.grid),
+             f"merger: the {self.grid[0]} x {self.grid[1]} patches cannot be merged by {self.merger and self.merger.side}"),
+            (self.deepstack is not None and self.deepstack.blocks[-1:] >= (self.depth,),
+             f"deepstack names a block that is not among the {self.depth}"),
             (self.relative_positions and (self.registers or self.distillation_token or not self.class_token),
              "relative positions go with a class token and no other"),
             (self.position_rule == "linear_geometric" and not (self.relative_positions and self.positions == "none"),
@@ -205,7 +259,17 @@ class ViTConfig:
     def positioned_tokens(self) -> int:
         """How many tokens have a learned position."""
         special = self.class_token + self.distillation_token
-        return {"all": special + self.patches, "patches": self.patches, "none": 0}[self.positions]
+        return {"all": special + self.patches, "patches": self.patches}.get(self.positions, 0)
+
+    @property
+    def multiple(self) -> int:
+        """Pixels: what the height and width of a picture must be a multiple of."""
+        return self.patch * (self.merger.side if self.merger else 1)
+
+    @property
+    def image_tokens(self) -> int:
+        """T: how many tokens a language model is given; all patches, where nothing is merged."""
+        return self.patches // (self.merger.side**2 if self.merger else 1)
 
     def for_image(self, image: tuple[int, int]) -> "ViTConfig":
         """The same model for pictures of another size (Y, X)."""
@@ -233,6 +297,7 @@ class ViTConfig:
             "O": self.classes,
             "R": self.pooler,
             "E": self.projection,
+            "T": self.image_tokens,
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -254,40 +319,6 @@ class ViTConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> "ViTConfig":
         """A config from plain data. Raises InputError for a field that is missing or unknown."""
         return from_plain(cls, values, "config")
-
-
-def from_plain(kind: type[Kind], values: Any, what: str) -> Kind:
-    """A dataclass from plain data (`what` is for the errors).
-
-    Raises InputError for a field that is unknown, or missing and without a default.
-    """
-    if not isinstance(values, Mapping):
-        raise InputError(f"{what} must be a JSON object, not {values!r:.40}")
-    required = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name in values:
-        if name not in required:
-            raise InputError(f"{what}: unknown field '{name}'{nearest(name, required)}")
-    missing = [name for name in required if required[name] and name not in values]
-    if missing:
-        raise InputError(f"{what}: missing {', '.join(missing)}")
-    return kind(**values)
-
-
-def to_plain(value: Any) -> dict[str, Any]:
-    """A dataclass as plain data, without the fields that have their default: the inverse of from_plain."""
-    values = dataclasses.asdict(value)
-    return {f.name: values[f.name] for f in dataclasses.fields(value) if values[f.name] != f.default}
-
-
-def is_number(value: Any) -> bool:
-    """Whether value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def whole_number(what: str, value: Any, minimum: int, maximum: int) -> None:
-    """Raise InputError unless value is a whole number from minimum to maximum."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not minimum <= int(value) <= maximum:
-        raise InputError(f"{what} is {value!r}: it must be a whole number, {minimum} to {maximum:,}")
 
 
 def check_image(image: Any, patch: int, whole: bool = True) -> tuple[int, int]:

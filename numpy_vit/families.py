@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from . import model
+from . import merging, model
 from .config import ViTConfig
-from .ops import ACTIVATIONS, layer_norm, linear, merge_heads, patchify, prepend, softmax, split_heads
+from .ops import ACTIVATIONS, layer_norm, linear, merge_heads, patchify, prepend, rms_norm, softmax, split_heads
 from .parameters import Weights
-from .positions import relative_bias, resize_distances, resize_positions, with_rows_of_zeros
+from .positions import axis_positions, relative_bias, resize_distances, resize_positions, with_rows_of_zeros
 from .rotary import rotate, rotation_tables
 from .steps import Array, Step
+from .windows import in_windows
 
+NORMS: dict[str, Callable[..., Array]] = {"layer": layer_norm, "rms": rms_norm}
 After = Callable[[Array, Step], Array]
 
 
@@ -27,17 +29,21 @@ def uses(config: ViTConfig) -> dict[Callable[..., Any], Callable[..., Any]]:
     """The functions that this model has in the place of the paper's."""
     c = config
     found: dict[Callable[..., Any], Callable[..., Any]] = {}
+    if c.merger or c.deepstack:
+        found[model.forward] = merging.forward
     only_class_token = c.class_token and not (c.distillation_token or c.registers)
-    if not only_class_token or c.positions == "none" or c.pre_norm:
+    if not only_class_token or c.positions == "none" or c.pre_norm or c.patch_norm:
         found[model.embed] = embed
-    if c.layer_scale:
+    if c.layer_scale or (c.norm, c.norm_places) != ("layer", "before"):
         found[model.encoder_block] = encoder_block
-    if c.qk_norm or c.rope != "none" or c.relative_positions:
+    if not c.scaled_scores:
+        found[model.attend] = attend_unscaled
+    if c.qk_norm or c.rope != "none" or c.relative_positions or c.value_norm or c.windows:
         found[model.multi_head_attention] = multi_head_attention
     if c.gated_mlp or c.mlp_norm or c.activation != "gelu":
         found[model.mlp] = mlp
     tail = (c.pooling, c.final_norm, c.pooler, c.projection, c.distillation_head)
-    if tail != ("class", "tokens", 0, 0, False) or not c.classes:
+    if tail != ("class", "tokens", 0, 0, False) or not c.classes or c.norm != "layer":
         found[model.classify] = classify
     return found
 
@@ -49,6 +55,7 @@ def embed(pixels: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
     """Eq. 1 with other tokens before the patches, or none; without positions; with a norm (CLIP). -> (B, N, D)."""
     patches = step("patches", patchify(pixels, config.patch), "B G C*P*P")
     x = step("projection", linear(patches, *w.projection), "B G D")
+    x = norm("patch_norm", w, config, "B G D")(x, step) if config.patch_norm else x
     special = [getattr(w, name) for name in ("class_token", "distillation_token", "registers") if name in w]
     x = step("tokens", prepend(special, x), "B N D")
     if "positions" in w:
@@ -73,13 +80,18 @@ def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: S
             before = len(positions) - config.patches
             positions = with_rows_of_zeros(positions, before, config.tokens - len(positions))
         embed = embed.having(positions=positions if new == old else step("resized_positions", positions, "N D"))
+    if config.positions == "axes":
+        positions = axis_positions(embed.row_positions[: new[0]], embed.column_positions[: new[1]])
+        embed = embed.having(positions=step("axis_positions", positions, "N D"))
     if new != old and config.relative_positions:
         tables = [resize_distances(block.attention.relative_positions, old, new, rule) for block in blocks]
         blocks = [with_attention(b, relative_positions=table) for b, table in zip(blocks, tables, strict=True)]
     if config.rope != "none":
-        cos, sin = rotation_tables(w.rope.frequencies, new, config.rope, config.rope_grid)
+        cos, sin = rotation_tables(w.rope.frequencies, new, config.rope, config.rope_grid, config.rope_offset)
         rotation = Weights(cos=step("rope_cos", cos, "G K"), sin=step("rope_sin", sin, "G K"))
         blocks = [with_attention(block, rotation=rotation) for block in blocks]
+    if config.windows is not None:
+        blocks = [with_attention(b, windowed=n not in config.windows.whole) for n, b in enumerate(blocks)]
     return w.having(embed=embed, blocks=blocks), config
 
 
@@ -92,27 +104,43 @@ def with_attention(block: Weights, **changes: Any) -> Weights:
 
 
 def encoder_block(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
-    """Layer scale (CaiT, arXiv 2103.17239): a learned factor for each of the D numbers that are added. -> (B, N, D)."""
-    return model.encoder_block(x, w, config, step.then(layer_scales(w)))
+    """Other norms, or in other places; a learned factor for each of the D numbers that are added. -> (B, N, D)."""
+    step = step.then(branch_ends(w, config))
+    if (config.norm, config.norm_places) == ("layer", "before"):
+        return model.encoder_block(x, w, config, step)
+    first = config.norm_places != "after"
+    normed = norm("norm1", w, config)(x, step) if first else x
+    x = step("residual1", x + step.into("attention", model.multi_head_attention, normed, w.attention, config), "B N D")
+    normed = norm("norm2", w, config)(x, step) if first else x
+    return step("residual2", x + step.into("mlp", model.mlp, normed, w.mlp, config), "B N D")
 
 
-def layer_scales(w: Weights) -> dict[str, After]:
-    """What comes after attention and MLP in a block that has layer scale."""
+def branch_ends(w: Weights, config: ViTConfig) -> dict[str, After]:
+    """What comes after attention and after the MLP."""
+    return {"attention": branch_end(1, w, config), "mlp": branch_end(2, w, config)}
 
-    def scaled(name: str) -> After:
-        return lambda x, step: step(name, x * getattr(w, name), "B N D")
 
-    parts = {"attention": "layer_scale1", "mlp": "layer_scale2"}
-    return {part: scaled(name) for part, name in parts.items() if name in w}
+def branch_end(n: int, w: Weights, config: ViTConfig) -> After:
+    """What comes after attention (n = 1) or the MLP (2), before it is added.
+
+    A norm (Swin v2, arXiv 2111.09883; of Gemma 4 the second one), and layer scale (CaiT, arXiv 2103.17239).
+    """
+
+    def finish(x: Array, step: Step) -> Array:
+        if config.norm_places != "before":
+            x = norm(f"norm{n}_after" if config.norm_places == "both" else f"norm{n}", w, config)(x, step)
+        return step(f"layer_scale{n}", x * getattr(w, f"layer_scale{n}"), "B N D") if config.layer_scale else x
+
+    return finish
 
 
 def norm(name: str, w: Weights, config: ViTConfig, dims: str = "B N D") -> After:
-    """The layer norm of this name, as what comes after a step."""
-    return lambda x, step: step(name, layer_norm(x, *getattr(w, name), config.eps), dims)
+    """The norm of this name, as what comes after a step."""
+    return lambda x, step: step(name, NORMS[config.norm](x, *getattr(w, name), config.eps), dims)
 
 
 def multi_head_attention(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
-    """Query and key normed (ViT-22B), rotated by their position (RoPE), or scores by distance (BEiT). -> (B, N, D)."""
+    """Query and key normed (ViT-22B) or rotated (RoPE), scores by distance (BEiT), or in windows. -> (B, N, D)."""
     after: dict[str, After] = {}
     for name in ("query", "key"):
         if config.qk_norm or config.rope != "none":
@@ -120,15 +148,28 @@ def multi_head_attention(x: Array, w: Weights, config: ViTConfig, step: Step) ->
     if config.relative_positions:  # arXiv 2106.08254: a learned number for every head and distance
         bias = step("relative_bias", relative_bias(w.relative_positions, config.grid), "H N N")
         after["scores"] = lambda scores, step: step("biased_scores", scores + step.part_of(bias), "B H N N")
+    if config.value_norm:
+        after["value"] = lambda x, step: step("value_norm", rms_norm(x, 1.0, config.eps), "B H N K")
+    if config.windows and w.windowed:
+        step = in_windows(step, config.grid, config.windows.side)
     return model.multi_head_attention(x, w, config, step.then(after))
+
+
+def attend_unscaled(query: Array, key: Array, value: Array, step: Step) -> Array:
+    """Attention whose scores are not divided by sqrt(K): Gemma 4 norms query and key instead. Each (B, H, N, K) -> the same."""
+    scores = step("scores", query @ key.swapaxes(-1, -2), "B H N N")
+    return step("probs", softmax(scores), "B H N N") @ value
 
 
 def normed_and_rotated(name: str, w: Weights, config: ViTConfig) -> After:
     """What is done to a query or key before it goes into the scores. (B, H, N, K) -> (B, H, N, K)."""
 
     def finish(x: Array, step: Step) -> Array:
-        if config.qk_norm:
+        if config.qk_norm and config.qk_norm_of_heads:
             x = norm(f"{name}_norm", w, config, "B H N K")(x, step)
+        elif config.qk_norm:
+            whole = NORMS[config.norm](merge_heads(x), *getattr(w, f"{name}_norm"), config.eps)
+            x = step(f"{name}_norm", split_heads(whole, config.heads), "B H N K")
         if config.rope != "none":
             x = step(f"{name}_rotated", rotate(x, w.rotation.cos, w.rotation.sin, config.rope), "B H N K")
         return x
@@ -162,6 +203,8 @@ def mlp(x: Array, w: Weights, config: ViTConfig, step: Step, tokens: str = "N") 
 def classify(x: Array, w: Weights, config: ViTConfig, step: Step) -> dict[str, Array]:
     """One vector for the picture by another rule than the paper's, and what is made of it. (B, N, D) -> the outputs."""
     x = norm("norm", w, config)(x, step) if config.final_norm == "tokens" else x
+    if config.pooling == "none":
+        return {"last_hidden_state": x}
     pooled = POOLINGS[config.pooling](x, w, config, step)
     pooled = norm("pooled_norm", w, config, "B D")(pooled, step) if config.final_norm == "pooled" else pooled
     outputs = {"last_hidden_state": x, "pooled": pooled}

@@ -2,7 +2,8 @@
 
 patches         put together again, they are the picture
 probs           every row is a probability distribution
-norm, norm1 ... the input, shifted and scaled to mean 0 and variance v / (v + eps), times the weight, plus the bias
+norm, norm1 ... the input, shifted and scaled to mean 0 and variance v / (v + eps), times the weight, plus the bias; of
+                an RMS norm the input, scaled to mean square v / (v + eps), times the weight
 """
 
 import math
@@ -15,7 +16,7 @@ from .errors import InvariantError
 from .ops import unpatchify
 from .steps import Array, Listener
 
-NORMS = ("norm", "norm1", "norm2", "query_norm", "key_norm", "pooled_norm")
+NORMS = ("norm", "norm1", "norm2", "norm1_after", "norm2_after", "patch_norm", "query_norm", "key_norm", "pooled_norm")
 
 
 def checking(pixels: Array, tensors: Mapping[str, Array], config: ViTConfig, hear: Listener | None) -> Listener:
@@ -31,13 +32,22 @@ def checking(pixels: Array, tensors: Mapping[str, Array], config: ViTConfig, hea
             held(name, are_the_pictures_patches, array, pixels, config.patch)
         elif kind == "probs":
             held(name, are_distributions, array)
-        elif kind in NORMS:
-            held(name, is_layer_norm, array, before[0], tensors[f"{name}.weight"], tensors[f"{name}.bias"], config.eps)
-        before[0] = array
+        elif after_the_blocks(name):
+            pass  # merged as the config says, with an eps of its own
+        elif kind in NORMS and tensors[f"{name}.weight"].shape == array.shape[-1:]:  # not of all heads together
+            learned = [tensors[f"{name}.{end}"] for end in ("weight", "bias") if f"{name}.{end}" in tensors]
+            held(name, is_layer_norm if config.norm == "layer" else is_rms_norm, array, before[0], *learned, config.eps)
+        if not after_the_blocks(name):
+            before[0] = array
         if hear is not None:
             hear(name, array, dims)
 
     return listen
+
+
+def after_the_blocks(name: str) -> bool:
+    """Whether this is a step of what is made for a language model, which may come between two blocks."""
+    return name.startswith(("merger.", "deepstack."))
 
 
 def held(name: str, holds: Callable[..., bool], *arrays: object) -> None:
@@ -62,6 +72,14 @@ def is_layer_norm(y: Array, x: Array, weight: Array, bias: Array, eps: float) ->
     scaled = centred / deviation * weight
     noise = abs(x).max(axis=-1, keepdims=True) / deviation * abs(weight)  # what rounding x's mean does
     return bool((abs(y - scaled - bias) <= 64 * rounding * (abs(scaled) + abs(bias) + noise)).all())
+
+
+def is_rms_norm(y: Array, x: Array, weight: Array, eps: float) -> bool:
+    """an RMS norm before its scale has mean square v / (v + eps) in every token"""
+    rounding = np.finfo(np.asarray(y).dtype).eps
+    y, x, weight = (np.asarray(array, np.float64) for array in (y, x, weight))
+    scaled = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
+    return bool((abs(y - scaled) <= 64 * rounding * abs(scaled)).all())
 
 
 def are_the_pictures_patches(patches: Array, pixels: Array, patch: int) -> bool:

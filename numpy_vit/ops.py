@@ -64,6 +64,24 @@ def unpatchify(patches: Array, patch: int, image: tuple[int, int]) -> Array:
     return grid.reshape(B, C, Y, X)
 
 
+@operation
+def merge_patches(x: Array, grid: tuple[int, int], side: int, way: str) -> Array:
+    """side x side neighbouring patches become one token. x (B, rows * columns, D) -> (B, fewer, side*side*D).
+
+    way   "concat"   their tokens one after the other, row by row: pixel shuffle (arXiv 1609.05158), the other way round
+          "unfold"   the same numbers as the kernel of a convolution with this stride has them: D times side*side
+          "mean"     their mean: (B, fewer, D)
+    """
+    B, _, D = x.shape
+    rows, columns = grid[0] // side, grid[1] // side
+    squares = x.reshape(B, rows, side, columns, side, D).transpose(0, 1, 3, 2, 4, 5)  # (B, row, column, down, right, D)
+    squares = squares.reshape(B, rows * columns, side * side, D)
+    if way == "mean":
+        return squares.mean(axis=2)
+    squares = squares.swapaxes(2, 3) if way == "unfold" else squares
+    return squares.reshape(B, rows * columns, side * side * D)
+
+
 # Tokens
 
 
@@ -93,6 +111,16 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     return centred / np.sqrt(variance + eps) * weight + bias
+
+
+@operation
+def rms_norm(x: Array, weight: Array | float, eps: float) -> Array:
+    """Scale each token to a mean square of 1, then by a learned scale for each of the D numbers: no shift at all.
+
+    x (..., D), weight (D,), or 1 for none -> (..., D). Zhang and Sennrich, "Root Mean Square Layer Normalization",
+    arXiv 1910.07467.
+    """
+    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
 
 
 # Attention

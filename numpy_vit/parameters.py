@@ -9,6 +9,7 @@ from typing import Any
 
 from .config import ViTConfig, config_given
 from .errors import InputError, nearest
+from .groups import Merger
 from .steps import evaluate
 
 Array = Any
@@ -74,18 +75,24 @@ def folded(name: str) -> str:
     return name if block is None else f"blocks.*.{local}"
 
 
-def parameter_dims(config: ViTConfig) -> dict[str, str]:
-    """Every tensor of the model, in the order the data meets them: name -> dimensions in letters."""
+def parameter_dims(config: ViTConfig, depth: int | None = None) -> dict[str, str]:
+    """Every tensor of the model, in the order the data meets them: name -> dimensions in letters.
+
+    depth   how many of its blocks are listed, where it is not all
+    """
     c, dims = config, Dims(config)
     dims.linear("embed.projection", "C*P*P", "D")
     dims.array("embed.class_token", "D", c.class_token)
     dims.array("embed.distillation_token", "D", c.distillation_token)
     dims.array("embed.registers", f"{c.registers} D", c.registers)
+    dims.norm("embed.patch_norm", "D", c.patch_norm)
     positions = "N D" if c.positioned_tokens == c.tokens else f"{c.positioned_tokens} D"
-    dims.array("embed.positions", positions, c.positions != "none")
+    dims.array("embed.positions", positions, c.positions in ("all", "patches"))
+    dims.array("embed.row_positions", f"{c.position_rows} D", c.positions == "axes")
+    dims.array("embed.column_positions", f"{c.position_rows} D", c.positions == "axes")
     dims.norm("embed.norm", "D", c.pre_norm)
-    dims.array("rope.frequencies", str(c.head_dim // 4), c.rope != "none")
-    for n in range(c.depth):
+    dims.array("rope.frequencies", str(c.head_dim // (2 if c.rope == "ladder_halves" else 4)), c.rope != "none")
+    for n in range(c.depth if depth is None else depth):
         dims.block(f"blocks.{n}")
     dims.norm("norm", "D", c.final_norm == "tokens")
     if c.pooling == "map":
@@ -99,6 +106,11 @@ def parameter_dims(config: ViTConfig) -> dict[str, str]:
     dims.linear("head", "R" if c.pre_logits else "2*D" if c.pooling == "class_and_mean" else "D", "O", c.classes)
     dims.linear("distillation_head", "D", "O", c.distillation_head)
     dims.array("projection.weight", "D E", c.projection)
+    if c.merger:
+        dims.merger("merger", c.merger)
+    if c.deepstack:
+        for n in range(len(c.deepstack.blocks)):
+            dims.merger(f"deepstack.{n}", c.deepstack.merger)
     return dict(dims)
 
 
@@ -118,7 +130,7 @@ class Dims(dict[str, str]):
 
     def norm(self, name: str, width: str, there: object = True) -> None:
         self.array(f"{name}.weight", width, there)
-        self.array(f"{name}.bias", width, there)
+        self.array(f"{name}.bias", width, there and self.config.norm == "layer")
 
     def attention(self, name: str) -> None:
         for part in ("query", "key", "value"):
@@ -129,18 +141,41 @@ class Dims(dict[str, str]):
         c = self.config
         self.norm(f"{name}.norm1", "D")
         self.attention(f"{name}.attention")
-        self.norm(f"{name}.attention.query_norm", "K", c.qk_norm)
-        self.norm(f"{name}.attention.key_norm", "K", c.qk_norm)
+        normed = "K" if c.qk_norm_of_heads else "H*K"
+        self.norm(f"{name}.attention.query_norm", normed, c.qk_norm)
+        self.norm(f"{name}.attention.key_norm", normed, c.qk_norm)
         rows, columns = c.grid
         distances = (2 * rows - 1) * (2 * columns - 1) + 3  # numpy_vit.positions.distance_numbers
         self.array(f"{name}.attention.relative_positions", f"{distances} H", c.relative_positions)
+        self.norm(f"{name}.norm1_after", "D", c.norm_places == "both")
         self.array(f"{name}.layer_scale1", "D", c.layer_scale)
         self.norm(f"{name}.norm2", "D")
         self.linear(f"{name}.mlp.gate", "D", "M", c.gated_mlp)
         self.linear(f"{name}.mlp.hidden", "D", "M")
         self.norm(f"{name}.mlp.norm", "M", c.mlp_norm)
         self.linear(f"{name}.mlp.output", "M", "D")
+        self.norm(f"{name}.norm2_after", "D", c.norm_places == "both")
         self.array(f"{name}.layer_scale2", "D", c.layer_scale)
+
+    def merger(self, name: str, merger: Merger) -> None:
+        """What a merger's stages have; `width` is how many numbers a token has before each."""
+        width = "D"
+        for stage, kind, wanted in merger.parsed:
+            if kind == "norm" and merger.norm != "unit":
+                self.array(f"{name}.{stage}.weight", width)
+                self.array(f"{name}.{stage}.bias", width, merger.norm == "layer")
+            elif kind == "gated":
+                self.array(f"{name}.{stage}.gate.weight", f"{width} {wanted}")
+                self.array(f"{name}.{stage}.hidden.weight", f"{width} {wanted}")
+            elif wanted:
+                self.array(f"{name}.{stage}.weight", f"{width} {wanted}")
+                self.array(f"{name}.{stage}.bias", str(wanted), stage not in merger.without_bias)
+            width = merged_width(width, kind, wanted, merger.side)
+
+
+def merged_width(width: str, kind: str, wanted: int, side: int) -> str:
+    """How many numbers a token has after a merger's stage, in the letters of numpy_vit.steps."""
+    return str(wanted) if wanted else f"{side * side}*{width}" if kind in ("concat", "unfold") else width
 
 
 def has_bias(config: ViTConfig, name: str) -> bool:
@@ -153,10 +188,11 @@ def has_bias(config: ViTConfig, name: str) -> bool:
     return kind != "projection" and kind not in config.without_bias
 
 
-def parameter_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model: name -> shape."""
+def parameter_shapes(config: ViTConfig, depth: int | None = None) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the model, or of so many of its blocks: name -> shape."""
     sizes = config.sizes
-    return {name: tuple(evaluate(dim, sizes) for dim in dims.split()) for name, dims in parameter_dims(config).items()}
+    dims = parameter_dims(config, depth)
+    return {name: tuple(evaluate(dim, sizes) for dim in letters.split()) for name, letters in dims.items()}
 
 
 def check_parameters(shapes: Mapping[str, tuple[int, ...]], config: ViTConfig) -> None:
@@ -184,8 +220,8 @@ def parameter_count(config: ViTConfig | str) -> int:
     config = config_given(config)
 
     def count(depth: int) -> int:
-        shapes = parameter_shapes(config.replace(depth=depth))
+        shapes = parameter_shapes(config, depth)
         return sum(math.prod(shape) for name, shape in shapes.items() if is_learned(name))
 
-    one, two = count(1), count(2)
-    return one + (config.depth - 1) * (two - one)
+    outside = count(0)
+    return outside + config.depth * (count(1) - outside)

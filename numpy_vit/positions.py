@@ -35,6 +35,11 @@ def with_rows_of_zeros(positions: Array, before: int, count: int) -> Array:
     return np.concatenate([positions[:before], zeros, positions[before:]])
 
 
+def axis_positions(rows: Array, columns: Array) -> Array:
+    """Positions of patches that have one for their row and one for their column (Gemma 4). (h, D), (w, D) -> (h*w, D)."""
+    return (rows[:, None] + columns).reshape(len(rows) * len(columns), -1)
+
+
 # Relative positions
 
 
@@ -136,6 +141,13 @@ def geometric(old: int, new: int) -> Array:
     return weights
 
 
+def nearest(old: int, new: int) -> Array:
+    """Each new point takes the old one in whose place it begins, i * old // new: (new, old), a 1 in every row."""
+    weights = np.zeros((new, old))
+    weights[np.arange(new), np.arange(new) * old // new] = 1
+    return weights
+
+
 def antialiased(kernel: Kernel, reach: int, old: int, new: int) -> Array:
     """As `interpolation`, with the kernel widened where points get fewer; beyond the border nothing counts: (new, old)."""
     scale = old / new
@@ -162,6 +174,8 @@ RULES: dict[str, Callable[[int, int], Array]] = {
     "bilinear_corners": lambda old, new: interpolation(linear, corners(old, new), old),
     # timm's BEiT: distances from the middle
     "linear_geometric": geometric,
+    # Idefics 2 and 3, SmolVLM: buckets
+    "nearest": nearest,
     # SigLIP 2: interpolate(mode="bilinear", antialias=True)
     "bilinear_antialias": lambda old, new: antialiased(linear, 1, old, new),
 }

@@ -49,7 +49,7 @@ def dry_run(config: ViTConfig, batch: int, image: tuple[int, int], dtype: Any, h
     pixels = ShapeOnly((batch, config.channels, *image), dtype, ledger, name="pixels")
     step = new_step(config, batch, image, dtype, hear=hear)
     w, config = at_image_size(image, weights_tree(tensors, config), config, step)
-    forward(pixels, w, config, step)
+    step.into("", forward, pixels, w, config)
 
 
 @functools.lru_cache(maxsize=32)
@@ -175,7 +175,7 @@ class ViT:
 
         def pass_of(some: Array) -> dict[str, Array]:
             step = self._step(len(some), image, hear, changes, touched)
-            return {name: np.asarray(x) for name, x in forward(some, w, config, step).items()}
+            return {name: np.asarray(x) for name, x in step.into("", forward, some, w, config).items()}
 
         outputs = pass_of(pixels) if whole else in_chunks(pass_of, pixels, max(1, CHUNK // config.tokens))
         outputs = {name: x if x.base is None else x.copy() for name, x in outputs.items()}  # each its own memory
@@ -211,10 +211,12 @@ class ViT:
             raise InputError("pixels: an empty batch")
         if pixels.shape[2:] != (Y, X):
             size = f"pixels are {pixels.shape[2]}x{pixels.shape[3]}"
-            if not any_size:
+            if not any_size and not self.config.any_size:
                 raise InputError(f"{size}, the model takes {Y}x{X}: resize them, or pass resize_positions=True")
-            if pixels.shape[2] % P or pixels.shape[3] % P or 0 in pixels.shape:
-                raise InputError(f"{size}, which is not a multiple of the patch size {P}")
+            multiple = self.config.multiple
+            if pixels.shape[2] % multiple or pixels.shape[3] % multiple or 0 in pixels.shape:
+                why = "patch size" if multiple == P else f"patch size {P} and of the {multiple // P} patches merged, together"
+                raise InputError(f"{size}, which is not a multiple of the {why} {multiple}")
         largest = float(np.maximum(pixels.max(), -pixels.min()))  # NaN where there is one
         if not largest <= LARGEST_PIXEL:
             what = f"are as large as {largest:.2g}" if math.isfinite(largest) else "hold NaN or infinite numbers"
@@ -344,18 +346,22 @@ class ViTOutput:
     """What a forward pass gives.
 
     last_hidden_state   (B, N, D) all tokens after the last norm
-    pooled              (B, D) the picture's vector, which the head sees
+    pooled              (B, D) the picture's vector, which the head sees; None where there is none (pooling "none")
     pooler_output       (B, R) tanh pooler, or None
     logits              (B, O), or None
     image_embedding     (B, E) in the space shared with texts (CLIP), or None
+    image_tokens        (B, T, width) what a language model sees, where the model has a merger, or None
+    deepstack           (B, blocks, T, width) what it is given of inner blocks (Qwen3-VL), or None
     steps               name -> array of the steps asked for with `record`
     """
 
     last_hidden_state: Array
-    pooled: Array
+    pooled: Array | None = None
     pooler_output: Array | None = None
     logits: Array | None = None
     image_embedding: Array | None = None
+    image_tokens: Array | None = None
+    deepstack: Array | None = None
     steps: dict[str, Array] = dataclasses.field(default_factory=dict)
     groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict, repr=False)
 

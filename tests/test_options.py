@@ -57,10 +57,10 @@ def test_every_precision(option):
 @every_option
 def test_another_image_size(option):
     model = model_with(option)
-    pixels = np.random.default_rng(6).normal(size=(2, 3, 20, 16))
+    pixels = np.random.default_rng(6).normal(size=(2, 3, 24, 16))
     out = model(pixels, resize_positions=True)
-    assert out.last_hidden_state.shape == (2, model.config.special_tokens + 20, 24)
-    traced = numpy_vit.trace(model.config, batch=2, size=(20, 16))
+    assert out.last_hidden_state.shape == (2, model.config.special_tokens + 24, 24)
+    traced = numpy_vit.trace(model.config, batch=2, size=(24, 16))
     assert traced.rows[-1].shape[0] == 2
 
 
@@ -86,7 +86,13 @@ def test_every_tensor_matters(option):
 
     def outputs(tensors):
         out = numpy_vit.ViT(model.config, tensors)(pixels)
-        return np.concatenate([np.ravel(x) for x in (out.pooled, out.logits, out.image_embedding) if x is not None])
+        return np.concatenate(
+            [
+                np.ravel(x)
+                for x in (out.pooled, out.logits, out.image_embedding, out.image_tokens, out.deepstack)
+                if x is not None
+            ]
+        )
 
     before = outputs(model.tensors)
     for name, array in model.tensors.items():
@@ -103,14 +109,14 @@ def test_every_tensor_matters(option):
         ({"class_token": False}, "pooling 'class' needs a class token"),
         ({"distillation_head": True}, "needs a distillation token"),
         ({"pre_logits": True}, "pre_logits needs a pooler"),
-        ({"rope": "index_pairs"}, "rope_grid go together"),
+        ({"rope": "centred_halves", "rope_grid": (2, 2)}, "counts no rows and columns"),
         ({"rope": "centred_halves", "inner": 18}, "heads of 4, 8"),
         ({"without_bias": "heed"}, "without_bias"),
         ({"without_bias": ("mlp.gate",)}, "mlp.gate, which is not there"),
         ({"relative_positions": True, "registers": 2}, "relative positions"),
         ({"registers": -1}, "registers is -1"),
         ({"layer_scale": 1}, "layer_scale is 1: it must be true or false"),
-        ({"positions": "some"}, "positions 'some' is not one of all, patches, none"),
+        ({"positions": "some"}, "positions 'some' is not one of all, patches, axes, none"),
     ],
 )
 def test_senseless_options_are_refused(changes, message):

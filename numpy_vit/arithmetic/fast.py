@@ -45,6 +45,12 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float, out: Array) -> 
     return y
 
 
+def rms_norm(x: Array, weight: Array | float, eps: float, out: Array) -> Array:
+    y = np.divide(x, np.sqrt(row_products(x, x) / x.shape[-1] + eps), out=out)
+    y *= weight
+    return y
+
+
 def softmax(x: Array, out: Array) -> Array:
     """The row's maximum is subtracted only where numbers are large, so that exp could overflow or a row vanish."""
     if not (x.min() >= -20 and x.max() <= 20):
@@ -86,7 +92,7 @@ BY_NUMBER: dict[Any, Callable[..., Array]] = {
     ops.relu: lambda x, out: np.maximum(x, 0, out=out),
     **{each: elementwise(each.formula) for each in (ops.gelu_tanh, ops.quick_gelu, ops.silu)},
 }
-BY_ROW: dict[Any, Callable[..., Array]] = {ops.layer_norm: layer_norm, ops.softmax: softmax}
+BY_ROW: dict[Any, Callable[..., Array]] = {ops.layer_norm: layer_norm, ops.rms_norm: rms_norm, ops.softmax: softmax}
 ops.WAYS[np.ndarray] = {
     ops.linear: linear_of_any,
     **{each: in_blocks_of(each, compute) for each, compute in BY_NUMBER.items()},

@@ -203,7 +203,8 @@ def in_tiles(attend: Callable[..., Array], query: Array, key: Array, value: Arra
         queries = query[tile]
         context[tile] = attend(queries, key[b, h], value[b, h], TileStep.of(step, tile, queries.shape[:3]))
 
-    parallel_for(work, [(slice(b, b + 1), h, n) for b in range(B) for h in heads for n in rows])
+    few = even_slices(B, max(1, BLOCK // (H * N * N)), threads)  # windows (numpy_vit.windows) are as many little pictures
+    parallel_for(work, [(b, h, n) for b in few for h in heads for n in rows])
     return context
 
 
@@ -252,8 +253,9 @@ def divided(
 
 @functools.lru_cache(maxsize=32)
 def narrowed(config: Any, what: str, of: int) -> Any:
-    """The config of a part; None where equal parts cannot be made, or all hidden numbers are normed together."""
-    if getattr(config, what) % of or (what == "mlp" and config.mlp_norm):
+    """The config of a part; None where equal parts cannot be made, or the numbers of all parts are normed together."""
+    together = config.mlp_norm if what == "mlp" else config.qk_norm and not config.qk_norm_of_heads
+    if getattr(config, what) % of or together:
         return None
     if what == "mlp":
         return config.replace(mlp=config.mlp // of)

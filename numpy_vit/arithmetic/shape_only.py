@@ -211,8 +211,8 @@ def _resize_positions(table: ShapeOnly, old: tuple[int, int], new: tuple[int, in
     return table._new(f"resize ({rule})", (table,), (special + new[0] * new[1], table.shape[1]), table.dtype)
 
 
-def _rotation_tables(frequencies: ShapeOnly, grid: tuple[int, int], *rest: Any) -> ShapeOnly:
-    shape = 2, grid[0] * grid[1], 4 * len(frequencies)
+def _rotation_tables(frequencies: ShapeOnly, grid: tuple[int, int], rope: str, *rest: Any) -> ShapeOnly:
+    shape = 2, grid[0] * grid[1], len(frequencies) * (2 if rope == "ladder_halves" else 4)
     return frequencies._new("cos and sin", (frequencies,), shape, frequencies.dtype)
 
 
@@ -234,6 +234,12 @@ def _layer_norm(x: ShapeOnly, weight: ShapeOnly, bias: ShapeOnly, eps: float) ->
     return y
 
 
+def _rms_norm(x: ShapeOnly, weight: ShapeOnly | float, eps: float) -> ShapeOnly:
+    y = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+    y *= weight
+    return y
+
+
 def _softmax(x: ShapeOnly) -> ShapeOnly:
     e = x - x.max(axis=-1, keepdims=True)
     np.exp(e, out=e)
@@ -246,6 +252,7 @@ FUNCTIONS: dict[Any, Callable[..., Any]] = {np.concatenate: _concatenate, np.bro
 ops.WAYS[ShapeOnly] = {
     ops.linear: _linear,
     ops.layer_norm: _layer_norm,
+    ops.rms_norm: _rms_norm,
     ops.softmax: _softmax,
     **{each: _elementwise(each) for each in (ops.erf, ops.gelu, ops.gelu_tanh, ops.quick_gelu, ops.silu)},
     positions.resize_positions: _resize_positions,

@@ -25,6 +25,7 @@ from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
 from .openai_clip import OPENAI_CLIP
 from .preprocessing import policy, read_preprocessor
+from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from .rename_table import class_names, read_map
 from .sources import Source, open_source, sha256
 from .table import compare, first_names
@@ -45,6 +46,9 @@ FAMILIES: dict[str, Family] = {
         HF_CLIP,
         HF_SIGLIP,
         HF_SIGLIP2,
+        QWEN2_VL,
+        QWEN2_5_VL,
+        QWEN3_VL,
         OPENAI_CLIP,
         TORCHVISION,
         AUGREG,

@@ -79,7 +79,7 @@ def section_of(reading: OpenCheckpoint, key: str = "vision_config") -> Mapping[s
     """
     config = reading.config
     section = config.get(f"{key}_dict") if config.get(f"{key}_dict") is not None else config.get(key)
-    if section is None and str(config.get("model_type")).endswith("vision_model"):
+    if section is None and str(config.get("model_type")).endswith(("vision_model", "_vision")):
         return config
     if section is None and "model_type" not in config:  # not said whose: the whole file is the tower's
         return config

@@ -48,8 +48,8 @@ class Table:
 
     def candidates(self, ours: str) -> list[tuple[Row, str]]:
         """The rows for one of our tensors, and its full names in the file."""
-        block = re.match(r"blocks\.(\d+)\.", ours)
-        pattern = re.sub(r"^blocks\.\d+\.", "blocks.{n}.", ours)
+        block = re.match(r"(?:blocks|deepstack)\.(\d+)\.", ours)
+        pattern = re.sub(r"^(blocks|deepstack)\.\d+\.", r"\1.{n}.", ours)
         n = block[1] if block else ""
         stem, _, end = pattern.rpartition(".")
         whole = [(row, row.theirs.replace("{n}", n)) for row in self.by_name.get(pattern, ())]

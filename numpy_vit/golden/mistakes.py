@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import model as paper
 from ..config import ViTConfig
-from ..families import activation_name, layer_scales, norm
+from ..families import activation_name, branch_ends, norm
 from ..ops import linear, merge_heads, softmax
 from ..parameters import Weights, has_bias, parameter_shapes
 from ..positions import RULES
@@ -343,7 +343,7 @@ def pooler_without_tanh(pooled: Array, run: Run) -> Array:
 
 def post_norm_block(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
     """LN(x + attention(x)), then LN(x + MLP(x)), as in the first Transformer."""
-    step = step.then(layer_scales(w))
+    step = step.then(branch_ends(w, config))
     x = step("residual1", x + step.into("attention", paper.multi_head_attention, x, w.attention, config), "B N D")
     x = norm("norm1", w, config)(x, step)
     x = step("residual2", x + step.into("mlp", paper.mlp, x, w.mlp, config), "B N D")

@@ -20,7 +20,7 @@ class Explanation(NamedTuple):
     why_zh: str
 
 
-_NORM = "(x - mean) / sqrt(variance + eps) * weight + bias"
+LAYER_NORM = "(x - mean) / sqrt(variance + eps) * weight + bias"
 _LINEAR = "{N} x {D} @ {D} x {H*K} + {H*K}, seen as {H} heads of {K}"
 
 EXPLANATIONS: dict[str, Explanation] = {
@@ -67,6 +67,20 @@ EXPLANATIONS: dict[str, Explanation] = {
         "The image has another size than the positions were learned for, so their grid is resized like a picture.",
         "图像尺寸与学习位置时不同，所以把位置网格像图片一样缩放。",
     ),
+    "embed.patch_norm": Explanation(
+        "layer norm",
+        "AIMv2, GLM-4V",
+        f"{LAYER_NORM}, each patch over {{D}}",
+        "A norm of the projected patches, before they get their positions.",
+        "投影后的图块在加上位置之前先归一化。",
+    ),
+    "embed.axis_positions": Explanation(
+        "add",
+        "Gemma 4",
+        "a row's {D} + a column's {D}, for each of {G} patches",
+        "Every row and every column of patches has a learned position; a patch has the sum of both.",
+        "每一行和每一列图块都有一个可学习的位置；图块的位置是两者之和。",
+    ),
     "embed.positions": Explanation(
         "add",
         "eq. 1: E_pos",
@@ -74,10 +88,24 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Attention does not know order: learned positions are added (not appended) so that each token knows its position.",
         "注意力不知道次序：加上（而不是拼接）可学习的位置，让每个词元知道自己在哪里。",
     ),
+    "norm1_after": Explanation(
+        "layer norm",
+        "norm on both sides (Gemma 4)",
+        f"{LAYER_NORM}, each token over {{D}}",
+        "What attention gives is normed once more, before it is added.",
+        "注意力的结果在相加之前再归一化一次。",
+    ),
+    "norm2_after": Explanation(
+        "layer norm",
+        "norm on both sides (Gemma 4)",
+        f"{LAYER_NORM}, each token over {{D}}",
+        "What the MLP gives is normed once more, before it is added.",
+        "MLP 的结果在相加之前再归一化一次。",
+    ),
     "norm1": Explanation(
         "layer norm",
         "eq. 2: LN",
-        f"{_NORM}, each token over {{D}}",
+        f"{LAYER_NORM}, each token over {{D}}",
         "Every token is brought to the same scale before attention, so that deep stacks stay stable.",
         "注意力之前把每个词元调到同一尺度，很深的模型也保持稳定。",
     ),
@@ -108,6 +136,27 @@ EXPLANATIONS: dict[str, Explanation] = {
         "{N} x {K} @ {K} x {N} * 1/sqrt({K}), {H} times",
         "Every query meets every key; dividing by sqrt(K) keeps their size the same for any K, so softmax does not saturate.",
         "每个查询与每个键相乘；除以 sqrt(K) 使分数的大小与 K 无关，softmax 才不会饱和。",
+    ),
+    "attention.windows.scores": Explanation(
+        "matmul",
+        "eq. 6 in windows (2103.14030)",
+        "q k^T / sqrt({K}) of a window's patches, {H} times",
+        "Queries meet only the keys of their own window: the cost grows with the picture, not with its square.",
+        "查询只与自己窗口里的键相乘：开销随图片大小增长，而不是随其平方增长。",
+    ),
+    "attention.windows.probs": Explanation(
+        "softmax",
+        "eq. 6 in windows (2103.14030)",
+        "exp(x) / sum(exp(x)), each row over a window's patches, {H} times",
+        "Scores become weights: every patch looks at the patches of its own window.",
+        "分数变成权重：每个图块只看自己窗口里的图块。",
+    ),
+    "attention.value_norm": Explanation(
+        "rms norm without scale",
+        "Gemma 4",
+        "x / sqrt(mean(x^2) + eps), each head over {K}",
+        "The values of every head are brought to one size.",
+        "把每个头的值调到同一大小。",
     ),
     "attention.probs": Explanation(
         "softmax",
@@ -140,7 +189,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     "norm2": Explanation(
         "layer norm",
         "eq. 3: LN",
-        f"{_NORM}, each token over {{D}}",
+        f"{LAYER_NORM}, each token over {{D}}",
         "The same scale again before the MLP.",
         "MLP 之前再次调到同一尺度。",
     ),
@@ -175,7 +224,7 @@ EXPLANATIONS: dict[str, Explanation] = {
     "norm": Explanation(
         "layer norm",
         "eq. 4: LN",
-        f"{_NORM}, each token over {{D}}",
+        f"{LAYER_NORM}, each token over {{D}}",
         "The last norm: this is the last hidden state.",
         "最后一次归一化：这就是 last hidden state。",
     ),
@@ -217,7 +266,7 @@ EXPLANATIONS |= {
     "embed.norm": Explanation(
         "layer norm",
         "CLIP (2103.00020)",
-        f"{_NORM}, each token over {{D}}",
+        f"{LAYER_NORM}, each token over {{D}}",
         "One more norm before the first block; CLIP has it.",
         "第一个编码器块之前多一次归一化；CLIP 有它。",
     ),
@@ -238,14 +287,14 @@ EXPLANATIONS |= {
     "attention.query_norm": Explanation(
         "layer norm",
         "ViT-22B (2302.05442)",
-        f"{_NORM}, each head over {{K}}",
+        f"{LAYER_NORM}, each head over {{K}}",
         "Queries of one size for every token, so that scores cannot grow without bound in training.",
         "每个词元的查询大小一致，训练时分数不会无限增大。",
     ),
     "attention.key_norm": Explanation(
         "layer norm",
         "ViT-22B (2302.05442)",
-        f"{_NORM}, each head over {{K}}",
+        f"{LAYER_NORM}, each head over {{K}}",
         "And keys likewise.",
         "键也一样。",
     ),
@@ -308,7 +357,7 @@ EXPLANATIONS |= {
     "mlp.norm": Explanation(
         "layer norm",
         "EVA-02 (2303.11331)",
-        f"{_NORM}, each token over {{M}}",
+        f"{LAYER_NORM}, each token over {{M}}",
         "A norm inside the MLP keeps the products of gate and hidden numbers at one scale.",
         "MLP 内部的归一化让门与隐藏数字之积保持同一尺度。",
     ),
@@ -352,7 +401,7 @@ EXPLANATIONS |= {
         "把 {H} 个头重新并排放好并混合。",
     ),
     "map.norm": Explanation(
-        "layer norm", "MAP (1810.00825)", f"{_NORM}, over {{D}}", "A norm before its MLP.", "MLP 之前归一化。"
+        "layer norm", "MAP (1810.00825)", f"{LAYER_NORM}, over {{D}}", "A norm before its MLP.", "MLP 之前归一化。"
     ),
     "pool.map": Explanation(
         "add",
@@ -371,7 +420,7 @@ EXPLANATIONS |= {
     "pooled_norm": Explanation(
         "layer norm",
         "BEiT, CLIP, MAE: fc_norm, ln_post",
-        f"{_NORM}, over {{D}}",
+        f"{LAYER_NORM}, over {{D}}",
         "The last norm comes after pooling here: of one vector, not of every token.",
         "这里最后的归一化在池化之后：只对一个向量，而不是每个词元。",
     ),
@@ -399,6 +448,75 @@ EXPLANATIONS |= {
 }
 
 
+_MERGED = "the language model's side"
+_MERGER: dict[str, Explanation] = {
+    "norm": Explanation(
+        "norm",
+        _MERGED,
+        "each token over its numbers",
+        "A norm of each token, before the small MLP that makes it one of the language model's.",
+        "在把词元变成语言模型的词元的小 MLP 之前，对每个词元归一化。",
+    ),
+    "concat": Explanation(
+        "concatenate neighbours",
+        "pixel shuffle (1609.05158), the other way round",
+        "{G} tokens -> {T}",
+        "Neighbouring patches become one token, their numbers one after the other: fewer tokens for the language model.",
+        "相邻的图块合成一个词元，它们的数字前后相接：语言模型要读的词元更少。",
+    ),
+    "unfold": Explanation(
+        "concatenate neighbours",
+        "as a convolution's kernel has them",
+        "{G} tokens -> {T}",
+        "Neighbouring patches become one token; its numbers lie as a convolution with this stride takes them.",
+        "相邻的图块合成一个词元；数字的次序与步长相同的卷积所取的一样。",
+    ),
+    "mean": Explanation(
+        "mean",
+        "average pooling",
+        "{G} tokens -> {T}",
+        "Neighbouring patches become one token, their mean: fewer tokens for the language model.",
+        "相邻的图块取平均合成一个词元：语言模型要读的词元更少。",
+    ),
+    "linear": Explanation(
+        "linear",
+        _MERGED,
+        "{T} x {in} @ {in} x {out} + {out}",
+        "A learned matrix on the way to the width of the language model.",
+        "通向语言模型宽度的一个可学习的矩阵。",
+    ),
+    "activation": Explanation(
+        "activation", _MERGED, "of every number", "The non-linearity between two matrices.", "两个矩阵之间的非线性。"
+    ),
+    "gated": Explanation(
+        "multiply",
+        "GLU (2002.05202)",
+        "hidden * silu(gate)",
+        "Each hidden number is let through as far as its gate is open.",
+        "每个隐藏数字按它的门打开的程度通过。",
+    ),
+    "scale": Explanation(
+        "multiply",
+        _MERGED,
+        "x * sqrt(width)",
+        "Brought to the size of the language model's tokens.",
+        "调到语言模型词元的大小。",
+    ),
+}
+_KINDS = {"hidden": "linear", "output": "linear", "gelu": "activation", "gelu_tanh": "activation", "silu": "activation"}
+WINDOWS = ("windows", "right_windows", "bottom_windows", "corner_window")
+EXPLANATIONS |= {f"merger.{kind}": entry for kind, entry in _MERGER.items()}
+
+
+def merger_kind(stage: str) -> str:
+    """What kind of a merger's stage a step is: "hidden2" and "gated_gate" are linear layers."""
+    kind = stage.rstrip("0123456789")
+    for part, as_ in (("_gate", "linear"), ("_hidden", "linear"), ("_silu", "activation")):
+        if kind.endswith(part):
+            return as_
+    return _KINDS.get(kind, kind)
+
+
 def step_key(name: str, activation: str, pooling: str, special_tokens: int = 1) -> str:
     """The entry of EXPLANATIONS for a step's full name."""
     _, key = place(name)
@@ -406,6 +524,10 @@ def step_key(name: str, activation: str, pooling: str, special_tokens: int = 1) 
         return f"{key}.{'several' if special_tokens else 'none'}"
     if key == "pool":
         return f"pool.{pooling}"
+    if key.startswith(("merger.", "deepstack.")):
+        return f"merger.{merger_kind(key.rpartition('.')[2])}"
+    if any(f".{part}." in key for part in WINDOWS):
+        return f"attention.windows.{key.rpartition('.')[2]}"
     key = key.removeprefix("map.") if key.startswith("map.mlp.") else key
     return "mlp.activation" if key == f"mlp.{activation}" else key
 

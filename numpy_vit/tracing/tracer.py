@@ -29,7 +29,7 @@ from ..parameters import is_learned
 from ..vit import dry_run
 from .rows import PARTS as PARTS
 from .rows import Row, Rows, Tensor
-from .step_texts import EXPLANATIONS, Explanation, fill_in, step_key
+from .step_texts import EXPLANATIONS, LAYER_NORM, Explanation, fill_in, step_key
 
 
 class Trace(Rows):
@@ -132,6 +132,11 @@ class _Recorder:
             where = where if "gelu" in kind else "section 3.1 (the paper has GELU)"
         if kind == "linear" and len(weights) == 1:
             formula = re.sub(r" \+ \{[^}]+\}", "", formula)  # a linear step without its bias
+        if kind == "layer norm" and c.norm == "rms":
+            kind, formula = "rms norm", formula.replace(LAYER_NORM, "x / sqrt(mean(x^2) + eps) * weight")
+        if "{in}" in formula:
+            rows, columns = weights[0].shape
+            formula = formula.replace("{in}", str(rows)).replace("{out}", str(columns))
         self.rows.append(
             Row(
                 name=name,

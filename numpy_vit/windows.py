@@ -1,0 +1,76 @@
+"""Attention in windows: the grid of patches is cut up, every window attends to itself, and the grid is put together again.
+
+As in Swin (arXiv 2103.14030), without its shift: Qwen2.5-VL in all blocks but a few. Windows are cut from the top left. What
+is left over at the right and bottom edge makes windows that are smaller, so that there are up to four kinds of them; those of
+one kind go through attention together, as if they were pictures of a batch. No N x N mask, and no N x N scores.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import model
+from .steps import Array, Step
+
+
+class Part(NamedTuple):
+    """A part of the grid that is cut into windows of one size."""
+
+    name: str  # the steps in these windows have it before their names
+    rows: slice
+    columns: slice
+    window: tuple[int, int]  # patches down and across
+
+
+def parts(grid: tuple[int, int], side: int) -> list[list[Part]]:
+    """The parts of a grid (rows, columns), as they lie: whole windows, and beside and below them what is left over."""
+    names = {(True, True): "windows", (True, False): "right_windows", (False, True): "bottom_windows"}
+    return [
+        [
+            Part(names.get((down == side, across == side), "corner_window"), rows, columns, (down, across))
+            for columns, across in pieces(grid[1], side)
+        ]
+        for rows, down in pieces(grid[0], side)
+    ]
+
+
+def pieces(size: int, side: int) -> list[tuple[slice, int]]:
+    """What of one axis is cut into whole windows, and the rest: (where, the size of its windows) each."""
+    whole = size // side * side
+    return [(part, n) for part, n in ((slice(0, whole), side), (slice(whole, size), size - whole)) if part.start < part.stop]
+
+
+def in_windows(step: Step, grid: tuple[int, int], side: int) -> Step:
+    """The same contract, in which queries meet only the keys of their own window."""
+
+    def attend(query: Array, key: Array, value: Array, inner: Step) -> Array:
+        def of_part(part: Part) -> Array:
+            cut = [windows_of(x, grid, part) for x in (query, key, value)]
+            sizes = {**step.sizes, "B": cut[0].shape[0], "N": cut[0].shape[2]}
+            below = inner.under(part.name).having(sizes=sizes, fitting=set(), uses=step.uses, ways=step.ways)
+            return put_back(below.into("", model.attend, *cut), len(query), part)
+
+        rows = [np.concatenate([of_part(part) for part in row], axis=3) for row in parts(grid, side)]
+        return np.concatenate(rows, axis=2).reshape(*query.shape)
+
+    ways = {function: way for function, way in step.ways.items() if function is not model.attend}
+    return step.having(uses={**step.uses, model.attend: attend}, ways=ways)
+
+
+def windows_of(x: Array, grid: tuple[int, int], part: Part) -> Array:
+    """The windows of a part of the grid. x (B, H, rows * columns, K) -> (B * windows, H, patches of a window, K)."""
+    B, H, _, K = x.shape
+    x = x.reshape(B, H, *grid, K)[:, :, part.rows, part.columns]
+    _, _, rows, columns, _ = x.shape
+    down, across = part.window
+    x = x.reshape(B, H, rows // down, down, columns // across, across, K).transpose(0, 2, 4, 1, 3, 5, 6)
+    return x.reshape(B * (rows // down) * (columns // across), H, down * across, K)
+
+
+def put_back(x: Array, batch: int, part: Part) -> Array:
+    """The inverse of windows_of. x (B * windows, H, patches of a window, K) -> (B, H, rows, columns, K) of this part."""
+    _, H, _, K = x.shape
+    rows, columns = part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
+    down, across = part.window
+    x = x.reshape(batch, rows // down, columns // across, H, down, across, K).transpose(0, 3, 1, 4, 2, 5, 6)
+    return x.reshape(batch, H, rows, columns, K)
