@@ -14,6 +14,7 @@ from ..files.outside import whole
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
+PROCESSOR = "processor_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TORCH_WEIGHTS = "pytorch_model.bin"
@@ -111,6 +112,7 @@ def fetch(model: str, revision: str) -> Path:
     if config is None:
         raise InputError(f"'{model}' has no {CONFIG} on the hub: it is not a transformers model")
     get_if_there(PREPROCESSOR)
+    get_if_there(PROCESSOR)
     for weights, listed in ((WEIGHTS, INDEX), (TORCH_WEIGHTS, TORCH_INDEX)):
         if get_if_there(weights) is not None:
             return config.parent

@@ -92,13 +92,21 @@ def open_source(
         tensors,
         metadata,
         read_json(Path(config)) if config else config_beside(folder, files[0].name),
-        None
-        if named
-        else read_json(Path(preprocessor))
-        if preprocessor
-        else read_json_if_there(folder / hub.PREPROCESSOR) or read_json_if_there(folder / "processor_config.json"),
+        None if named else read_json(Path(preprocessor)) if preprocessor else preprocessor_of(folder),
         str(preprocessor) if named else None,
     )
+
+
+def preprocessor_of(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of its pictures, or None: processor_config.json, with preprocessor_config.json in it.
+
+    Where both speak of the image processor the former is read, as in transformers (image_processing_base.py). It belongs to
+    the model that reads text and pictures, and may tell the image processor another patch size, say.
+    """
+    own, outer = read_json_if_there(folder / hub.PREPROCESSOR), read_json_if_there(folder / hub.PROCESSOR)
+    if own is None or outer is None:
+        return own or outer
+    return {"image_processor": own, **outer}
 
 
 def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
