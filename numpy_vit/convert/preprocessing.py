@@ -36,7 +36,7 @@ SUFFIX = re.compile(r"(\w*?)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 # Keys that change nothing here: names, options of the call, what concerns segmentation maps alone.
 NEUTRAL_KEYS = {
     "image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb", "data_format", "input_data_format",
-    "return_tensors", "disable_grouping", "device", "do_reduce_labels", "reduce_labels",
+    "return_tensors", "disable_grouping", "device", "do_reduce_labels", "reduce_labels", "image_seq_length",
 }  # fmt: skip
 # Absent from older files, which had no choice; and a crop is named where there is one. Nothing to doubt.
 SILENT_KEYS = ("do_rescale", "rescale_factor", "default_to_square", "do_center_crop", "do_pan_and_scan", "do_pad")

@@ -16,15 +16,16 @@ from typing import Any, NamedTuple
 
 from ..config import DIGITS, ViTConfig, is_variant, variant
 from ..convert.hub import CONFIG, PREPROCESSOR
+from ..convert.preprocessing import from_timm, policy, read_preprocessor
+from ..convert.sources import preprocessor_of
 from ..errors import InputError, about, check_kind, in_words, nearest
 from ..files.jsonfile import read_json
 from ..pictures.images import Preprocess, upright
 from ..pictures.sizing import Plan, Sizing
-from .loading import cached_or_published, config_of_content, config_of_published, find_config
+from .loading import cached_or_published, config_of_content, config_of_published, find_config, open_checkpoint
 from .published import Published
 
 Size = tuple[int, int]  # (Y, X)
-PROCESSOR = "processor_config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,24 +101,30 @@ class Eye:
     config      the encoder's, or None where its type is not read yet
     content     config.json; {} where there is none
     preprocess  how its pictures are prepared, or None: they are resized to config.image
+    kind        how its tokens are made; None of an encoder alone
     """
 
     name: str
     config: ViTConfig | None
     content: Mapping[str, Any]
-    preprocess: Preprocess | Sizing | None
+    preprocess: Preprocess | None
+    kind: "Kind | None" = None
 
     @property
     def sizing(self) -> Sizing | None:
-        return self.preprocess if isinstance(self.preprocess, Sizing) else getattr(self.preprocess, "sizing", None)
+        """The rule of sizes, where pictures are not all made alike."""
+        return None if self.preprocess is None else self.preprocess.sizing
 
     @property
-    def kind(self) -> "Kind | None":
-        """How its tokens are made; None of an encoder alone."""
-        return KINDS.get(str(self.content.get("model_type")))
+    def side(self) -> int:
+        """side x side patches become one token."""
+        if self.config is not None and self.config.merger is not None:
+            return self.config.merger.side
+        return self.kind.side(self.content) if self.kind is not None and self.content else 1
 
     @property
     def patch(self) -> int:
+        """Pixels along a patch's side."""
         if self.config is not None:
             return self.config.patch
         found = of_vision(self.content, "patch_size")
@@ -132,17 +139,16 @@ class Eye:
             if name not in known:
                 has = f"it has {', '.join(known)}" if known else "of its pictures' size nothing can be set"
                 raise InputError(f"{self.name}: no setting '{name}'{nearest(name, known)} ({has})")
-        assert self.sizing is not None
+        assert self.preprocess is not None and self.sizing is not None
         with about(self.name):
             sizing = self.sizing.changed(**{known[name]: value for name, value in settings.items()})
-        kept = sizing if not isinstance(self.preprocess, Preprocess) else dataclasses.replace(self.preprocess, sizing=sizing)
-        return dataclasses.replace(self, preprocess=kept)
+        return dataclasses.replace(self, preprocess=dataclasses.replace(self.preprocess, sizing=sizing))
 
     def plan(self, size: Size) -> Plan:
         """What becomes of a picture of this size."""
         if self.sizing is not None:
             return self.sizing.plan(*size)
-        if isinstance(self.preprocess, Preprocess):
+        if self.preprocess is not None:
             resized = self.preprocess.target(*size)
             return Plan(resized, (1, 1), None, (self.preprocess.crop or resized,))
         assert self.config is not None
@@ -153,7 +159,8 @@ class Eye:
         with about(self.name):
             plan = self.plan(size)
             grids = [(Y // self.patch, X // self.patch) for Y, X in plan.pictures]
-            tokens, markers = self.kind.count(self.content, plan, grids) if self.kind else (None, {})
+            kind = self.kind or (PLAIN if self.config is not None and self.config.merger is not None else None)
+            merged = [kind.tokens(grid, self.side) for grid in grids] if kind else []
             return ImageTokens(
                 model=self.name,
                 size=size,
@@ -162,8 +169,8 @@ class Eye:
                 thumbnail=plan.thumbnail,
                 pictures=plan.pictures,
                 patches=sum(rows * columns for rows, columns in grids),
-                image_tokens=tokens,
-                markers=markers,
+                image_tokens=sum(rows * columns for rows, columns in merged) if kind else None,
+                markers=kind.markers(plan, merged) if kind else {},
                 macs=None if self.config is None else sum(encoder_macs(self.config, picture) for picture in plan.pictures),
             )
 
@@ -189,49 +196,59 @@ def eye(model: Any) -> Eye:
 
 
 def eye_of_published(found: Published) -> Eye:
-    content = {} if isinstance(found.config, ViTConfig) else found.config
-    config = config_if_read(found.name, lambda: config_of_published(found)[0])
-    return Eye(found.name, config, content, preprocessing(found.name, content, found.preprocessor, config))
+    """A published model. Raises InputError where neither its encoder is supported nor its tokens are counted."""
+    if isinstance(found.config, ViTConfig):
+        return Eye(found.name, found.config, {}, policy("torchvision", found.config.image, 3))
+    content = found.config
+    config = config_if_read(content, lambda: config_of_published(found)[0])
+    if "pretrained_cfg" in content:
+        return Eye(found.name, config, content, from_timm(content["pretrained_cfg"], 3, []))
+    return eye_of_content(found.name, content, found.preprocessor, config)
 
 
 def eye_of_folder(name: str, folder: Path) -> Eye:
+    """A folder with config.json; of preprocessor_config.json and processor_config.json what is there."""
     content = read_json(folder / CONFIG)
-    files = [read_json(folder / file) for file in (PREPROCESSOR, PROCESSOR) if (folder / file).is_file()]
-    said: dict[str, Any] = {}
-    for values in reversed(files):  # what the image processor's own file says comes last, and counts
-        said |= {**values, **(values.get("image_processor") or {})}
-    config = config_if_read(name, lambda: config_of_content(name, content)[0])
-    return Eye(name, config, content, preprocessing(name, content, said or None, config))
+    config = config_if_read(content, lambda: config_of_content(name, content)[0])
+    return eye_of_content(name, content, preprocessor_of(folder), config)
+
+
+def eye_of_content(name: str, content: Mapping[str, Any], files: Mapping[str, Any] | None, config: ViTConfig | None) -> Eye:
+    """A model by the content of its config.json, and of the files about its pictures."""
+    kind = KINDS.get(str(content.get("model_type")))
+    return Eye(name, config, content, preprocessing(name, content, files), kind)
 
 
 def eye_of_file(name: str, path: Path) -> Eye:
     """A converted file, or weights with their config beside them."""
-    from .loading import open_checkpoint
-
     checkpoint = open_checkpoint(name if name == DIGITS else path)
-    return Eye(name, checkpoint.config, {}, checkpoint.preprocess)
+    return Eye(name, checkpoint.config, {}, checkpoint.preprocess, kind_of_family(checkpoint.source.get("family")))
 
 
-def config_if_read(name: str, read: Callable[[], ViTConfig]) -> ViTConfig | None:
-    """The encoder's config; None where its type is not supported: its tokens can be counted all the same."""
+def kind_of_family(name: Any) -> "Kind | None":
+    """How the tokens of a converted file are made: it names the family that it was read as."""
+    from ..convert import FAMILIES
+
+    types = FAMILIES[name].model_types if name in FAMILIES else ()
+    return next((KINDS[model_type] for model_type in types if model_type in KINDS), None)
+
+
+def config_if_read(content: Mapping[str, Any], read: Callable[[], ViTConfig]) -> ViTConfig | None:
+    """The encoder's config; None where it is not supported, but its tokens can be counted all the same."""
     try:
         return read()
     except InputError:
-        return None
+        if content.get("model_type") in KINDS:
+            return None
+        raise
 
 
-def preprocessing(
-    name: str, content: Mapping[str, Any], values: Mapping[str, Any] | None, config: ViTConfig | None
-) -> Preprocess | Sizing | None:
-    """How pictures are prepared. Raises InputError where that decides the tokens, and is not known."""
-    from .sizings import read_sizing
-
+def preprocessing(name: str, content: Mapping[str, Any], values: Mapping[str, Any] | None) -> Preprocess | None:
+    """How pictures are prepared. Raises InputError where that decides how many tokens there are, and is not known."""
     with about(name):
-        if values is not None:
-            return read_sizing(values, content, config)
-        if config is None or content.get("model_type") in KINDS:
+        if values is None and content.get("model_type") in KINDS:
             raise InputError(f"no {PREPROCESSOR}: of what size the model sees a picture is not said")
-    return None
+        return None if values is None else read_preprocessor(values, 3, [], content.get("model_type"))
 
 
 def of_vision(content: Mapping[str, Any], key: str, default: Any = None) -> Any:
@@ -281,12 +298,6 @@ class Kind(NamedTuple):
     side: Callable[[Mapping[str, Any]], int]
     markers: Callable[[Plan, Grids], Markers]
     tokens: Callable[[Size, int], Size] = lambda grid, side: (grid[0] // side, grid[1] // side)
-
-    def count(self, content: Mapping[str, Any], plan: Plan, grids: Grids) -> tuple[int, Markers]:
-        """(image tokens, markers) of a picture."""
-        side = self.side(content)
-        found = [self.tokens(grid, side) for grid in grids]
-        return sum(rows * columns for rows, columns in found), self.markers(plan, found)
 
 
 def around(first: str, last: str) -> Callable[[Plan, Grids], Markers]:
@@ -362,6 +373,7 @@ def rounded_up(grid: Size, side: int) -> Size:
     return -(-grid[0] // side), -(-grid[1] // side)
 
 
+PLAIN = Kind(lambda content: 1, none)
 QWEN = Kind(merged("spatial_merge_size"), around("<|vision_start|>", "<|vision_end|>"))
 GLM = Kind(merged("spatial_merge_size"), around("<|begin_of_image|>", "<|end_of_image|>"))
 KIMI = Kind(merged("merge_kernel_size"), kimi)
@@ -373,17 +385,18 @@ KINDS = {
     **dict.fromkeys(("kimi_vl", "kimi_k25"), KIMI),
     **dict.fromkeys(("idefics3", "smolvlm"), IDEFICS3),
     "internvl": Kind(shuffled("downsample_ratio"), around("<img>", "</img>")),
-    "llava": Kind(lambda content: 1, rows_with_breaks),
+    "llava": Kind(lambda content: 1, rows_with_breaks),  # Pixtral's: published under this name
+    "mllama": Kind(lambda content: 1, lambda plan, grids: {"<|image|>": 1}, lambda grid, side: (0, 0)),
     "mistral3": Kind(merged("spatial_merge_size"), rows_with_breaks),
     "paddleocr_vl": Kind(merged("spatial_merge_size"), around("<|IMAGE_START|>", "<|IMAGE_END|>")),
     "gemma3": Kind(pooled, gemma3),
-    "paligemma": Kind(lambda content: 1, none),
+    "paligemma": PLAIN,
     "gemma4": GEMMA4,
     "llama4": Kind(shuffled("pixel_shuffle_ratio"), llama4),
     "lfm2_vl": Kind(merged("downsample_factor"), lfm2, rounded_up),
 }
-"""model_type of config.json -> how tokens are made. Llama 3.2 Vision (mllama) is none of these: its patches are looked at by
-cross-attention and take no place among the tokens."""
+"""model_type of config.json -> how tokens are made. Llama 3.2 Vision (mllama) looks at its patches by cross-attention: among the
+text's tokens they take no place."""
 
 
 # What can be set

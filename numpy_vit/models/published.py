@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 from ..config import PAPER_STYLE, ViTConfig, variant
-from ..errors import nearest
+from ..errors import InputError, nearest
 
 TORCHVISION = {"vit_b_16": "ViT-B/16", "vit_b_32": "ViT-B/32", "vit_l_16": "ViT-L/16", "vit_l_32": "ViT-L/32",
                "vit_h_14": "ViT-H/14"}  # fmt: skip
@@ -111,3 +111,18 @@ def nearest_published(name: str) -> str:
     found = nearest(name.lower(), lowered, alike=0.8)
     close = found.split("'")[1] if found else ""
     return f"; did you mean '{lowered[close]}'?" if close else ""
+
+
+def listed() -> list[dict[str, Any]]:
+    """Every variant and entry: names, source, and depth, width, heads and patch where the model is supported (else None)."""
+    from .loading import config_of_published
+
+    found: list[tuple[tuple[str, ...], ViTConfig | None, str]] = [((name,), variant(name), "") for name in PAPER_STYLE]
+    models = [published_entry(entry) for entry in data("published.json")["entries"]]
+    for model in [*models, *map(torchvision_model, TORCHVISION)]:
+        try:
+            found.append((model.names, config_of_published(model)[0], model.source))
+        except InputError:
+            found.append((model.names, None, model.source))
+    sizes = ("depth", "width", "heads", "patch")
+    return [{"names": list(n), **{key: getattr(c, key, None) for key in sizes}, "source": s} for n, c, s in found]
