@@ -150,9 +150,9 @@ def facts(found: "Sequence[tuple[str, ImageTokens]]") -> list[str]:
     if any(row.image_tokens is None for _, row in found):
         lines.append("-: an encoder alone, without a language model; all its patches are there for what comes after")
     seen: dict[str, ImageTokens] = {}
-    for _, row in found:  # of each model the picture with the most kinds of markers
-        if row.markers and len(row.markers) >= len(seen.get(row.model, row).markers):
-            seen[row.model] = row
+    for _, row in sorted(found, key=lambda item: (len(item[1].markers), sum(item[1].markers.values()))):
+        if row.markers:
+            seen[row.model] = row  # of each model the picture with most of them
     for name, row in seen.items():
         text = ", ".join(f"{count} {marker}" if count > 1 else marker for marker, count in row.markers.items() if count)
         lines.append(f"markers of {printable(name)} for {by(row.size)}: {text}")

@@ -155,7 +155,7 @@ def print_list(arguments: argparse.Namespace) -> int:
     wide = max(len(row["names"][0]) for row in found)
     for row in found:
         others = [name for name in row["names"][1:] if "_" not in name]
-        print(f"{row['names'][0]:<{wide}}  {sizes_text(row)}{'  ' + ', '.join(others) if others else ''}")
+        print(f"{row['names'][0]:<{wide}}  {sizes_text(row)}  {', '.join(others)}".rstrip())
     return OK
 
 

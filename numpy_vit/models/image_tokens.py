@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import DIGITS, ViTConfig, is_variant, variant
+from ..config import DIGITS, GROUPS, ViTConfig, is_variant, variant
 from ..convert.hub import CONFIG, PREPROCESSOR
 from ..convert.preprocessing import from_timm, policy, read_preprocessor
 from ..convert.sources import preprocessor_of
@@ -154,8 +154,8 @@ class Eye:
         assert self.config is not None
         return Plan(self.config.image, (1, 1), None, (self.config.image,))
 
-    def look(self, size: Size) -> ImageTokens:
-        """A picture of this size."""
+    def look(self, size: Size, *, macs: bool = True) -> ImageTokens:
+        """A picture of this size; the multiply-accumulates, which take most of the time, if they are wanted."""
         with about(self.name):
             plan = self.plan(size)
             grids = [(Y // self.patch, X // self.patch) for Y, X in plan.pictures]
@@ -171,7 +171,7 @@ class Eye:
                 patches=sum(rows * columns for rows, columns in grids),
                 image_tokens=sum(rows * columns for rows, columns in merged) if kind else None,
                 markers=kind.markers(plan, merged) if kind else {},
-                macs=None if self.config is None else sum(encoder_macs(self.config, picture) for picture in plan.pictures),
+                macs=sum(encoder_macs(self.config, picture) for picture in plan.pictures) if macs and self.config else None,
             )
 
 
@@ -263,7 +263,28 @@ def of_vision(content: Mapping[str, Any], key: str, default: Any = None) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def encoder_macs(config: ViTConfig, image: Size) -> int:
-    """Multiply-accumulates of the encoder's matrix products for one picture of `image` (Y, X): a dry run."""
+    """Multiply-accumulates of all matrix products for one picture of `image` (Y, X), as `trace` counts them.
+
+    A dry run of one or two blocks of each kind is enough, times how many there are.
+    """
+    if any(getattr(config, name) is not None for name in GROUPS if name not in ("merger", "windows", "deepstack")):
+        return dry_macs(config, image)  # what a group of fields makes of single blocks is not known here
+    windows, deepstack = config.windows, config.deepstack
+    plain = dataclasses.replace(config, depth=1, windows=None, deepstack=None)
+    one = dry_macs(plain, image)
+    block = dry_macs(dataclasses.replace(plain, depth=2), image) - one
+    total = one + (config.depth - 1) * block
+    if windows is not None:
+        alone = dataclasses.replace(plain, windows=dataclasses.replace(windows, whole=()))
+        total += (config.depth - len(windows.whole)) * (dry_macs(alone, image) - one)
+    if deepstack is not None:
+        alone = dataclasses.replace(plain, deepstack=dataclasses.replace(deepstack, blocks=(0,)))
+        total += len(deepstack.blocks) * (dry_macs(alone, image) - one)
+    return total
+
+
+def dry_macs(config: ViTConfig, image: Size) -> int:
+    """The same of the whole model, block by block."""
     import numpy as np
 
     from ..arithmetic.shape_only import Ledger
@@ -429,10 +450,9 @@ def settings_for(model: Any, sizes: Iterable[Size], budget: int) -> dict[str, in
     """
     check_kind("budget", budget, int, "a number of tokens")
     seen, wanted = eye(model), list(sizes)
-    seen = dataclasses.replace(seen, config=None) if seen.content else seen  # MACs are not wanted
     for settings in ({}, *candidates(seen, budget)):
         try:
-            counted = [seen.changed(settings).look(size) for size in wanted]
+            counted = [seen.changed(settings).look(size, macs=False) for size in wanted]
         except InputError:  # a setting with which the processor refuses this size
             continue
         if all((found.patches if found.total is None else found.total) <= budget for found in counted):

@@ -119,10 +119,14 @@ def cached_or_published(name: str) -> Path | Published:
 
 
 def config_of_published(found: Published) -> tuple[ViTConfig, list[str]]:
-    """The config of a published model. Raises InputError where what it is of is not supported."""
+    """The config of a published model. Raises InputError where what it is of is not supported.
+
+    Keys that its config.json leaves to transformers' defaults are not worth a note: nobody can say them, and it is published so.
+    """
     if isinstance(found.config, ViTConfig):
         return found.config, []
-    return config_of_content(found.name, found.config)
+    config, notes = config_of_content(found.name, found.config)
+    return config, [note for note in notes if " does not say " not in note]
 
 
 def config_of_content(name: str, content: dict[str, Any]) -> tuple[ViTConfig, list[str]]:
