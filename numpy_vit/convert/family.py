@@ -6,7 +6,7 @@ function that reads them. What neither a table nor a file nor the code tells (of
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..config import ViTConfig
@@ -134,11 +134,15 @@ class Family:
 
     def stripped(self, tensors: Tensors, prefix: str) -> dict[str, Tensor]:
         """The tensors under a prefix; and those that lie beside it, as a classifier does beside "vit."."""
+        return {short: tensors[name] for short, name in self.stripped_names(tensors, prefix).items()}
+
+    def stripped_names(self, names: Iterable[str], prefix: str) -> dict[str, str]:
+        """The names of these tensors: without the prefix -> whole."""
         above = [prefix]
         while inner := next((p for p in self.prefixes if above[-1].endswith(p)), ""):
             above.append(above[-1].removesuffix(inner))
-        bare: dict[str, Tensor] = {}
-        for name, tensor in tensors.items():
+        bare: dict[str, str] = {}
+        for name in names:
             shorts = [name[len(p) :] for p in above if name.startswith(p)]
             shorts += [s.removeprefix(p) for s in shorts for p in self.prefixes if s.startswith(p)]  # "model.layer.0" alone
             known = next((s for s in shorts if self.known(s)), None)
@@ -147,16 +151,17 @@ class Family:
                 continue
             if short in bare:
                 raise InputError(f"some tensors are there twice, with and without a prefix: '{short}' and '{name}'")
-            bare[short] = tensor
+            bare[short] = name
         return bare
 
     def reading(self, source: Source, notes: list[str]) -> OpenCheckpoint:
         """A checkpoint of this family, opened."""
         prefix = self.prefix(source.tensors)
-        bare = self.stripped(source.tensors, prefix)
+        names = self.stripped_names(source.tensors, prefix)
+        bare = {short: source.tensors[name] for short, name in names.items()}  # of shards, only those that hold them are read
         if len(bare) < len(source.tensors):
-            kept = {id(tensor) for tensor in bare.values()}
-            others = [name for name, tensor in source.tensors.items() if id(tensor) not in kept]
+            kept = set(names.values())
+            others = [name for name in source.tensors if name not in kept]
             notes.append(
                 f"{len(others)} tensors are left out: the model is what lies under '{prefix}' (not: {first_names(others)})"
             )

@@ -66,6 +66,11 @@ def in_cache(model: str, revision: str) -> Path | None:
 
 def shards(index: Path) -> list[str]:
     """The file names an index lists. Raises InputError for an index that is damaged or points outside its folder."""
+    return sorted(set(weight_map(index).values()))
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """What an index says: tensor -> the file it is in. Raises InputError as `shards` does."""
     try:
         names = read_json(index).get("weight_map")
     except InputError as error:
@@ -75,7 +80,7 @@ def shards(index: Path) -> list[str]:
     for shard in names.values():
         if Path(shard).name != shard or shard in ("", ".", ".."):
             raise InputError(f"{index}: the file name {shard!r} is refused: it points outside the folder")
-    return sorted(set(names.values()))
+    return names
 
 
 def fetch(model: str, revision: str) -> Path:

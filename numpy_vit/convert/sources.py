@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,12 +30,47 @@ class Source:
 
     name: str  # as it was given
     from_hub: bool  # the name is a hub's, not a path
-    files: list[Path]  # the weights
+    files: list[Path]  # the weights; of shards, those that were read
     tensors: Mapping[str, Tensor]
     metadata: dict[str, str]  # of a single file
     config: dict[str, Any] | None  # config.json
     preprocessor: dict[str, Any] | None  # preprocessor_config.json
     policy: str | None = None  # or how pictures are prepared, by name (numpy_vit.convert.preprocessing.POLICIES)
+
+
+class Shards(Mapping[str, Tensor]):
+    """The tensors that an index lists, by name; a shard is read when one of its own is asked for, and not before.
+
+    Of a multimodal model's dozen, the encoder lies in one.
+    """
+
+    def __init__(self, index: Path) -> None:
+        self.index = index
+        self.places = hub.weight_map(index)
+        self.files: list[Path] = []
+        self.read: dict[str, dict[str, Tensor]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.places
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Raises InputError for a shard that is missing or damaged, or has no such tensor."""
+        shard = self.places[name]
+        file = self.index.parent / shard
+        if shard not in self.read:
+            if not file.is_file():
+                raise InputError(f"{file}: missing, though {self.index.name} lists it: download it too")
+            self.read[shard], _ = read_weights(file)
+            self.files.append(file)
+        if name not in self.read[shard]:
+            raise InputError(f"{file}: has no tensor '{name}', though {self.index.name} lists it: copy or download both again")
+        return self.read[shard][name]
 
 
 def open_source(
@@ -67,31 +102,30 @@ def open_source(
     if from_hub:
         path = hub.find(name)
     if path.is_dir():
-        files = weight_files(path)
-        folder = path
+        file, folder = weight_file(path), path
     elif path.exists():
-        files, folder = [path], path.parent
+        file, folder = path, path.parent
     else:
         raise InputError(f"{name}: no such file or folder (and not a hub name like google/vit-base-patch16-224)")
     check_kind("preprocessor", preprocessor or "", str | os.PathLike, "a preprocessor_config.json or a published way's name")
     named = preprocessor is not None and str(preprocessor) in POLICIES and not Path(preprocessor).exists()
-    tensors: dict[str, Tensor] = {}
+    tensors: Mapping[str, Tensor]
     metadata: dict[str, str] = {}
-    for file in files:
-        found, metadata = read_weights(file)
-        repeated = sorted(found.keys() & tensors.keys())
-        if repeated:
-            raise InputError(f"{file}: tensor '{repeated[0]}' is in another shard too")
-        tensors |= found
-        if len(tensors) > MOST_TENSORS:
-            raise InputError(f"{file}: more than {MOST_TENSORS:,} tensors: no vision model's")
+    files = [file]
+    if path.is_dir() and file.name in (hub.INDEX, hub.TORCH_INDEX):
+        tensors = shards = Shards(file)
+        files = shards.files
+    else:
+        tensors, metadata = read_weights(file)
+    if len(tensors) > MOST_TENSORS:
+        raise InputError(f"{file}: more than {MOST_TENSORS:,} tensors: no vision model's")
     return Source(
         name,
         from_hub,
         files,
         tensors,
         metadata,
-        read_json(Path(config)) if config else config_beside(folder, files[0].name),
+        read_json(Path(config)) if config else config_beside(folder, file.name),
         None if named else read_json(Path(preprocessor)) if preprocessor else preprocessor_of(folder),
         str(preprocessor) if named else None,
     )
@@ -136,23 +170,17 @@ def reader_of(content: BinaryIO, suffix: str) -> Callable[[Path], Any]:
     raise InputError(f"only .safetensors, .npz, {', '.join(TORCH)} weights can be read")
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The weights of a Hugging Face folder: one safetensors file, or the shards its index lists, or pytorch_model.bin."""
-    if (folder / hub.WEIGHTS).is_file():
-        return [folder / hub.WEIGHTS]
-    for index in (hub.INDEX, hub.TORCH_INDEX):
-        if (folder / index).is_file():
-            files = [folder / shard for shard in hub.shards(folder / index)]
-            for file in files:
-                if not os.path.isfile(file):
-                    raise InputError(f"{file}: missing, though {index} lists it: download it too")
-            return files
+def weight_file(folder: Path) -> Path:
+    """The weights of a Hugging Face folder: one safetensors file, or the index of several, or pytorch_model.bin."""
+    for name in (hub.WEIGHTS, hub.INDEX, hub.TORCH_INDEX):
+        if (folder / name).is_file():
+            return folder / name
     lone = sorted(folder.glob("*.safetensors"))
     if len(lone) == 1:
-        return lone
+        return lone[0]
     for name in TORCH_WEIGHTS:
         if (folder / name).is_file():
-            return [folder / name]
+            return folder / name
     others = [p.name for p in sorted(folder.iterdir()) if p.suffix in (*TORCH, ".npz", ".h5")]
     found = f" (it has {', '.join(others)}, which is not looked for: name the file)" if others else ""
     raise InputError(f"{folder}: no {hub.WEIGHTS} in this folder{found}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..pictures.images import Picture
     from ..vit import ViT, ViTOutput
 
-OUTPUTS = ("pooled", "image_embedding", "pooler_output", "last_hidden_state", "logits")  # what may be asked for
+OUTPUTS = ("pooled", "image_embedding", "pooler_output", "last_hidden_state", "logits", "image_tokens")  # what may be asked for
 _loading = threading.Lock()
 
 
