@@ -1,8 +1,8 @@
 """Tokens of pictures against transformers' own processors, 300 random sizes each: `pytest -m peers` (extra `peers`).
 
-The processors need a tokenizer only to turn text into numbers, and are made without one: what they say of sizes, and the text that
-they write in a picture's place, is theirs. Sizes of tiles and resized pictures are compared in test_sizing_peers.py; where a
-processor's text needs them (Kimi, LFM2-VL and Llama 4, whose image processors want torchvision), they are ours.
+The processors need a tokenizer only to turn text into numbers, and are made without one: what they say of sizes, and the text
+that they write in a picture's place, is theirs. Sizes of tiles and resized pictures are compared in test_sizing_peers.py; where
+a processor's text needs them (Kimi, LFM2-VL and Llama 4, whose image processors want torchvision), they are ours.
 """
 
 import contextlib
@@ -19,8 +19,6 @@ import pytest
 from numpy_vit.errors import InputError
 from numpy_vit.models import published
 from numpy_vit.models.image_tokens import KINDS, eye
-
-from test_families_peers import in_a_process
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
@@ -135,7 +133,8 @@ def paligemma(seen, values, size):
 
 def gemma4(seen, values, size):
     pictures = type("Pictures", (), {key: values[key] for key in ("patch_size", "pooling_kernel_size", "max_soft_tokens")})()
-    processor = made("gemma4", "Gemma4Processor", image_processor=pictures, image_token="<image>", boi_token="<b>", eoi_token="<e>")
+    marks = {"image_token": "<image>", "boi_token": "<b>", "eoi_token": "<e>"}
+    processor = made("gemma4", "Gemma4Processor", image_processor=pictures, **marks)
     count = processor._get_num_multimodal_tokens(image_sizes=[size])["num_image_tokens"][0]
     return counted(processor.replace_image_token({"num_soft_tokens_per_image": [count]}, 0))
 
@@ -192,7 +191,8 @@ OF_THE_TEMPLATE = {"qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm-4.1v", "glm-ocr", 
 
 
 def test_every_kind_is_compared():
-    left = {"qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v", "smolvlm", "kimi_vl", "mllama"}  # as another, or none
+    # made as another is, or none
+    left = {"qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v_moe", "glm46v", "smolvlm", "kimi_vl", "mllama"}
     assert {eye(name).content["model_type"] for name in PEERS} == set(KINDS) - left
 
 
@@ -215,7 +215,3 @@ def test_tokens_are_the_processors(name):
             assert (ours.image_tokens, own) == (tokens, markers), size
         compared += 1
     assert compared > 290
-
-
-def test_the_weights_of_timm_are_as_timm_says():
-    in_a_process("make_timm_weights.py")

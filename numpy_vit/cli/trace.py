@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
 from .common import OK, note, refuse, terminal_width, wants_colour
-from .models import config_of, open_weights
+from .models import config_of, model_and_changes, open_weights
 from .options import add
 
 if TYPE_CHECKING:
@@ -103,11 +103,15 @@ def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
 
 
 def traced_as_asked(words: Sequence[str], arguments: argparse.Namespace) -> "Trace":
+    from ..models.image_tokens import size_seen
     from ..tracing.tracer import trace
 
-    config, notes = config_of(words)
+    (config, notes), size = config_of(words), arguments.size
+    if config.any_size and size is not None:
+        size, more = size_seen(model_and_changes(words)[0], config, size)
+        notes = [*notes, *more]
     note(*notes)
-    return trace(config, batch=arguments.batch, dtype=arguments.dtype, size=arguments.size)
+    return trace(config, batch=arguments.batch, dtype=arguments.dtype, size=size)
 
 
 def traced_with_values(arguments: argparse.Namespace) -> "Trace":
@@ -146,7 +150,7 @@ def selected(traced: "Trace", arguments: argparse.Namespace) -> "Trace":
 def print_list(arguments: argparse.Namespace) -> int:
     """Every variant and published model: its names, and its sizes where it is supported."""
     from ..files.jsonfile import json_text
-    from ..models.published import listed
+    from ..models.loading import listed
 
     found = listed()
     if arguments.json:

@@ -1,9 +1,9 @@
 """How many tokens a picture becomes: what a model's own processor makes of its size, without the picture and without weights.
 
 The way of a picture is told by its model's files: preprocessor_config.json says what it is resized to and how it is cut
-(numpy_vit.pictures.sizing), config.json how many patches that is and how many of them become one token, and the model's type which
-special tokens stand around and between them (the processors of transformers 5.24, models/*/processing_*.py; where a processor
-leaves them to the chat template, the template's).
+(numpy_vit.pictures.sizing), config.json how many patches that is and how many of them become one token, and the model's type
+which special tokens stand around and between them (the processors of transformers 5.24, models/*/processing_*.py; where a
+processor leaves them to the chat template, the template's).
 """
 
 import dataclasses
@@ -88,6 +88,25 @@ def size_of(size: Any) -> Size:
         raise InputError(f"size is {size}: give (height, width)")
     picture = upright(size)
     return picture.height, picture.width
+
+
+def size_seen(model: Any, config: ViTConfig, size: Size) -> tuple[Size, list[str]]:
+    """At what size (Y, X) a model that takes any size sees a picture of this one, and a note where it is another.
+
+    A size that is of whole tokens stays as it is, and so does one of a model of which it is not said how pictures are prepared.
+    """
+    named = isinstance(model, str | os.PathLike)
+    if not named or not config.any_size or len(size) != 2 or not any(side % config.multiple for side in size):
+        return size, []
+    try:
+        seen = eye(model)
+    except InputError:
+        return size, []
+    pictures = seen.plan(size).pictures if seen.sizing is not None else ()
+    if len(pictures) != 1:
+        return size, []
+    (Y, X), note = pictures[0], f"{seen.name} sees a picture of {size[0]}x{size[1]} at {pictures[0][0]}x{pictures[0][1]}"
+    return (Y, X), [note]
 
 
 # What a model's files say
@@ -416,16 +435,17 @@ KINDS = {
     "llama4": Kind(shuffled("pixel_shuffle_ratio"), llama4),
     "lfm2_vl": Kind(merged("downsample_factor"), lfm2, rounded_up),
 }
-"""model_type of config.json -> how tokens are made. Llama 3.2 Vision (mllama) looks at its patches by cross-attention: among the
-text's tokens they take no place."""
+"""model_type of config.json -> how tokens are made. Llama 3.2 Vision (mllama) looks at its patches by cross-attention: among
+the text's tokens they take no place."""
 
 
 # What can be set
 
+PIXELS = {"max_pixels": "max_pixels", "min_pixels": "min_pixels"}
 SETTINGS: dict[str, dict[str, str]] = {
-    **dict.fromkeys(
-        ("pixel_range", "pixel_range_enlarged", "pixel_range_of_frames"), {"max_pixels": "max_pixels", "min_pixels": "min_pixels"}
-    ),
+    "pixel_range": PIXELS,
+    "pixel_range_enlarged": PIXELS,
+    "pixel_range_of_frames": PIXELS,
     "longest_edge": {"longest_edge": "longest"},
     "patch_budget": {"max_num_patches": "max_patches"},
     "token_budget": {"max_soft_tokens": "max_tokens"},

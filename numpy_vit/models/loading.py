@@ -8,14 +8,14 @@ from typing import Any
 import numpy.typing as npt
 
 from ..arithmetic.precision import precision
-from ..config import DIGITS, ViTConfig, is_variant, known_variants, variant
+from ..config import DIGITS, ViTConfig, is_variant, known_variants, variant, variants
 from ..convert.hub import CONFIG, in_cache, is_hub_name
 from ..convert.preprocessing import policy, read_preprocessor
 from ..convert.sources import Source, open_source, read_json
 from ..errors import InputError, in_words
 from ..files.converted import FORMAT, Checkpoint, read_converted, read_metadata
 from ..vit import ViT
-from .published import Published, find_published, nearest_published
+from .published import Published, all_published, find_published, nearest_published
 
 
 def load(
@@ -121,12 +121,24 @@ def cached_or_published(name: str) -> Path | Published:
 def config_of_published(found: Published) -> tuple[ViTConfig, list[str]]:
     """The config of a published model. Raises InputError where what it is of is not supported.
 
-    Keys that its config.json leaves to transformers' defaults are not worth a note: nobody can say them, and it is published so.
+    Keys that its config.json leaves to transformers' defaults are not worth a note: it is published so.
     """
     if isinstance(found.config, ViTConfig):
         return found.config, []
     config, notes = config_of_content(found.name, found.config)
     return config, [note for note in notes if " does not say " not in note]
+
+
+def listed() -> list[dict[str, Any]]:
+    """Every variant and published model: names, source; and depth, width, heads and patch, None where it is not supported."""
+    found: list[tuple[tuple[str, ...], ViTConfig | None, str]] = [((name,), variant(name), "") for name in variants()]
+    for model in all_published():
+        try:
+            found.append((model.names, config_of_published(model)[0], model.source))
+        except InputError:
+            found.append((model.names, None, model.source))
+    sizes = ("depth", "width", "heads", "patch")
+    return [{"names": list(n), **{key: getattr(c, key, None) for key in sizes}, "source": s} for n, c, s in found]
 
 
 def config_of_content(name: str, content: dict[str, Any]) -> tuple[ViTConfig, list[str]]:

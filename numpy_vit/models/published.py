@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 from ..config import PAPER_STYLE, ViTConfig, variant
-from ..errors import InputError, nearest
+from ..errors import nearest
 
 TORCHVISION = {"vit_b_16": "ViT-B/16", "vit_b_32": "ViT-B/32", "vit_l_16": "ViT-L/16", "vit_l_32": "ViT-L/32",
                "vit_h_14": "ViT-H/14"}  # fmt: skip
@@ -85,13 +85,19 @@ def timm_model(name: str) -> Published | None:
     tag = tag or next(iter(tags), "")
     config = {"architecture": architecture, "pretrained_cfg": tags.get(tag, {})}
     full = f"{architecture}.{tag}" if tag else architecture
-    return Published(architecture, (architecture, full), config, None, TIMM_SOURCE.format(data("timm_weights.json")["timm"], full))
+    source = TIMM_SOURCE.format(data("timm_weights.json")["timm"], full)
+    return Published(architecture, (architecture, full), config, None, source)
 
 
 def torchvision_model(name: str) -> Published:
     """torchvision's, whose eps is 1e-6 and whose interpolate_embeddings aligns corners."""
     config = variant(TORCHVISION[name]).replace(eps=1e-6, position_rule="bicubic_corners")
     return Published(name, (name,), config, None, TORCHVISION_SOURCE)
+
+
+def all_published() -> list[Published]:
+    """Each entry of data/published.json, in the file's order, then torchvision's models."""
+    return [*map(published_entry, data("published.json")["entries"]), *map(torchvision_model, TORCHVISION)]
 
 
 def published_names() -> list[str]:
@@ -111,18 +117,3 @@ def nearest_published(name: str) -> str:
     found = nearest(name.lower(), lowered, alike=0.8)
     close = found.split("'")[1] if found else ""
     return f"; did you mean '{lowered[close]}'?" if close else ""
-
-
-def listed() -> list[dict[str, Any]]:
-    """Every variant and entry: names, source, and depth, width, heads and patch where the model is supported (else None)."""
-    from .loading import config_of_published
-
-    found: list[tuple[tuple[str, ...], ViTConfig | None, str]] = [((name,), variant(name), "") for name in PAPER_STYLE]
-    models = [published_entry(entry) for entry in data("published.json")["entries"]]
-    for model in [*models, *map(torchvision_model, TORCHVISION)]:
-        try:
-            found.append((model.names, config_of_published(model)[0], model.source))
-        except InputError:
-            found.append((model.names, None, model.source))
-    sizes = ("depth", "width", "heads", "patch")
-    return [{"names": list(n), **{key: getattr(c, key, None) for key in sizes}, "source": s} for n, c, s in found]
