@@ -18,6 +18,7 @@ from ..arithmetic.rounded import EPS
 from ..config import ViTConfig
 from ..errors import InputError
 from ..families import activation_name, at_image_size, embedding_output, norm, uses
+from ..merging import merge
 from ..parameters import Weights, parameter_shapes, weights_tree
 from ..vit import new_step
 from .checking import WRONG, Check, Error, error, noise_of
@@ -237,8 +238,8 @@ class Bench:
         config = run.config
         last = stage_of(end)
         first_block = 0 if start is None or start.startswith("embed.") else int(str(start).split(".")[1]) + 1
-        used = range(first_block, config.depth if last == "tail" else 0 if last == "embed" else int(last.split(".")[1]) + 1)
-        weights = self.weights(run, used, start is None, last == "tail")
+        used = range(first_block, blocks_before_the_end_of(last, config))
+        weights = self.weights(run, used, start is None, last == "tail" or last.startswith("deepstack."))
         image = self.pixels.shape[2:]
         change = PortsOwn(self, run, hear)
         step = new_step(
@@ -257,7 +258,11 @@ class Bench:
         for n in used:
             x = step.into(f"blocks.{n}", paper.encoder_block, x, weights.blocks[n], config)
         if last == "tail":
-            step.into("", paper.classify, x, weights, config)
+            outputs = step.into("", paper.classify, x, weights, config)
+            if config.merger:
+                step.into("merger", merge, outputs["last_hidden_state"], weights.merger, config.merger, config)
+        elif last.startswith("deepstack.") and config.deepstack:
+            step.into(last, merge, x, weights.deepstack[int(last.split(".")[1])], config.deepstack.merger, config)
 
     def weights(self, run: Variation, blocks: range, with_embedding: bool, with_tail: bool) -> Weights:
         """The weights as the port has them, where they will be used."""
@@ -298,6 +303,8 @@ class PortsOwn:
     def changed(self, name: str, array: Array) -> Array:
         self.stage = stage_of(name)
         short = name.removeprefix(f"{self.stage}.") if self.stage.startswith("blocks.") else name
+        if self.stage.startswith("deepstack."):  # mergers too, and mistaken like the last one
+            short = name.replace(self.stage, "merger")
         if short == f"mlp.{activation_name(self.run.config)}":  # a mistake, and the golden, may name it otherwise
             short = f"mlp.{activation_name(self.bench.config)}"
             name = f"{self.stage}.{short}"
@@ -321,6 +328,8 @@ class Earlier:
         if name == "input":
             ends = borders(bench.config)
             return next(array for step, array in reversed(seen.items()) if step in ends and stage_of(step) != stage)
+        if stage.startswith("deepstack."):
+            name = name.replace("merger.", f"{stage}.", 1)
         full = f"{stage}.{name}" if stage.startswith("blocks.") and not name.startswith("embed.") else name
         return seen[full] if full in seen else bench.model.tensors[full]
 
@@ -330,11 +339,19 @@ def borders(config: ViTConfig) -> set[str]:
     return {embedding_output(config), *(f"blocks.{n}.residual2" for n in range(config.depth))}
 
 
+def blocks_before_the_end_of(stage: str, config: ViTConfig) -> int:
+    """How many blocks have been run when this stage is over."""
+    if stage in ("embed", "tail"):
+        return 0 if stage == "embed" else config.depth
+    number = int(stage.split(".")[1])
+    return (config.deepstack.blocks[number] if stage.startswith("deepstack.") and config.deepstack else number) + 1
+
+
 def stage_of(step: str) -> str:
-    """ "embed", "blocks.0", ..., or "tail" for what comes after the blocks."""
+    """ "embed", "blocks.0", "deepstack.0", ..., or "tail" for what comes after the blocks."""
     if step == "pixels" or step.startswith("embed."):
         return "embed"
-    return ".".join(step.split(".")[:2]) if step.startswith("blocks.") else "tail"
+    return ".".join(step.split(".")[:2]) if step.startswith(("blocks.", "deepstack.")) else "tail"
 
 
 def suspicion(checked: Check) -> str | None:

@@ -16,10 +16,10 @@ import numpy as np
 from .. import model as paper
 from ..config import ViTConfig
 from ..families import activation_name, branch_ends, norm
-from ..ops import linear, merge_heads, softmax
+from ..ops import gelu_tanh, layer_norm, linear, merge_heads, softmax
 from ..parameters import Weights, has_bias, parameter_shapes
 from ..positions import RULES
-from ..rotary import rotate
+from ..rotary import rotate, rotation_tables
 from ..steps import Step
 from ..vit import step_names
 
@@ -164,7 +164,7 @@ def positions_become(change: Callable[[Array], Array]) -> OnStep:
 
     def added(result: Array, run: Run) -> Array:
         try:
-            positions = run["embed.resized_positions"]
+            positions = run["embed.axis_positions" if run.config.positions == "axes" else "embed.resized_positions"]
         except KeyError:
             positions = run["embed.positions"]
         tokens, c = run["embed.tokens"], run.config
@@ -458,12 +458,88 @@ def option_mistakes(c: ViTConfig) -> tuple[Row, ...]:
          step("attention.biased_scores", earlier("attention.scores"))),
         (True, "relative-positions-transposed", "relative positions are from key to query, not query to key",
          step("attention.biased_scores", bias_transposed)),
-        (True, "gate-swapped", "the MLP's gate and hidden layer are swapped", weight(swapped("gate", "hidden"))),
+        (True, "gate-swapped", "the MLP's gate and hidden layer are swapped", weight(swapped("mlp.gate", "mlp.hidden"))),
         (True, "mlp-norm-missing", "the norm inside the MLP is missing", step("mlp.norm", earlier(inside))),
         (True, "pooled-norm-missing", "the norm after pooling is missing", step("pooled_norm", earlier("pool"))),
         (c.distillation_head, "class-head-alone", "the logits are the class token's head's alone",
          step("logits", earlier("class_logits"))),
     )  # fmt: skip
+
+
+# What only encoders of multimodal models have
+
+
+def axes_swapped(which: str) -> OnStep:
+    """A patch is rotated by its column where it should be by its row, and the other way round: the picture's transpose."""
+
+    def change(table: Array, run: Run) -> Array:
+        c = run.config
+        rows, columns = c.grid
+        turned = rotation_tables(
+            run["rope.frequencies"], (columns, rows), c.rope, c.rope_grid and c.rope_grid[::-1], c.rope_offset
+        )
+        return turned[("cos", "sin").index(which)].reshape(columns, rows, -1).swapaxes(0, 1).reshape(table.shape)
+
+    return change
+
+
+def neighbours(order: tuple[int, ...]) -> OnStep:
+    """The tokens that are merged in another order: axes of (down, right, D)."""
+
+    def change(merged: Array, run: Run) -> Array:
+        assert run.config.merger is not None
+        side = run.config.merger.side
+        whole = [side, side, run.config.width]
+        return merged.reshape(*merged.shape[:2], *whole).transpose(0, 1, *(2 + axis for axis in order)).reshape(merged.shape)
+
+    return change
+
+
+def centred(name: str, before: str) -> Change:
+    """Layer norm in the place of RMS norm."""
+
+    def change(normed: Array, run: Run) -> Array:
+        return layer_norm(run[before], run[f"{name}.weight"], 0.0 * run[f"{name}.weight"], run.config.eps)
+
+    return step(name, change)
+
+
+def before_the_mergers_norm(normed: Array, run: Run) -> Array:
+    """What goes into the merger's norm."""
+    assert run.config.merger is not None
+    names = [name for name, _, _ in run.config.merger.parsed]
+    first = run[f"merger.{names[names.index('norm') - 1]}"] if names[0] != "norm" else None
+    return (
+        run["norm" if run.config.final_norm == "tokens" else "input"][:, run.config.special_tokens :]
+        if first is None
+        else first
+    )
+
+
+def multimodal_mistakes(c: ViTConfig) -> list[Row]:
+    """Rotation by the wrong axis, patches merged in another order, windows mistaken, another norm."""
+    swapped_axes = both(*(step(f"embed.rope_{which}", axes_swapped(which)) for which in ("cos", "sin")))
+    windows, merger = c.windows, c.merger
+    other_sides = {windows.side * 2, windows.side // 2} - {0} if windows else set()
+    text = "windows are of {0} x {0} patches instead of {1}"
+    return [
+        (c.rope != "none", "rope-axes-swapped", "patches are rotated by their column where it should be by their row",
+         swapped_axes),
+        (c.norm == "rms", "norm-centred", "layer norm (which takes the mean away) stands in the place of RMS norm",
+         both(centred("norm1", "input"), centred("norm2", "residual1"))),
+        (windows, "windows-missing", "every block attends to the whole picture: there are no windows", config(windows=None)),
+        (windows and windows.whole, "windows-everywhere", "no block attends to the whole picture: all have windows",
+         config(windows={"side": windows.side} if windows else None)),
+        *((True, f"windows-{side}", text.format(side, windows and windows.side),
+           config(windows={"side": side, "whole": windows.whole} if windows else None)) for side in sorted(other_sides)),
+        (merger, "merged-by-column", "the patches that are merged are taken column by column",
+         step("merger.concat", neighbours((1, 0, 2)))),
+        (merger, "merged-as-unfolded", "merged tokens have their numbers as a convolution's kernel has them",
+         step("merger.concat", neighbours((2, 0, 1)))),
+        (merger, "merger-norm-missing", "the merger has no norm", step("merger.norm", before_the_mergers_norm)),
+        (merger, "merger-gelu-tanh", "the merger's GELU is the tanh approximation",
+         step("merger.gelu", lambda x, run: gelu_tanh(run["merger.hidden"]))),
+    ]  # fmt: skip
 
 
 def embedding_mistakes(c: ViTConfig, size: tuple[int, int]) -> list[Row]:
@@ -603,6 +679,7 @@ def mistakes(
         *attention_mistakes(model),
         *block_mistakes(model),
         *option_mistakes(model),
+        *multimodal_mistakes(model),
         *tail_mistakes(model),
         *weight_mistakes(model),
     ])  # fmt: skip

@@ -106,6 +106,18 @@ TEXTS = {
     "the mean of all tokens, the class token included, is taken": "取了所有词元(含类别词元)的平均值",
     "the pooler has no tanh": "pooler 没有 tanh",
     "the logits are the class token's head's alone": "logits 只来自类别词元的分类头",
+    # what language models see
+    "patches are rotated by their column where it should be by their row": "图块按列旋转了,应按行旋转(行列互换)",
+    r"layer norm \(which takes the mean away\) stands in the place of RMS norm": (
+        "该用 RMS 归一化的地方用了层归一化(减去了平均值)"
+    ),
+    "every block attends to the whole picture: there are no windows": "每个编码器块都关注整张图片:没有窗口",
+    "no block attends to the whole picture: all have windows": "没有一个编码器块关注整张图片:都用了窗口",
+    "windows are of (.+) patches instead of (.+)": "窗口是 {} 个图块,应为 {}",
+    "the patches that are merged are taken column by column": "合并的图块按列取,应按行取",
+    "merged tokens have their numbers as a convolution's kernel has them": "合并后词元的数字按卷积核的次序排列",
+    "the merger has no norm": "合并模块没有归一化",
+    "the merger's GELU is the tanh approximation": "合并模块的 GELU 是 tanh 近似",
     # weights
     "(.+) has no bias": "{} 没有偏置",
     "no linear layer has a bias": "所有线性层都没有偏置",

@@ -7,7 +7,7 @@ from typing import Any, Self
 from ..config import ViTConfig
 from ..parameters import place
 
-PARTS = ("embed", "attention", "mlp", "norms and sums", "head")
+PARTS = ("embed", "attention", "mlp", "norms and sums", "head", "merger")  # the last where there is one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Row:
     @property
     def part(self) -> str:
         """Which part of the model's cost this is: one of PARTS."""
+        if self.name.startswith(("merger.", "deepstack.")):
+            return "merger"
         for part in ("embed", "attention", "mlp"):
             if part in self.name.split("."):
                 return part
@@ -107,6 +109,8 @@ class Rows(Sequence[Row]):
     def shares(self) -> dict[str, tuple[int, int]]:
         """Part of the model -> (parameters, MACs)."""
         parts = {part: [row for row in self if row.part == part] for part in PARTS}
+        if not parts["merger"]:
+            del parts["merger"]
         return {part: (total(rows, "parameters"), total(rows, "macs")) for part, rows in parts.items()}
 
 
