@@ -113,7 +113,7 @@ def cached_or_published(name: str) -> Path | Published:
     cached = in_cache(model, revision or "main") if is_hub_name(name) else None
     found = cached or find_published(name)
     if found is None:
-        what = f"{in_words(name)} is no variant, file, folder, cached hub name or published model"
+        what = f"{in_words(name)} is no variant, file, folder or cached hub name, and no published model"
         raise InputError(f"{what}{nearest_published(name)} ({known_variants()}; `numpy-vit trace --list` has all names)")
     return found
 

@@ -15,7 +15,7 @@ import json
 from importlib import resources
 from typing import Any
 
-from ..config import PAPER_STYLE, ViTConfig, variant
+from ..config import HUGGING_FACE_STYLE, PAPER_STYLE, ViTConfig, variant
 from ..errors import nearest
 
 TORCHVISION = {"vit_b_16": "ViT-B/16", "vit_b_32": "ViT-B/32", "vit_l_16": "ViT-L/16", "vit_l_32": "ViT-L/32",
@@ -108,7 +108,8 @@ def published_names() -> list[str]:
 def all_names() -> list[str]:
     """Every name that names a published model: variants, ours, aliases, hub names, torchvision's and timm's."""
     ours = [name for entry in data("published.json")["entries"] for name in entry["names"]]
-    return [*PAPER_STYLE, *ours, *TORCHVISION, *data("timm_weights.json")["weights"]]
+    variants = [*PAPER_STYLE, *(f"{name}-224" for name in HUGGING_FACE_STYLE)]
+    return [*variants, *ours, *TORCHVISION, *data("timm_weights.json")["weights"]]
 
 
 def nearest_published(name: str) -> str:
