@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from numpy_vit.models import published
 from numpy_vit.models.image_tokens import KINDS, SETTINGS, dry_macs, encoder_macs, eye, settings_for
 from numpy_vit.models.loading import find_config
 from numpy_vit.pictures.sizing import RULES
+
+from conftest import DATA
 
 FULL_HD, VGA = (1080, 1920), (480, 640)
 # model -> (image tokens, all tokens) of a picture of 1080 x 1920 and of one of 480 x 640; from transformers 5.24's processors,
@@ -79,6 +82,15 @@ def test_lfm2_as_a_whole_and_in_tiles():
     assert whole.image_tokens == 13 * 18 and sum(whole.markers.values()) == 2
     assert tiled.tiles == (2, 4) and tiled.image_tokens == 8 * 256 + 12 * 21
     assert tiled.markers == {"<|image_start|>": 1, "<|img_row_R_col_C|>": 8, "<|img_thumbnail|>": 1, "<|image_end|>": 1}
+
+
+def test_tiles_of_an_odd_number_of_patches_are_rounded_up(tmp_path):
+    """LFM2-VL's processor counts ceil(33 / 2) tokens along a tile of 33 patches."""
+    entry = published.find_published("lfm2-vl")
+    (tmp_path / "config.json").write_text(json.dumps(entry.config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**entry.preprocessor, "tile_size": 528}))
+    found = numpy_vit.image_tokens(tmp_path, FULL_HD)
+    assert found.tiles == (2, 4) and found.image_tokens == 8 * 17 * 17 + 12 * 21
 
 
 def test_an_encoder_alone_has_patches_and_no_language_model():
@@ -282,6 +294,9 @@ def test_what_comes_first(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     (snapshot / "config.json").write_text(json.dumps(shallow))
     assert find_config("Qwen/Qwen2.5-VL-7B-Instruct")[0].depth == 32  # a config without its weights is no cached model
+    cached = tmp_path / "hub" / "models--facebook--dinov2-base" / "snapshots" / "main"
+    shutil.copytree(DATA / "classifier", cached)
+    assert find_config("facebook/dinov2-base") == find_config(DATA / "classifier")
     folder = tmp_path / "qwen2.5-vl"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(shallow))
