@@ -8,9 +8,9 @@ The forward pass is in `model.py`, its arithmetic in `ops.py`, its shape contrac
 Names are loaded when first used, so that the import costs little more than NumPy's.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from .arithmetic.threads import limit_blas
+
+TYPE_CHECKING = False  # as typing has it, whose import would take longer than all the rest of this one
 
 if TYPE_CHECKING:
     from .arithmetic.parallel import set_threads as set_threads
@@ -60,7 +60,7 @@ __all__ = ["__version__", *sorted(_WHERE)]
 
 if not TYPE_CHECKING:  # else every misspelt name would have a type
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in _WHERE:
             raise AttributeError(f"module 'numpy_vit' has no attribute '{name}'")
         import importlib

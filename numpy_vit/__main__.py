@@ -1,10 +1,13 @@
 """The process `numpy-vit`, also as `python -m numpy_vit`: Ctrl-C is heard from its first lines on."""
 
-import contextlib
+# As little as can be is imported before `main` listens for Ctrl-C.
 import os
 import signal
 import sys
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def main() -> int:
@@ -25,10 +28,12 @@ def main() -> int:
         signal.signal(signal.SIGINT, leave)
 
 
-def leave(*_: object) -> NoReturn:
+def leave(*_: object) -> "NoReturn":
     """End the process at once."""
-    with contextlib.suppress(OSError):
+    try:  # noqa: SIM105 (contextlib is one of the imports that are spared)
         os.write(2, b"numpy-vit: error: interrupted\n")
+    except OSError:  # a closed stderr
+        pass
     os._exit(128 + signal.SIGINT)
 
 

@@ -32,6 +32,7 @@ POSITION_RULES = (
     "bilinear_antialias",
     "linear_geometric",
     "nearest",
+    "none",  # at no other size
 )
 ROPES = ("none", "centred_halves", "index_pairs", "index_halves", "column_pairs", "ladder_halves", "alternating_pairs",
          "axis_halves")  # fmt: skip
@@ -61,7 +62,7 @@ class ViTConfig:
     activation      "gelu" (exact, erf), "gelu_tanh", "quick_gelu", "relu", "silu"
     pooling         what the head sees: "class" (the class token), "mean" (of the patch tokens), "class_and_mean" (one after
                     the other), "map" (a learned query attends to all tokens), "none" (a language model sees all tokens)
-    position_rule   how position embeddings are resized for another image size (numpy_vit.positions)
+    position_rule   how position embeddings are resized for another image size (numpy_vit.positions); "none": not
     qkv_bias        whether query, key and value have a bias
 
     The rest is what later families add; the paper's model has none of it, and so has the default. Each comes with tensors of
@@ -272,7 +273,12 @@ class ViTConfig:
         return self.patches // (self.merger.side**2 if self.merger else 1)
 
     def for_image(self, image: tuple[int, int]) -> "ViTConfig":
-        """The same model for pictures of another size (Y, X)."""
+        """The same model for pictures of another size (Y, X). Raises InputError where its positions are for its own alone."""
+        if self.position_rule == "none" and tuple(n // self.patch for n in image) != self.grid:
+            size, own = ("x".join(map(str, n)) for n in (image, self.image))
+            raise InputError(
+                f"pictures of {size}: this model's way of placing patches at other sizes is not supported, only {own}"
+            )
         return self if image == self.image else dataclasses.replace(self, image=image)
 
     def sizes_of_run(self, batch: int, image: tuple[int, int]) -> dict[str, int]:

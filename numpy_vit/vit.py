@@ -21,6 +21,7 @@ from .invariants import checking
 from .model import forward
 from .parameters import Weights, check_parameters, parameter_shapes, weights_tree
 from .steps import EVERY, Array, Listener, Step
+from .windows import attention_names, whole_map
 
 if TYPE_CHECKING:
     from .arithmetic.shape_only import Ledger
@@ -179,7 +180,7 @@ class ViT:
 
         outputs = pass_of(pixels) if whole else in_chunks(pass_of, pixels, max(1, CHUNK // config.tokens))
         outputs = {name: x if x.base is None else x.copy() for name, x in outputs.items()}  # each its own memory
-        return ViTOutput(**outputs, steps=run.recorded, groups=groups(self.config))
+        return ViTOutput(**outputs, steps=run.recorded, config=self.config.for_image(image))
 
     def _step(self, batch: int, image: tuple[int, int], hear: Any, change: Any, touched: Any) -> Step:
         return new_step(self.config, batch, image, self.dtype, hear=hear, change=change, touched=touched)
@@ -189,8 +190,7 @@ class ViT:
         (Y, X), C, P = self.config.image, self.config.channels, self.config.patch
         wanted = f"pixels must be an array (B, C, Y, X) = (B, {C}, {Y}, {X}) of floats"
         if not hasattr(pixels, "shape") and not isinstance(pixels, list | tuple):
-            what = "None" if pixels is None else f"{type(pixels).__module__}.{type(pixels).__name__}".removeprefix("builtins.")
-            raise InputError(f"{wanted}, not {what}: model.preprocess(...) makes them of a picture or its path")
+            raise InputError(f"{wanted}, not {in_words(pixels)}: model.preprocess(...) makes them of a picture or its path")
         try:
             array = np.asarray(pixels)
         except Exception as error:  # of a list that is no array, or of another library's own: bfloat16, gradients, a GPU
@@ -303,7 +303,7 @@ def groups(config: ViTConfig) -> dict[str, tuple[str, ...]]:
     blocks = range(config.depth)
     return {
         "hidden_states": (embedding_output(config), *(f"blocks.{n}.residual2" for n in blocks)),
-        "attentions": tuple(f"blocks.{n}.attention.probs" for n in blocks),
+        "attentions": tuple(name for names in attention_names(config) for name in names),
     }
 
 
@@ -315,7 +315,7 @@ def wanted_names(record: Any, config: ViTConfig, image: tuple[int, int]) -> set[
         return set()
     if not isinstance(record, Iterable) or isinstance(record, Mapping | bytes) or hasattr(record, "dtype"):
         raise InputError(f"record is {in_words(record)}: give True, a step's name or pattern, a list of them, or a function")
-    several, known = [record] if isinstance(record, str) else list(record), groups(config)
+    several, known = [record] if isinstance(record, str) else list(record), groups(config.for_image(image))
     return {name for pattern in several for name in (known.get(str(pattern)) or matching(pattern, config, image, "record"))}
 
 
@@ -363,7 +363,7 @@ class ViTOutput:
     image_tokens: Array | None = None
     deepstack: Array | None = None
     steps: dict[str, Array] = dataclasses.field(default_factory=dict)
-    groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict, repr=False)
+    config: ViTConfig | None = dataclasses.field(default=None, repr=False)  # at the pictures' size
 
     @property
     def hidden_states(self) -> tuple[Array, ...]:
@@ -371,14 +371,20 @@ class ViTOutput:
 
         They are not kept unasked, for they would multiply the memory. Raises InputError where they were not.
         """
-        return self._kept("hidden_states")
+        return tuple(self._kept("hidden_states").values())
 
     @property
     def attentions(self) -> tuple[Array, ...]:
-        """L arrays (B, H, N, N): each block's attention, rows summing to 1; of model(pixels, record="attentions")."""
-        return self._kept("attentions")
+        """L arrays (B, H, N, N): each block's attention, rows summing to 1; of model(pixels, record="attentions").
 
-    def _kept(self, what: str) -> tuple[Array, ...]:
-        if not self.steps.keys() >= set(self.groups[what]):
+        Of a block with windows, 0 from one window to another.
+        """
+        kept = self._kept("attentions")
+        assert self.config is not None
+        return tuple(whole_map([kept[name] for name in names], self.config) for names in attention_names(self.config))
+
+    def _kept(self, what: str) -> dict[str, Array]:
+        names = groups(self.config)[what] if self.config is not None else ()
+        if not names or not self.steps.keys() >= set(names):
             raise InputError(f'{what} were not kept: run model(pixels, record="{what}"), or record=True for every step')
-        return tuple(self.steps[name] for name in self.groups[what])
+        return {name: self.steps[name] for name in names}

@@ -5,11 +5,13 @@ is left over at the right and bottom edge makes windows that are smaller, so tha
 one kind go through attention together, as if they were pictures of a batch. No N x N mask, and no N x N scores.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from . import model
+from .config import ViTConfig
 from .steps import Array, Step
 
 
@@ -55,6 +57,32 @@ def in_windows(step: Step, grid: tuple[int, int], side: int) -> Step:
 
     ways = {function: way for function, way in step.ways.items() if function is not model.attend}
     return step.having(uses={**step.uses, model.attend: attend}, ways=ways)
+
+
+def attention_names(config: ViTConfig) -> list[tuple[str, ...]]:
+    """The steps that hold each block's attention: one, or one for every kind of window."""
+    found = []
+    for n in range(config.depth):
+        windows = None if config.windows is None or n in config.windows.whole else config.windows
+        kinds = [f"{part.name}." for row in parts(config.grid, windows.side) for part in row] if windows else [""]
+        found.append(tuple(f"blocks.{n}.attention.{kind}probs" for kind in kinds))
+    return found
+
+
+def whole_map(maps: Sequence[Array], config: ViTConfig) -> Array:
+    """A block's attention of its steps (`attention_names`) as one map: (B, H, N, N), 0 from one window to another."""
+    if len(maps) == 1 and maps[0].shape[-1] == config.tokens:
+        return maps[0]
+    assert config.windows is not None
+    kinds = [part for row in parts(config.grid, config.windows.side) for part in row]
+    numbers = [windows_of(np.arange(config.patches).reshape(1, 1, -1, 1), config.grid, part)[:, 0, :, 0] for part in kinds]
+    batch = len(maps[0]) // len(numbers[0])
+    whole = np.zeros((batch, config.heads, config.tokens, config.tokens), maps[0].dtype)
+    for some, of_windows in zip(numbers, maps, strict=True):
+        own = of_windows.reshape(batch, len(some), *of_windows.shape[1:])
+        for window, tokens in enumerate(some):
+            whole[:, :, tokens[:, None], tokens] = own[:, window]
+    return whole
 
 
 def windows_of(x: Array, grid: tuple[int, int], part: Part) -> Array:

@@ -128,10 +128,10 @@ def children(node: ast.AST):
 
 
 def mistakes_in(module: str) -> list[Mistake]:
-    """Every mistake that can be planted in a module."""
-    source = (REPOSITORY / module).read_text()
+    """Every mistake that can be planted in a module; a few of them are none (`changes`), which takes long to tell."""
+    source = (REPOSITORY / module).read_bytes()
     lines = [0]
-    for line in source.encode().split(b"\n"):
+    for line in source.split(b"\n"):
         lines.append(lines[-1] + len(line) + 1)
     found, todo = [], collections.deque([ast.parse(source)])
     while todo:
@@ -141,15 +141,17 @@ def mistakes_in(module: str) -> list[Mistake]:
             start, end = lines[node.lineno - 1] + node.col_offset, lines[node.end_lineno - 1] + node.end_col_offset
             new = "pass" if other is None else ast.unparse(other)
             new = new if other is None or isinstance(other, ast.Name | ast.Constant | ast.Call) else f"({new})"
-            data = source.encode()
-            text = (data[:start] + new.encode() + data[end:]).decode()
-            try:
-                changed = ast.dump(ast.parse(text)) != ast.dump(ast.parse(source))
-            except SyntaxError:
-                continue
-            if changed:
-                found.append(Mistake(module, kind, node.lineno, node.end_lineno, text))
+            text = (source[:start] + new.encode() + source[end:]).decode()
+            found.append(Mistake(module, kind, node.lineno, node.end_lineno, text))
     return found
+
+
+def changes(mistake: Mistake) -> bool:
+    """Whether a module with the mistake is Python, and not what it was."""
+    try:
+        return ast.dump(ast.parse(mistake.text)) != ast.dump(ast.parse((REPOSITORY / mistake.module).read_text()))
+    except SyntaxError:
+        return False
 
 
 def chosen(modules: list[str], count: int, seed: int) -> list[Mistake]:
@@ -166,7 +168,7 @@ def chosen(modules: list[str], count: int, seed: int) -> list[Mistake]:
         for kind in sorted(kinds):
             if kinds[kind] and len(found) < count:
                 mistake = kinds[kind].pop()
-                if (mistake.module, mistake.text) not in taken:
+                if (mistake.module, mistake.text) not in taken and changes(mistake):
                     taken.add((mistake.module, mistake.text))
                     found.append(mistake)
     return found

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import numpy_vit
 from numpy_vit.cli import main, parsed
@@ -407,6 +408,77 @@ def test_a_background_job_ignores_ctrl_c():
     assert done.returncode == 0 and b"error" not in done.stderr
 
 
+def test_what_is_imported_before_ctrl_c_is_heard():
+    """What the interpreter itself needs; not argparse, not even typing: each is a moment in which a traceback may come."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import numpy_vit.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, REPOSITORY], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"typing", "contextlib", "argparse", "numpy"}
+    ours = {"numpy_vit", "numpy_vit.__main__", "numpy_vit.arithmetic", "numpy_vit.arithmetic.threads"}
+    assert {name for name in loaded if name.startswith("numpy_vit")} == ours
+
+
+# SIGKILL before or after a call of this name, the first or a later one.
+KILLED = """
+import os, signal, sys
+from numpy_vit.cli import main
+name, when, nth, *words = sys.argv[1:]
+place, _, attribute = name.rpartition(".")
+module = __import__(place)
+real, calls = getattr(module, attribute), []
+def killed(*given, **options):
+    calls.append(given)
+    if when == "before" and len(calls) == int(nth):
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = real(*given, **options)
+    if when == "after" and len(calls) == int(nth):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(module, attribute, killed)
+sys.exit(main(words))
+"""
+MOMENTS = [("tempfile.mkstemp", "before"), ("tempfile.mkstemp", "after"), ("os.fsync", "before"), ("os.replace", "before"),
+           ("os.replace", "after")]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(
+    ("words", "suffix"),
+    [
+        (["convert", str(CLASSIFIER)], ".safetensors"),
+        (["embed", "samples"], ".npz"),
+        (["explain", "samples/a.png"], ".html"),
+    ],
+    ids=["convert", "embed", "explain"],
+)
+def test_a_killed_command_loses_nothing(words, suffix, there, run, tmp_path, monkeypatch):
+    """kill -9 at each moment of writing: the target is as it was or whole, nothing else is touched, and again all is well."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples").mkdir()
+    for name in "abc":
+        Image.new("RGB", (40, 30), "red").save(tmp_path / f"samples/{name}.png")
+    assert run(*words, "-o", f"whole{suffix}")[0] == 0
+    whole = (tmp_path / f"whole{suffix}").read_bytes()
+    for n, (name, when) in enumerate(MOMENTS):
+        place = tmp_path / str(n)
+        place.mkdir()
+        target, other = place / f"out{suffix}", place / "thesis.txt"
+        other.write_text("mine")
+        if there:
+            target.write_text("of yesterday")
+        done = subprocess.run([sys.executable, "-c", KILLED, name, when, "1", *words, "-o", str(target)], capture_output=True)
+        assert done.returncode == -signal.SIGKILL, (name, when, done.stderr)
+        if (name, when) == MOMENTS[-1]:
+            assert target.read_bytes() == whole
+        else:
+            assert (target.read_text() == "of yesterday") if there else not target.exists()
+        assert other.read_text() == "mine"
+        status, _, stderr = run(*words, "-o", str(target))
+        assert (status, target.read_bytes()) == (0, whole), (name, when, stderr)
+        assert not (place / f"out{suffix}.partial").exists()
+
+
 def test_importing_costs_nothing_but_definitions():
     """No NumPy, no Pillow, no safetensors, no family of checkpoints, until needed; never an optional extra."""
     heavy = ["numpy", "PIL", "safetensors", "numpy_vit.convert.table", "torch", "transformers", "huggingface_hub"]
@@ -523,6 +595,36 @@ def test_ambiguous_class_names(refused, folder, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("class 0\nb\nb\n3\ne\nf\n")
     refused("eval", folder, "--weights", CLASSIFIER, "--classes", names, message="a name stands there twice")
+
+
+def test_names_of_classes_are_read_as_all_files_are(refused, run, folder, tmp_path, monkeypatch):
+    """Regular, in UTF-8 and of bounded size: `eval --classes` and `convert --labels` alike."""
+    names = tmp_path / "names.txt"
+    commands = (("eval", folder, "--weights", CLASSIFIER, "--classes", names),
+                ("convert", CLASSIFIER, "-o", tmp_path / "c.safetensors", "--labels", names))  # fmt: skip
+
+    def both(message):
+        for words in commands:
+            refused(*words, message=f"names.txt: {message}")
+
+    both("no such file")
+    names.write_bytes("é\n".encode("latin-1"))
+    both("is no text in UTF-8")
+    names.write_text("<!doctype html><html>")
+    both("is a web page")
+    names.write_text("class 0\nb\nc\n3\ne\nf\n", encoding="utf-8-sig")
+    (folder / "notes.txt").unlink()
+    assert [run(*words)[0] for words in commands] == [0, 0]
+    assert numpy_vit.load(tmp_path / "c.safetensors").labels[0] == "class 0"
+    monkeypatch.setattr("numpy_vit.files.outside.LARGEST_TEXT", 5)
+    both("is larger than 5 bytes")
+    names.unlink()
+    names.mkdir()
+    both("is a folder")
+    if hasattr(os, "mkfifo"):
+        names.rmdir()
+        os.mkfifo(names)
+        both("not a regular file")
 
 
 def test_eval_never_guesses_between_classes():

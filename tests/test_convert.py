@@ -310,6 +310,7 @@ def test_hub_names_are_fetched(tmp_path):
     sharded = shutil.copytree(DATA / "classifier", tmp_path / "sharded")
     shard(sharded)
     models = {"someone/a-vit": DATA / "classifier", "someone/sharded": sharded, "someone/empty": tmp_path / "none"}
+    models["someone/open-clip"] = DATA / "families" / "open_clip"
     with hub_server.serve(models) as (url, requests):
         environment = {**os.environ, "HF_ENDPOINT": url, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_TOKEN": "secret-token"}
 
@@ -326,7 +327,12 @@ def test_hub_names_are_fetched(tmp_path):
         before = len(requests)
         assert convert_in_a_process("someone/a-vit").returncode == 0  # now from the cache
         assert len(requests) == before
-        for name, message in (("someone/empty", "has no config.json on the hub"), ("someone/absent", "someone/absent")):
+        assert convert_in_a_process("someone/open-clip").returncode == 0  # it has no config.json
+        assert numpy_vit.load(tmp_path / "out.safetensors").config.projection == 16
+        for name, message in (
+            ("someone/empty", "has no config.json and no open_clip_config.json on the hub"),
+            ("someone/absent", "someone/absent"),
+        ):
             done = convert_in_a_process(name)
             assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
         done = convert_in_a_process("someone/third", HF_HUB_OFFLINE="1")

@@ -254,6 +254,20 @@ def test_a_killed_run_goes_on(writes, batches, folder, embed, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["o.npz", "pictures"]
 
 
+def test_a_run_of_one_batch_that_was_killed_is_done_again(folder, embed, tmp_path):
+    """It does not say which model it was of, so that it need not be read twice: that is no other model."""
+    for path in sorted(folder.iterdir())[BATCH:]:
+        path.unlink()
+    whole = in_one_go(embed, tmp_path, folder)
+    for writes in (1, 2, 3):
+        words = ["embed", str(folder), "-o", str(tmp_path / "o.npz"), *WORDS]
+        done = subprocess.run([sys.executable, "-c", KILLED, str(writes), *words], capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL and (tmp_path / "o.npz.partial").is_dir(), done.stderr
+        status, err = embed(folder, "-o", tmp_path / "o.npz")
+        assert status == 0 and "resuming" not in err, err
+        assert (tmp_path / "o.npz").read_bytes() == whole and not (tmp_path / "o.npz.partial").exists()
+
+
 def left_behind(embed, folder, tmp_path, monkeypatch, after=2):
     """The sidecar of a run that was interrupted after some batches."""
     interrupt(monkeypatch, after)

@@ -327,3 +327,8 @@ def test_every_architecture_of_timm_is_read_rightly_or_not_at_all(options, least
     """At its own image size and at two others; with what its code takes as options too."""
     *_, last = in_a_process("timm_registry.py", *options)
     assert int(last.split()[0]) >= least and last.endswith(" 0 wrong"), last
+
+
+def test_bare_files_whose_tensors_are_anothers_are_refused():
+    *_, last = in_a_process("timm_bare.py")
+    assert last == "11 cases, 0 wrong"

@@ -2,19 +2,23 @@
 
 import dataclasses
 import io
+import os
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 
 import numpy as np
 import PIL
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from numpy_vit import InputError, Preprocess
+from numpy_vit.cli import main
 from numpy_vit.convert.preprocessing import read_preprocessor
 from numpy_vit.pictures.images import upright
+from numpy_vit.pictures.overheard import complaints
 
 import pictures
 from conftest import DATA
@@ -209,3 +213,60 @@ def test_threads_leave_the_warnings_of_the_process_alone(tmp_path):
 def test_senseless_policies_are_refused(changes):
     with pytest.raises(InputError, match="preprocess: "):
         dataclasses.replace(SQUASH, **changes)
+
+
+def damaged_fax(compression):
+    """A picture in black and white as fax codes, and the same with eight of its bytes gone."""
+    file = io.BytesIO()
+    dots = np.random.default_rng(0).integers(0, 2, (90, 140)).astype(bool)
+    Image.fromarray(dots).save(file, "TIFF", compression=compression)
+    content = bytearray(file.getvalue())
+    middle = len(content) // 2
+    content[middle : middle + 8] = bytes(8)
+    return dots, file.getvalue(), bytes(content)
+
+
+@pytest.mark.skipif(not features.check("libtiff"), reason="this Pillow has no libtiff")
+@pytest.mark.parametrize("compression", ["group4", "tiff_ccitt"])  # of group3, a bad row is a warning, which Pillow silences
+def test_what_libtiff_decodes_in_part_is_refused(compression, tmp_path, capfd):
+    """libtiff goes on after a bad code, and says so on stderr alone."""
+    dots, whole, damaged = damaged_fax(compression)
+    (tmp_path / "whole.tif").write_bytes(whole)
+    (tmp_path / "a.tif").write_bytes(damaged)
+    assert np.array_equal(np.asarray(upright(tmp_path / "whole.tif"))[..., 0] == 255, dots)
+    with Image.open(tmp_path / "a.tif") as opened:
+        for given in (tmp_path / "a.tif", opened):
+            with pytest.raises(InputError, match=r"a damaged picture \(Fax\w+: .*ad code word at line \d+"):
+                upright(given)
+    assert capfd.readouterr().err == ""
+    assert main(["predict", str(tmp_path / "whole.tif"), str(tmp_path / "a.tif")]) == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") <= 2 and "a.tif: a damaged picture" in err
+
+
+def test_stderr_belongs_to_everybody(capfd):
+    """What others write there meanwhile comes through; more than a pipe holds blocks nobody; threads take turns."""
+    with complaints() as heard:
+        os.write(2, b"Fax3Decode1D: Bad code word.\nnumpy-vit: note: mine.\n\r3/20 pictures")
+    assert heard == ["Fax3Decode1D: Bad code word."] and capfd.readouterr().err == "numpy-vit: note: mine.\n\r3/20 pictures"
+    with complaints() as heard:
+        os.write(2, b"Fax3Decode1D: Bad code word.\n" * 100_000)
+    assert 100 < len(heard) < 10_000 and set(heard[:-1]) == {"Fax3Decode1D: Bad code word."}
+    results = {}
+
+    def say(n):
+        with complaints() as heard:
+            os.write(2, b"Line: is %d.\n" % n)
+        results[n] = heard
+
+    threads = [threading.Thread(target=say, args=(n,)) for n in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {n: [f"Line: is {n}."] for n in range(20)}
+    with pytest.raises(KeyError), complaints():
+        raise KeyError
+    print("there", file=sys.__stderr__, flush=True)
+    os.write(2, b"still there\n")
+    assert capfd.readouterr().err.endswith("still there\n")

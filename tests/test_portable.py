@@ -32,6 +32,15 @@ def test_gelu_and_erf_within_1_ulp(name):
     assert error.max() <= 1, x[error.argmax()]
 
 
+@pytest.mark.parametrize("function", portable.ACTIVATIONS.values(), ids=lambda function: function.__name__)
+def test_activations_of_the_largest_numbers(function):
+    """What is far below zero becomes zero, however large it is times the smallest exponential; what is far above stays."""
+    size = np.array([1e3, 1e5, 1e80, 1e300, np.finfo(float).max])
+    above = np.ones_like(size) if function is portable.erf else size
+    assert np.array_equal(own(function, size), above)
+    assert np.array_equal(own(function, -size), -above if function is portable.erf else 0 * size)
+
+
 def test_matmul_is_exact_to_the_last_bit_of_the_largest():
     for m, k, n in ((5, 7, 3), (4, 768, 6), (2, 3072, 3), (3, 1, 2)):
         a, b = rng.normal(size=(m, k)), rng.normal(size=(k, n)) * np.exp(rng.normal(size=n) * 5)

@@ -100,6 +100,21 @@ def test_what_does_not_fit_is_said_side_by_side(home_made):
         convert(file, rename=table)
 
 
+@pytest.mark.parametrize("name", ["patch.w", "patch.b", "pos", "0.o.w", "0.o.b", "0.up.w", "0.1.g", "1.v.1", "ln.g", "out.w"])
+def test_a_tensor_of_no_numbers(home_made, name):
+    """Each in turn, with any of its sides 0, or without an axis."""
+    file, table, _ = home_made()
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    assert name in arrays
+    shape = arrays[name].shape
+    for empty in ((), (0,), *((*shape[:i], 0, *shape[i + 1 :]) for i in range(len(shape)))):
+        np.savez(file, **{**arrays, name: np.zeros(empty, np.float32)})
+        with pytest.raises(InputError, match=r"m\.npz|map\.json") as error:
+            convert(file, rename=table)
+        assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -417,7 +432,7 @@ def test_labels_and_preprocessing_of_a_converted_file_are_changed(converted, tmp
     for words, message in (
         ([], "already a converted file (give labels or a preprocessor"),
         (["heads=3", "--preprocessor", "deit"], "only its labels and preprocessing can be changed"),
-        (["--labels", tmp_path / "absent"], "cannot be read"),
+        (["--labels", tmp_path / "absent"], "absent: no such file"),
     ):
         status, _, stderr = run("convert", file, *words, "-o", again)
         assert status == 2 and message in stderr and stderr.count("\n") == 1

@@ -47,7 +47,7 @@ def pixels():
 
 # The call -> a part of what was given, and a part of what to do.
 SLIPS = {
-    "a path for pixels": (lambda m, p: m("x.png"), "not str", "model.preprocess"),
+    "a path for pixels": (lambda m, p: m("x.png"), "not 'x.png'", "model.preprocess"),
     "nothing for pixels": (lambda m, p: m(None), "not None", "model.preprocess"),
     "a picture for pixels": (lambda m, p: m(PICTURE), "PIL.Image", "model.preprocess"),
     "pictures for pixels": (lambda m, p: m([PICTURE]), "uint8", "model.preprocess"),

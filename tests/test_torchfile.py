@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import struct
-import time
 import zipfile
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy_vit.cli import main
 from numpy_vit.convert.torchfile import first, read_torch
 from numpy_vit.files.tensorfile import read
 
-from conftest import DATA, relative_error
+from conftest import DATA, calls_within, relative_error
 
 
 class Storage:
@@ -53,7 +52,21 @@ def save_call(pickler, value):
     pickler.write(pickle.REDUCE)
 
 
+class Built:
+    """An object that is made, and then given a state."""
+
+    def __init__(self, made, state):
+        self.made, self.state = made, state
+
+
+def save_built(pickler, value):
+    pickler.save(value.made)
+    pickler.save(value.state)
+    pickler.write(pickle.BUILD)
+
+
 TorchPickler.dispatch[Call] = save_call
+TorchPickler.dispatch[Built] = save_built
 FLOAT = Global("torch", "FloatStorage")
 
 
@@ -223,19 +236,20 @@ def test_opcodes_are_looked_at_before_they_are_done(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
         archive.writestr("a/data.pkl", data)
     defaults = first.__defaults__
-    start = time.process_time()
     with pytest.raises(numpy_vit.InputError, match=rf"a\.pth: .*{message}"):
         read_torch(tmp_path / "a.pth")
-    assert time.process_time() - start < 5 and first.__defaults__ is defaults
+    assert first.__defaults__ is defaults
 
 
 @pytest.mark.parametrize("name", ["hash", "pid", "laughs", "laughs2", "memo", "dicts", "pollute"])
 def test_malicious_files(foreign, name):
-    """Files that made other readers hang, or take all memory: refused in milliseconds."""
-    start = time.process_time()
-    with pytest.raises(numpy_vit.InputError, match=rf"{name}\.pth: "):
-        read_torch(foreign / "malice" / f"{name}.pth")
-    assert time.process_time() - start < 0.5
+    """Files that made other readers hang, or take all memory: refused after a few steps."""
+
+    def refused():
+        with pytest.raises(numpy_vit.InputError, match=rf"{name}\.pth: "):
+            read_torch(foreign / "malice" / f"{name}.pth")
+
+    assert calls_within(refused) < 50_000
 
 
 def legacy(path, state, storages, little=True):

@@ -78,7 +78,7 @@ for batch in (1, 2, len(pixels)):  # a product with one row is another of the BL
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kernel", ["", "Haswell", "SkylakeX"])
+@pytest.mark.parametrize("kernel", ["", "Haswell", "SkylakeX", "Nehalem"])
 def test_one_model_gives_the_same_bits_from_every_container(kernel, dtype, tmp_path):
     converted = shipped("digits.safetensors")
     write_hugging_face(tmp_path / "hf", read_converted(converted))  # weights (out, in): read as transposed views

@@ -226,14 +226,15 @@ def tanh(x: Array) -> Array:
 
 def times_sigmoid(x: Array, u: Doubled) -> Array:
     """x / (1 + exp(-u)): SiLU with u = x, and its relatives."""
-    clipped = np.clip(u[0], -800.0, 800.0)
+    clipped = np.clip(u[0], -1600.0, 1600.0)  # exp(-1600) makes zero even of the largest x
     m, k = exp_doubled((-clipped, np.where(clipped == u[0], -u[1], 0.0)))
     # 1 + m * 2**k, as m + 2**-k times 2**k where exp(-u) is large: no overflow
     large = np.maximum(k, 0)
     one = np.ldexp(1.0, -large)
     smaller = np.minimum(k, 0)
     high, low = add((np.ldexp(m[0], smaller), np.ldexp(m[1], smaller)), plain(one))
-    return scaled(divide(plain(x), (high, low)), -large)
+    shift = np.where(np.abs(x) > 2.0**900, 128, 0)  # exact products would overflow
+    return scaled(divide(plain(np.ldexp(x, -shift)), (high, low)), shift - large)
 
 
 def gelu_tanh(x: Array) -> Array:

@@ -62,8 +62,7 @@ def drawn(runner: Runner, arguments: argparse.Namespace) -> "Image":
     image, pixels = runner.look(arguments.picture)
     config = runner.model.config.for_image(pixels.shape[2:])
     query = token_asking(arguments.query, config)
-    steps = runner(pixels, "blocks.*.attention.probs").steps
-    attentions = [steps[f"blocks.{n}.attention.probs"][0] for n in range(config.depth)]
+    attentions = [attention[0] for attention in runner(pixels, "attentions").attentions]
     layer = whole(arguments.layer, -1, config.depth, "--layer")
     if arguments.head is not None:
         head = whole(arguments.head, 0, config.heads, "--head")

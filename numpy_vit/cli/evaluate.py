@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
+from ..files.outside import lines
 from .common import BAD_INPUT, OK, note, summary
 from .options import add, add_model_options
 from .running import Runner, pictures
@@ -71,10 +72,7 @@ def class_numbers(model: Any, classes: str | None) -> dict[str, int]:
     if not count:
         raise InputError("this model has no classification head: there is nothing to evaluate")
     if classes is not None:
-        try:
-            names = Path(classes).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{classes}: cannot be read ({error})") from error
+        names = lines(classes)
         if len(names) != count:
             raise InputError(f"{classes}: {len(names)} lines, the model has {count} classes")
         numbers = {name.strip().casefold(): number for number, name in enumerate(names)}

@@ -44,8 +44,9 @@ def written(runner: Runner, original: Any, arguments: argparse.Namespace) -> tup
     from .predict import top
 
     seen, pixels = runner.look(arguments.picture)
-    kept = what_fits(runner.model.config.for_image(pixels.shape[2:]))
-    progress, recording = Progress(1), Recording(kept)
+    config = runner.model.config.for_image(pixels.shape[2:])
+    kept = what_fits(config)
+    progress, recording = Progress(1), Recording(kept, config)
     try:
         progress.say("running the model")
         out = runner(pixels, recording)

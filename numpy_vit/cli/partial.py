@@ -145,10 +145,15 @@ class Partial:
             raise InputError(f"{self.folder}: another numpy-vit is writing it: wait until it is done, or give another -o")
         self._journal.seek(0)
         line = self._journal.readline(LONGEST_LINE)
+        begun = json.dumps({"format": FORMAT})[:-1].encode()
+        if line and not line.endswith(b"\n") and (line.startswith(begun) or begun.startswith(line)):
+            line = b""  # killed within its first line: nothing is done yet
         if line:
             before = parsed(line)
             if before.get("format") != FORMAT:
                 raise InputError(f"{self.folder}: its journal is not one, or damaged: remove it, or give another -o")
+            if before.get("model") is None:  # of one batch, killed: nothing to go on from, nor known what it was begun with
+                restart = True
             if not restart:
                 self._refuse_another(before)
         if restart or not line:

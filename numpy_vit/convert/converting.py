@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ViTConfig
-from ..errors import InputError, about, nearest
+from ..errors import InputError, about, in_words, nearest
+from ..files import outside
 from ..files.converted import FORMAT, Checkpoint, read_converted, validate
-from ..files.jsonfile import parse_json
+from ..files.jsonfile import LARGEST, parse_json
 from . import timm_models
 from .beit import BEIT
 from .dinov3 import DINOV3, TIMM_DINOV3
@@ -23,6 +24,7 @@ from .hf_dinov2 import HF_DINOV2, HF_DINOV2_REGISTERS
 from .hf_dinov3 import HF_DINOV3
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
+from .hugging_face_config import TOWERS
 from .openai_clip import OPENAI_CLIP
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
@@ -77,18 +79,25 @@ def recognise(source: Source) -> tuple[str, str]:
             return timm_models.family(source.config), f"config.json says architecture '{source.config['architecture']}'"
     if not source.tensors and "model_cfg" in (source.config or {}):
         return OPENAI_CLIP.name, "open_clip_config.json has a model_cfg"
-    for name, family in FAMILIES.items():
-        why = family.recognise(source)
-        if why is not None:
-            return name, why
+    with about(source.name):
+        for name, family in FAMILIES.items():
+            why = family.recognise(source)
+            if why is not None:
+                return name, why
     model_type = (source.config or {}).get("model_type")
     first = f"first tensor '{min(source.tensors)}'" if source.tensors else "its config names no model_type and no architecture"
-    said = f"config.json says model_type {model_type!r}" if model_type else first
+    said = f"config.json says model_type {in_words(model_type)}{tower_types(source)}" if model_type else first
     known = f"known: {', '.join(FAMILIES)}"
     raise InputError(
         f"{source.name}: of no known family ({said}; {known}){nearest_family(source)}; --map takes a table of names for a "
         "home-made model"
     )
+
+
+def tower_types(source: Source) -> str:
+    """What a larger model's config.json says its picture towers are; or nothing."""
+    found = [(key, part) for key in TOWERS if isinstance(part := (source.config or {}).get(key), dict)]
+    return "".join(f", of its {key} {in_words(part['model_type'])}" for key, part in found if part.get("model_type"))
 
 
 def nearest_family(source: Source) -> str:
@@ -225,17 +234,12 @@ def read_labels(source: str | os.PathLike[str] | list[str]) -> list[str]:
     """
     if not isinstance(source, str | os.PathLike):
         found: Any = source
+    elif Path(source).suffix == ".json":
+        content = outside.whole(source, LARGEST)
+        with about(f"{source}: no list of class names"):
+            found = parse_json(content, (dict, list))
     else:
-        path = Path(source)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise InputError(f"{path}: no list of class names ({error})") from error
-        lines = [name.strip() for name in text.splitlines() if name.strip()]
-        with about(f"{path}: no list of class names"):
-            found = parse_json(text, (dict, list)) if path.suffix == ".json" else lines
+        found = [name.strip() for name in outside.lines(source) if name.strip()]
     with about(source if isinstance(source, str | os.PathLike) else "labels"):
         names = class_names(found.get("id2label", found) if isinstance(found, dict) else found)
         if not names:

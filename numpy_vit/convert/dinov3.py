@@ -84,7 +84,7 @@ DINOV3 = Family(
     marks=(r"patch_embed\.proj\.weight", r"rope_embed\.periods"),
     left_out={
         **MASK_TOKEN,
-        r"local_cls_norm\..*": "it serves training only",
+        r"(local_cls_norm|projectors)\..*": "it serves training only",
         r"blocks\.\d+\.attn\.qkv\.bias_mask": "it sets the key's bias to zero, which has none here",
     },
     **COMMON,

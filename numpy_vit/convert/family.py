@@ -12,10 +12,10 @@ from typing import Any
 from ..config import ViTConfig
 from ..errors import InputError
 from ..files.converted import Checkpoint
-from ..files.tensorfile import Tensor, tensor_of
+from ..files.tensorfile import STORED_AS, Tensor, tensor_of
 from ..pictures.images import Preprocess
 from . import timm_models
-from .hugging_face_config import own_config
+from .hugging_face_config import own_config, refuse_place
 from .preprocessing import policy, read_preprocessor
 from .sources import Source
 from .table import Table, Tensors, first_names, measure, positions_for
@@ -90,7 +90,7 @@ class Family:
 
     def recognise(self, source: Source) -> str | None:
         """Why a checkpoint is of this family, in a few words, or None."""
-        model_type = own_config(source.config, self.model_types, []).get("model_type")
+        model_type = own_config(source.config, []).get("model_type")
         if isinstance(model_type, str):
             return f"config.json says model_type '{model_type}'" if model_type in self.model_types else None
         names = self.marked(self.without_prefix(source.tensors))
@@ -122,6 +122,8 @@ class Family:
         counts = {p: sum(1 for name in tensors if name.startswith(p) and self.known(name[len(p) :])) for p in prefixes}
         best = [p for p in prefixes if counts[p] == max(counts.values())]
         preferred = [p for tower in self.towers for p in best if p.endswith(tower)]
+        if len(best) > 1 and not preferred and self.marks and not any(self.marked(under(p, tensors)) for p in best):
+            return best[0]  # none of them is of this family: no two of its models are there
         if len(best) > 1 and not preferred:
             raise InputError(
                 f"some tensors are there twice, under {' and '.join(map(repr, best))}: save the one that is meant by itself"
@@ -157,6 +159,7 @@ class Family:
     def reading(self, source: Source, notes: list[str]) -> OpenCheckpoint:
         """A checkpoint of this family, opened."""
         prefix = self.prefix(source.tensors)
+        refuse_place(prefix)
         names = self.stripped_names(source.tensors, prefix)
         bare = {short: source.tensors[name] for short, name in names.items()}  # of shards, only those that hold them are read
         if len(bare) < len(source.tensors):
@@ -170,7 +173,7 @@ class Family:
         tensors = dict(self.prepare(bare, source.config or {})) if bare else None
         seen = measure(self.table, tensors) if tensors else {}
         shapes = {name: tensor.shape for name, tensor in bare.items()}
-        config = own_config(source.config, self.model_types, notes)
+        config = own_config(source.config, notes)
         return OpenCheckpoint(source, config, tensors, seen, notes, dict(self.left_out), shapes)
 
     def config(self, reading: OpenCheckpoint, told: Mapping[str, Any]) -> ViTConfig:
@@ -217,13 +220,18 @@ class Family:
         unlike = self.marks and self.marked(self.without_prefix(source.tensors)) is None
         if "rope" in self.fixed and unlike and not timm_models.names_one(source.config):  # it would be given rotary positions
             raise InputError(f"its tensors are not {self.title}'s, whose names have {', '.join(self.marks)}")
+        others = timm_models.alike(reading.shapes) if "rope" in self.fixed and not timm_models.names_one(source.config) else []
+        if others and not any(timm_models.family({"architecture": name}) == self.name for name in others):
+            raise InputError(
+                f"its names and shapes are those of timm's {others[0]}, not of {self.title}: give timm's config.json"
+            )
         if not named and (other := self.confusable(reading)) is not None:
             raise InputError(
                 f"its names and shapes are {self.title}'s, and also those of timm's {other}, another model: say which, by "
                 f"timm's config.json or by --family {self.name}"
             )
         config = self.config(reading, told)
-        tensors = used(reading)
+        tensors = used(reading, self.table)
         made = {ours: tensor_of(array) for ours, array in self.made(config, reading).items()}
         unsaid = [match[1] for note in reading.notes if (match := re.match(r"config\.json does not say (\w+):", note))]
         whose = "config.json" if self.hugging_face else "the config"
@@ -249,13 +257,18 @@ class Family:
         return found
 
 
-def used(reading: OpenCheckpoint) -> dict[str, Tensor]:
+def under(prefix: str, tensors: Tensors) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def used(reading: OpenCheckpoint, table: Table) -> dict[str, Tensor]:
     """The tensors without those that the model has no use for; which these are is noted."""
     tensors = dict(reading.tensors or {})
-    for pattern, why in reading.left_out.items():
-        names = [name for name in tensors if re.fullmatch(pattern, name)]
-        for name in names:
-            del tensors[name]
+    whole = [name for name, tensor in tensors.items() if tensor.dtype not in STORED_AS and not table.known.fullmatch(name)]
+    reasons = [([name for name in tensors if re.fullmatch(pattern, name)], why) for pattern, why in reading.left_out.items()]
+    for names, why in [*reasons, (whole, "it is a count or an index, and no weight")]:
+        names = [name for name in names if tensors.pop(name, None) is not None]
         if names:
             others = f" and {len(names) - 1} more like it are" if len(names) > 1 else " is"
             reading.notes.append(f"{names[0]}{others} left out: {why}")

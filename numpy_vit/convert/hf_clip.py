@@ -27,6 +27,7 @@ TABLE = Table(
         Row("embed.positions", "embeddings.position_embedding.weight"),
         Row("embed.norm", "pre_layrnorm"),
         *BLOCK,
+        *(row._replace(theirs=row.theirs.replace("encoder.layers.", "encoder.layer.")) for row in BLOCK),  # AltCLIP's, of late
         Row("pooled_norm", "post_layernorm"),
         Row("projection", "visual_projection"),
         Row("head", "classifier"),
@@ -61,6 +62,7 @@ HF_CLIP = Family(
     marks=(r"embeddings\.class_embedding", r"pre_layrnorm\.weight"),
     model_types=("clip", "clip_vision_model"),
     prefixes=("vision_model.",),
+    towers=("image_tower.", "image_tower.vision_model."),  # beside Video-LLaVA's for videos
     fixed={
         "pooling": "class",
         "position_rule": "bicubic",

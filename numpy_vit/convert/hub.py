@@ -13,12 +13,16 @@ from ..files.jsonfile import read_json
 from ..files.outside import whole
 
 CONFIG = "config.json"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 PREPROCESSOR = "preprocessor_config.json"
-PROCESSOR = "processor_config.json"
+PROCESSOR = "processor_config.json"  # of transformers 5, where there is a tokenizer beside
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TORCH_WEIGHTS = "pytorch_model.bin"
 TORCH_INDEX = "pytorch_model.bin.index.json"
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+# What is looked for, one after the other: weights, and the index there is instead where they are in several files.
+PLACES = ((WEIGHTS, INDEX), (TORCH_WEIGHTS, TORCH_INDEX), *((weights, "") for weights in OPEN_CLIP_WEIGHTS))
 LARGEST_REFERENCE = 1000  # bytes
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
@@ -54,12 +58,12 @@ def in_cache(model: str, revision: str) -> Path | None:
     reference = folder / "refs" / revision
     commit = whole(reference, LARGEST_REFERENCE).decode(errors="replace").strip() if reference.is_file() else revision
     snapshot = folder / "snapshots" / commit
-    if not (snapshot / CONFIG).is_file():
+    if not any((snapshot / config).is_file() for config in (CONFIG, OPEN_CLIP_CONFIG)):
         return None
-    for weights, index in ((WEIGHTS, INDEX), (TORCH_WEIGHTS, TORCH_INDEX)):
+    for weights, index in PLACES:
         if (snapshot / weights).is_file():
             return snapshot
-        if (snapshot / index).is_file() and all((snapshot / shard).is_file() for shard in shards(snapshot / index)):
+        if index and (snapshot / index).is_file() and all((snapshot / shard).is_file() for shard in shards(snapshot / index)):
             return snapshot
     return None
 
@@ -113,18 +117,20 @@ def fetch(model: str, revision: str) -> Path:
         except EntryNotFoundError:
             return None
 
-    config = get_if_there(CONFIG)
-    if config is None:
-        raise InputError(f"'{model}' has no {CONFIG} on the hub: it is not a transformers model")
-    get_if_there(PREPROCESSOR)
-    get_if_there(PROCESSOR)
-    for weights, listed in ((WEIGHTS, INDEX), (TORCH_WEIGHTS, TORCH_INDEX)):
+    config = [found for found in map(get_if_there, (CONFIG, OPEN_CLIP_CONFIG)) if found is not None]
+    if not config:
+        raise InputError(
+            f"'{model}' has no {CONFIG} and no {OPEN_CLIP_CONFIG} on the hub: no model of transformers', timm's or open_clip's"
+        )
+    for file in (PREPROCESSOR, PROCESSOR):
+        get_if_there(file)
+    for weights, listed in PLACES:
         if get_if_there(weights) is not None:
-            return config.parent
-        index = get_if_there(listed)
+            return config[0].parent
+        index = get_if_there(listed) if listed else None
         if index is not None:
             for shard in shards(index):
                 if get_if_there(shard) is None:
                     raise InputError(f"'{model}': {shard}, which its index lists, is not on the hub")
-            return config.parent
-    raise InputError(f"'{model}' has neither {WEIGHTS} nor {TORCH_WEIGHTS} on the hub")
+            return config[0].parent
+    raise InputError(f"'{model}' has none of {', '.join(weights for weights, _ in PLACES)} on the hub")

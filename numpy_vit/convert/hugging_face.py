@@ -6,7 +6,7 @@ from typing import Any
 from ..config import ViTConfig
 from ..errors import InputError
 from .family import OpenCheckpoint
-from .hugging_face_config import CLASSES, READ, refuse_unknown
+from .hugging_face_config import CLASSES, READ, position_rule, refuse_unknown
 from .table import Row
 
 # transformers/activations.py, ACT2FN.
@@ -85,6 +85,7 @@ def section_of(reading: OpenCheckpoint, key: str = "vision_config") -> Mapping[s
         return config
     if not isinstance(section, dict):
         raise InputError(f"config.json: {key} {section!r:.40}: a {config.get('model_type')}'s must be a table of sizes")
+    check_class(reading)
     refuse_unknown(config, READ["two towers"])
     return section
 
@@ -102,8 +103,8 @@ def sizes(
         raise InputError("no config.json beside the weights: heads, eps and activation cannot be told from tensors; "
                          "give one (--config)")  # fmt: skip
     config = reading.config if section is None else section
+    check_class(reading)
     refuse_unknown(config, {*READ[what], *OURS, "head_dim"})
-    check_class(reading, config)
     fields = {OURS[key]: get(config, key, reading.notes, defaults, what) for key in defaults if key in OURS}
     activation, patch = fields["activation"], fields["patch"]
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
@@ -115,10 +116,10 @@ def sizes(
     width, heads = fields["width"], fields["heads"]
     if config.get("head_dim") is not None and isinstance(width, int) and config["head_dim"] * heads != width:
         raise InputError(f"config.json: head_dim {config['head_dim']} is not hidden_size / heads: not supported")
-    return {**fields, "activation": ACTIVATIONS[activation]}
+    return {**fields, "activation": ACTIVATIONS[activation], **position_rule(reading.source.config)}
 
 
-def check_class(reading: OpenCheckpoint, config: Mapping[str, Any]) -> None:
+def check_class(reading: OpenCheckpoint) -> None:
     """Raise InputError where config.json names a class of another kind of model than its model_type does."""
     model_type = (reading.source.config or {}).get("model_type")
     if not isinstance(model_type, str) or model_type not in CLASSES:

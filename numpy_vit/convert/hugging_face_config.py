@@ -68,29 +68,116 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "idefics3_vision": ("siglip_vision_model", WIDE),
     "smolvlm_vision": ("siglip_vision_model", WIDE),
 }
-TOWERS = ("vision_config", "image_config")
+# Where they resize positions otherwise.
+# Idefics looks them up by the share of the way: that is not done here.
+OTHER_RULES = {"dpt": "bilinear", **dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "none")}
+# Models of several parts -> their picture tower's type, where config.json does not say it: absent, or, as hub files have it,
+# the whole model's (transformers 5.24, configuration_*.py). What it does say counts, but for those whose tower is of one class.
+CLIP_INSIDE = ("llava", "llava_next", "llava_next_video", "vipllava", "video_llava", "granite4_vision")
+SIGLIP_INSIDE = ("aya_vision", "cohere2_vision", "deepseek_vl", "deepseek_vl_hybrid", "gemma3", "llava_onevision",
+                 "modernvbert", "paligemma", "shieldgemma2", "t5gemma2_encoder", "ultravbert")  # fmt: skip
+INSIDE = {
+    **dict.fromkeys(CLIP_INSIDE, "clip_vision_model"),
+    **dict.fromkeys(SIGLIP_INSIDE, "siglip_vision_model"),
+    "lfm2_vl": "siglip2_vision_model",
+    "aria": "idefics3_vision",
+    "idefics2": "idefics2_vision",
+    "idefics3": "idefics3_vision",
+    "smolvlm": "smolvlm_vision",
+    "flava": "flava_image_model",
+}
+# Those whose tower is of a class of its own, whatever model_type its part has: of one that we know, and of others.
+OF_ONE_CLASS = ("idefics2", "idefics3", "smolvlm", "flava")
+OWN_TOWERS = {
+    "aimv2", "align", "apertus1p5", "blip", "blip-2", "bridgetower", "cohere_compass", "cosmos3_edge", "deepseek_ocr2",
+    "dots3_note", "ernie4_5_vl_moe", "exaone4_5", "florence2", "gemma3n", "gemma4", "gemma4_unified", "git", "glm4v",
+    "glm4v_moe", "glm5_next", "glm_image", "glm_ocr", "got_ocr2", "granite_docling", "groupvit", "hunyuan_vl", "hy_v4_vl",
+    "idefics", "inkling2", "inkling_mm_model", "instructblip", "instructblipvideo", "internvl", "janus", "kimi_k25", "kosmos-2",
+    "kosmos-2.5", "lfm3_vl", "llama4", "minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "minimax_m3_vl", "mllama", "molmo2",
+    "muse_glimmer", "muse_spark", "ovis2", "owlv2", "owlvit", "paddleocr_vl", "pe_video_encoder", "phi4_multimodal",
+    "pix2struct", "pp_chart2table", "pp_formulanet", "qianfan_ocr", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl",
+    "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp", "sam", "sam3", "sam_hq",
+    "slanext", "step3p7", "tipsv2", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
+}  # fmt: skip
+PLACES = {
+    "git.image_encoder.": "git",
+    "embed_tokens_extend.image_embed.": "phi4_multimodal",
+    "visual.vision_model.": "paddleocr_vl",
+}
+"""Where such towers lie whose names and shapes are a known one's, and whose last steps are not."""
+TOWERS = ("vision_config", "image_config")  # what the part about pictures is called, where its type is not said
 
 
-def own_config(config: Mapping[str, Any] | None, known: Collection[str], notes: list[str]) -> dict[str, Any]:
-    """A config.json as that of a family we know: a copy's as the original's, a multimodal model's as its picture tower's."""
+def own_config(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str, Any]:
+    """A config.json as that of a family we know: a copy's as the original's, a larger model's as its picture tower's.
+
+    Raises InputError where a larger model has several towers.
+    """
+    found = picture_part(config, notes)
+    model_type = found.get("model_type")
+    if not isinstance(model_type, str) or model_type not in COPIES:
+        return found
+    original, defaults = COPIES[model_type]
+    others = DECODERS.get(model_type, ())
+    return {**defaults, **{key: value for key, value in found.items() if key not in others}, "model_type": original}
+
+
+def picture_part(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str, Any]:
+    """The part of a config.json that is about pictures, where it is of a type we know; else the whole. Raises InputError."""
     found = dict(config or {})
     model_type = found.get("model_type")
-    if not isinstance(model_type, str):
+    if not isinstance(model_type, str) or model_type in CLASSES:
         return found
     if model_type in COPIES:
-        original, defaults = COPIES[model_type]
         if found.get("is_hybrid"):
             raise InputError(f"config.json: a hybrid {model_type}, with a ResNet before the blocks, is not supported")
-        others = DECODERS.get(model_type, ())
-        return {**defaults, **{key: value for key, value in found.items() if key not in others}, "model_type": original}
-    if model_type in known:
-        return found
-    for key in TOWERS:
-        section = found.get(key)
-        inner = section.get("model_type") if isinstance(section, dict) else None
-        if isinstance(inner, str) and (inner in known or inner in COPIES):
-            notes.append(f"config.json is a {model_type}'s: the model is its {key}, a {inner}")
-            return own_config(section, known, notes)
+        if not found.get("backbone_config"):  # a dpt with one has no blocks of its own
+            return found
+    inner = towers(found)
+    if len(inner) > 1:
+        raise InputError(f"config.json is a {model_type}'s, with several towers ({', '.join(inner)}): save the one that is "
+                         "meant by itself, with its own config.json")  # fmt: skip
+    for where, section in inner.items():
+        notes.append(f"config.json is a {model_type}'s: the model is its {where}, a {section['model_type']}")
+        return picture_part(section, notes)
+    return found
+
+
+def position_rule(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How a copy resizes positions, where it does otherwise than its original."""
+    rule = OTHER_RULES.get(str(picture_part(config, []).get("model_type")))
+    return {} if rule is None else {"position_rule": rule}
+
+
+def refuse_place(prefix: str) -> None:
+    """Raise InputError where a tower lies under a prefix that tells another kind than its names do."""
+    for place, parent in PLACES.items():
+        if place in prefix:
+            raise InputError(
+                f"its tensors lie under '{prefix}', as a {parent}'s tower, which is of a kind of its own: not supported"
+            )
+
+
+def towers(config: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any]]:
+    """The parts of a larger config.json that are of a type we know, wherever they lie: path -> part, its type filled in.
+
+    Raises InputError for one that cannot be what it says.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    parent = config.get("model_type")
+    for key, part in config.items():
+        if not isinstance(part, dict):
+            continue
+        kind = part.get("model_type")
+        if key in TOWERS and isinstance(parent, str) and (kind in (None, parent) or parent in OF_ONE_CLASS):
+            kind = INSIDE.get(parent)
+        if isinstance(kind, str) and (kind in CLASSES or kind in COPIES):
+            if key in TOWERS and parent in OWN_TOWERS:
+                raise InputError(f"config.json: the {key} of a {parent} is of a kind of its own, no {kind} whatever it says: "
+                                 "not supported")  # fmt: skip
+            found[path + key] = {**part, "model_type": kind}
+        else:
+            found |= towers(part, f"{path}{key}.")
     return found
 
 

@@ -413,6 +413,9 @@ def take(each: Line, ours: str, theirs: list[tuple[str, Tensor]], told: Mapping[
     """One array of ours from theirs: heads joined, the part taken, turned to (in, out)."""
     first, outputs_first = theirs[0][1], each.layout == "out in"
     arrays = [tensor.data for _, tensor in theirs]
+    empty = next((f"'{name}' is {tensor.shape}" for name, tensor in theirs if not tensor.data.size), None)
+    if empty:
+        raise InputError(f"line '{each.ours}': {empty}, which are no numbers: give it a tensor that holds some")
     if len({tensor.dtype for _, tensor in theirs}) > 1:
         raise InputError(f"line '{each.ours}': '{theirs[0][0]}' and the other heads' are of different kinds of number")
     matrix = ours.endswith(".weight") and first.data.ndim >= 2

@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..config import DIGITS, is_variant
-from ..errors import InputError, check_kind
+from ..errors import InputError, about, check_kind
 from ..files.arrays import is_npz, read_npz
 from ..files.converted import shipped
 from ..files.jsonfile import read_json
@@ -16,12 +17,12 @@ from ..files.outside import opened, refuse_other_kinds
 from ..files.tensorfile import Tensor, read
 from . import hub
 from .preprocessing import POLICIES
+from .timm_models import tower_of_open_clip
 from .torchfile import LEGACY, read_torch
 
 TORCH = (".bin", ".pth", ".pt", ".ckpt", ".tar")
 MOST_TENSORS = 50_000
-OPEN_CLIP_CONFIG = "open_clip_config.json"
-TORCH_WEIGHTS = (hub.TORCH_WEIGHTS, "open_clip_pytorch_model.bin")
+SHARD = re.compile(r".*-(\d+)-of-0*([2-9]|[1-9]\d+)\.(safetensors|bin)")
 
 
 @dataclasses.dataclass
@@ -36,6 +37,10 @@ class Source:
     config: dict[str, Any] | None  # config.json
     preprocessor: dict[str, Any] | None  # preprocessor_config.json
     policy: str | None = None  # or how pictures are prepared, by name (numpy_vit.convert.preprocessing.POLICIES)
+
+    def __post_init__(self) -> None:
+        with about(self.name):
+            self.config = tower_of_open_clip(self.config) or self.config
 
 
 class Shards(Mapping[str, Tensor]):
@@ -64,7 +69,7 @@ class Shards(Mapping[str, Tensor]):
         shard = self.places[name]
         file = self.index.parent / shard
         if shard not in self.read:
-            if not file.is_file():
+            if not os.path.isfile(file):  # of a name far too long too
                 raise InputError(f"{file}: missing, though {self.index.name} lists it: download it too")
             self.read[shard], _ = read_weights(file)
             self.files.append(file)
@@ -107,6 +112,10 @@ def open_source(
         file, folder = path, path.parent
     else:
         raise InputError(f"{name}: no such file or folder (and not a hub name like google/vit-base-patch16-224)")
+    if shard := SHARD.fullmatch(file.name):
+        raise InputError(
+            f"{file}: is one of {shard[2]} files that hold a model together: give their folder, with the index"
+        )
     check_kind("preprocessor", preprocessor or "", str | os.PathLike, "a preprocessor_config.json or a published way's name")
     named = preprocessor is not None and str(preprocessor) in POLICIES and not Path(preprocessor).exists()
     tensors: Mapping[str, Tensor]
@@ -178,7 +187,7 @@ def weight_file(folder: Path) -> Path:
     lone = sorted(folder.glob("*.safetensors"))
     if len(lone) == 1:
         return lone[0]
-    for name in TORCH_WEIGHTS:
+    for name, _ in hub.PLACES:
         if (folder / name).is_file():
             return folder / name
     others = [p.name for p in sorted(folder.iterdir()) if p.suffix in (*TORCH, ".npz", ".h5")]
@@ -188,7 +197,7 @@ def weight_file(folder: Path) -> Path:
 
 def config_beside(folder: Path, weights: str) -> dict[str, Any] | None:
     """config.json, or open_clip's own where the weights are open_clip's or there is no other."""
-    names = [hub.CONFIG, OPEN_CLIP_CONFIG] if not weights.startswith("open_clip") else [OPEN_CLIP_CONFIG, hub.CONFIG]
+    names = [hub.CONFIG, hub.OPEN_CLIP_CONFIG] if not weights.startswith("open_clip") else [hub.OPEN_CLIP_CONFIG, hub.CONFIG]
     return next((found for found in (read_json_if_there(folder / name) for name in names) if found is not None), None)
 
 

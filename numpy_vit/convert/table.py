@@ -214,7 +214,7 @@ def measure(table: Table, tensors: Tensors) -> dict[str, Any]:
     for token in ("class_token", "distillation_token"):
         fields[token] = there(f"embed.{token}")
     registers = table.find("embed.registers", tensors)
-    fields["registers"] = tensors[registers[1]].shape[-2] if registers else 0
+    fields["registers"] = math.prod(tensors[registers[1]].shape[:-1]) if registers else 0
     block = "blocks.0."
     fields |= {
         "qkv_bias": there(f"{block}attention.query.bias"),
@@ -258,7 +258,7 @@ def patch_fields(table: Table, tensors: Tensors) -> dict[str, Any]:
         return {"patch": shape[0], "channels": shape[2], "width": shape[3]}
     if len(shape) == 4:
         return {"patch": shape[2], "channels": shape[1], "width": shape[0]}
-    if found and found[0].layout == "patch_last":
+    if found and found[0].layout == "patch_last" and len(shape) == 2:
         return {"width": shape[0], "channels": 3, "patch": math.isqrt(shape[1] // 3)}
     return {"width": in_out(table, found[0], shape, "embed.projection")[1]} if found and shape else {}
 
@@ -269,8 +269,8 @@ def head_fields(table: Table, tensors: Tensors, inner: int) -> dict[str, Any]:
     if found and table.layout == "flax" and len(tensors[found[1]].shape) == 3:
         return {"heads": tensors[found[1]].shape[1]}
     for ours, heads in (
-        ("blocks.0.attention.relative_positions", lambda shape: shape[1]),
-        ("blocks.0.attention.query_norm.weight", lambda shape: inner // shape[0]),
+        ("blocks.0.attention.relative_positions", lambda shape: shape[-1]),
+        ("blocks.0.attention.query_norm.weight", lambda shape: inner // max(shape[0], 1)),
     ):
         found = table.find(ours, tensors)
         if found:
@@ -291,7 +291,7 @@ def grid_fields(table: Table, tensors: Tensors, fields: Mapping[str, Any]) -> di
         return {}
     if fields["relative_positions"]:
         found = table.find("blocks.0.attention.relative_positions", tensors)
-        distances = math.isqrt(tensors[found[1]].shape[0] - 3) if found else 0
+        distances = math.isqrt(max(tensors[found[1]].shape[0] - 3, 0)) if found else 0
         square = found and patch and distances**2 == tensors[found[1]].shape[0] - 3
         return {"positions": "none", **({"image": (distances + 1) // 2 * patch} if square else {})}
     return {"positions": "none"}

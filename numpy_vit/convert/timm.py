@@ -18,7 +18,7 @@ from ..files.tensorfile import Tensor
 from ..pictures.images import Preprocess
 from . import timm_models
 from .family import Family, OpenCheckpoint
-from .preprocessing import from_timm
+from .preprocessing import from_open_clip, from_timm
 from .table import Row, Table, Tensors
 
 EMBEDDINGS = (
@@ -112,7 +112,7 @@ def prepared(tensors: Tensors, config: Mapping[str, Any]) -> Mapping[str, Tensor
 def config_says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What timm's config.json says, where there is one; it must not contradict the tensors."""
     if "model_cfg" in reading.config:
-        raise InputError("open_clip_config.json: a tower of timm's: give timm's own config.json for it (--config)")
+        raise InputError("open_clip_config.json does not name timm's model: give timm's own config.json for it (--config)")
     if not timm_models.names_one(reading.config):
         reading.notes.append("taken as blocks that norm first, one after the other; timm has others with the same names")
         return unclear(reading)
@@ -131,13 +131,17 @@ def config_says(reading: OpenCheckpoint) -> dict[str, Any]:
 
 
 def unclear(reading: OpenCheckpoint) -> dict[str, Any]:
-    """Of a file without config.json: fields in which the architectures with just these tensors differ are asked for."""
+    """Of a file without config.json: fields in which an architecture with just these tensors is not as its names make it.
+
+    They are asked for.
+    """
     found: dict[str, set[Any]] = {}
     for name in timm_models.alike(reading.shapes):
         with contextlib.suppress(InputError):
             for field, value in timm_models.fields({"architecture": name}, [])[0].items():
                 found.setdefault(field, set()).add(value)
-    return {field: None for field in ("activation", "eps") if len(found.get(field, ())) > 1}
+    assumed = {**FIXED, **gated(reading)}
+    return {field: None for field in ("activation", "eps") if found.get(field, set()) - {assumed[field]}}
 
 
 def confusable(reading: OpenCheckpoint) -> str | None:
@@ -203,9 +207,11 @@ def says(reading: OpenCheckpoint) -> dict[str, Any]:
 
 
 def preprocess(reading: OpenCheckpoint, config: ViTConfig) -> Preprocess | None:
-    """pretrained_cfg of timm's config.json."""
+    """pretrained_cfg of timm's config.json; or preprocess_cfg of open_clip's."""
     if not timm_models.names_one(reading.config):
         return None
+    if isinstance(reading.config.get("preprocess_cfg"), dict):
+        return from_open_clip(reading.config["preprocess_cfg"], config.image, config.channels, reading.notes)
     values = timm_models.published(reading.config)
     return from_timm(values, config.channels, reading.notes) if values.keys() & {"input_size", "mean", "crop_pct"} else None
 

@@ -44,6 +44,31 @@ def names_one(config: Mapping[str, Any] | None) -> bool:
     return isinstance(config.get("architecture"), str) and config.get("model_type") in (None, "timm_wrapper")
 
 
+def tower_of_open_clip(config: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """An open_clip_config.json whose picture tower is timm's, as timm's config.json would say it; None of any other.
+
+    open_clip/timm_model.py, TimmModel. Raises InputError for a tower with more layers after it (timm_proj).
+    """
+    model = (config or {}).get("model_cfg")
+    vision = model.get("vision_cfg") if isinstance(model, dict) else None
+    if not isinstance(vision, dict) or not isinstance(vision.get("timm_model_name"), str) or not vision["timm_model_name"]:
+        return None
+    projection = vision.get("timm_proj", "linear")
+    if projection != "none":
+        raise InputError(
+            f"open_clip_config.json: timm_proj {projection!r} after a tower of timm's is not supported: "
+            "timm's own config.json (--config) reads the tower without it"
+        )
+    pool, image = vision.get("timm_pool", "avg"), vision.get("image_size")
+    return {
+        "architecture": vision["timm_model_name"],
+        "num_classes": 0,
+        **({"global_pool": pool} if pool else {}),
+        "model_args": {} if image is None else {"img_size": image},
+        "preprocess_cfg": (config or {}).get("preprocess_cfg"),
+    }
+
+
 def published(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """pretrained_cfg of timm's config.json; of old files, whose keys all lie side by side, the file itself."""
     found = config.get("pretrained_cfg", config)

@@ -25,6 +25,7 @@ from ..parameters import parameter_count
 from ..pictures.draw import RAMP, rollout
 from ..pictures.images import Preprocess
 from ..tracing.tracer import Row, statistics, trace
+from ..windows import attention_names, whole_map
 from ..writing.template import filled, script_data
 
 Array = Any
@@ -51,6 +52,11 @@ OPERATIONS = {
     "look up": "查表",
     "multiply": "相乘",
     "take token 0, mean": "取第 0 个词元，平均",
+    "rms norm": "RMS 归一化",
+    "rms norm without scale": "不带缩放的 RMS 归一化",
+    "norm": "归一化",
+    "concatenate neighbours": "相邻词元相接",
+    "activation": "激活函数",
 }
 
 
@@ -90,8 +96,11 @@ def packed(rows: Array, kept: Kept) -> str:
 class Recording:
     """Listens to a run of one picture: keeps what each step's numbers are like, and the attention, a block at a time."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: Kept, config: ViTConfig) -> None:
         self.kept = kept
+        self.config = config
+        self.maps = attention_names(config)  # of the blocks to come
+        self.parts: dict[str, Array] = {}  # of the block at hand
         self.values: dict[str, dict[str, float]] = {}
         self.attention: list[str] = []  # packed, one a block
         self.pooling: str | None = None  # of a learned query, packed
@@ -102,9 +111,13 @@ class Recording:
         self.values[name] = statistics(array)
         if name == "map.probs":
             self.pooling = packed(array[0, :, 0], self.kept)
-        elif name.endswith(".attention.probs"):
-            self.means.append(array[0].mean(axis=0, dtype=np.float64)[None])
-            self.attention.append(packed(array[0] if self.kept.heads else self.means[-1], self.kept))
+        elif self.maps and name in self.maps[0]:
+            self.parts[name] = array
+            if len(self.parts) == len(self.maps[0]):
+                attention = whole_map([self.parts[part] for part in self.maps.pop(0)], self.config)[0]
+                self.parts = {}
+                self.means.append(attention.mean(axis=0, dtype=np.float64)[None])
+                self.attention.append(packed(attention if self.kept.heads else self.means[-1], self.kept))
 
     def rollout(self) -> str:
         """The flow through all blocks (numpy_vit.pictures.draw.rollout), packed."""
@@ -150,7 +163,7 @@ def page(
         },
         "ramp": RAMP,
         "pooled": pooling_in_words(config),
-        "vector": out.pooled.shape[-1],
+        "vector": None if out.pooled is None else out.pooled.shape[-1],
         "best": [{key: b[key] for key in ("label", "probability", "logit")} for b in best],
         "embedding": None if out.image_embedding is None else int(out.image_embedding.shape[-1]),
         "language": language,
@@ -295,6 +308,10 @@ def pooling_in_words(config: ViTConfig) -> Bilingual:
             "A learned query, the same for every picture, attends to all tokens (MAP pooling); what it gathers stands for "
             "the picture. Its map is among those of the attention above.",
             "一个可学习的、对每张图片都相同的查询关注所有词元（MAP 池化）；它收集到的代表整张图片。它的注意力图也在上面。",
+        ),
+        "none": (
+            "No one vector stands for the picture: a language model sees all its tokens.",
+            "没有一个向量代表整张图片：语言模型看到所有词元。",
         ),
     }[config.pooling]
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from ..errors import InputError, about
 
 Array = Any
-LONGEST_BEGINNING = 100  # bytes
+LONGEST_BEGINNING, LARGEST_TEXT = 100, 64 << 20  # bytes; 21,000 names are one million
 DAMAGED = "copy or download it again"
 NUMPY = "save its arrays with numpy.savez, and give that (`convert --map` takes a table of names)"
 WEB_PAGE = "a web page, not the file: download it again from the address of the file itself (on the hub: /resolve/)"
@@ -86,6 +86,15 @@ def whole(path: str | os.PathLike[str], largest: int) -> bytes:
         if len(content) > largest:
             raise InputError(f"is larger than {largest:,} bytes, which no such file is")
         return content
+
+
+def lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a small text. Raises InputError for one that is not in UTF-8, or no file."""
+    content = whole(path, LARGEST_TEXT)
+    try:
+        return content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text in UTF-8 ({error.reason}): save it as such") from error
 
 
 def mapped(file: BinaryIO) -> Array:

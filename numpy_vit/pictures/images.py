@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from ..config import from_plain, is_number, to_plain
 from ..errors import InputError, check_kind, check_known, in_words
 from ..positions import RULES
+from .overheard import complaints
 from .sizing import Plan, Sizing
 
 Array = npt.NDArray[Any]
@@ -412,13 +413,32 @@ def _open(image: Picture) -> Image.Image:
         if Path(image).is_file() and Path(image).stat().st_size == 0:
             raise InputError("the file is empty (0 bytes)")
         with _decoder(Path(image)) as opened:
-            opened.load()
+            _load(opened)
             image = opened
-    elif not isinstance(image, Image.Image):
+    elif isinstance(image, Image.Image):
+        _load(image)
+    else:
         raise InputError(f"must be {A_PICTURE}, not {in_words(image)}")
     if 0 in image.size:
         raise InputError("a picture of no pixels")
     return ImageOps.exif_transpose(image)
+
+
+def _load(image: Image.Image) -> None:
+    """Decode a picture. Raises InputError for one that libtiff decodes in part: of bad fax codes it tells stderr alone."""
+    if not any(tile[0] == "libtiff" for tile in getattr(image, "tile", ())):
+        image.load()
+        return
+    failed: Exception | None = None
+    with complaints() as complained:
+        try:
+            image.load()
+        except Exception as error:
+            failed = error
+    if complained:
+        raise InputError(f"a damaged picture ({complained[0]})") from failed
+    if failed is not None:
+        raise failed
 
 
 def _decoder(path: Path) -> Image.Image:

@@ -14,8 +14,15 @@ from ..parameters import folded
 from ..writing.text import clean, display_width, fitted, paragraphs, shape_text, wrapped
 from .rows import Row, Rows, Tensor, total
 
-COLOURS = {"embed": 36, "attention": 34, "mlp": 35, "norms and sums": 90, "head": 32}
-FILLS = {"embed": "#d6ecf3", "attention": "#d9e2f7", "mlp": "#ecdcf2", "norms and sums": "#ececec", "head": "#dcefdc"}
+COLOURS = {"embed": 36, "attention": 34, "mlp": 35, "norms and sums": 90, "head": 32, "merger": 33}
+FILLS = {
+    "embed": "#d6ecf3",
+    "attention": "#d9e2f7",
+    "mlp": "#ecdcf2",
+    "norms and sums": "#ececec",
+    "head": "#dcefdc",
+    "merger": "#f6ead6",
+}
 FACTS = "MACs count the matrix products; 1 MAC = 2 FLOPs. Rows marked xN show one of N identical blocks."
 
 

@@ -10,10 +10,10 @@ import time
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from .running import SECONDS, Tally, in_a_child, many_inputs, merge
+from .running import SECONDS, Tally, in_a_child, many_inputs, merge, warmed
 from .targets import TARGETS
 
-BATCH = 500  # inputs a process
+BATCH = 1000  # inputs a process
 
 
 def main(argv=None):
@@ -38,6 +38,7 @@ def all_inputs(targets, arguments):
     each = -(-arguments.runs // len(targets))
     batches = [(target, range(start, min(start + BATCH, each))) for start in range(0, each, BATCH) for target in targets]
     totals = {target: Tally(target) for target in targets}
+    warmed()
     start, done = time.monotonic(), 0
     pool = concurrent.futures.ThreadPoolExecutor(arguments.jobs)
     futures = [pool.submit(in_a_child, target, arguments.seed, numbers, 4 * SECONDS) for target, numbers in batches]
@@ -46,6 +47,8 @@ def all_inputs(targets, arguments):
             tally = future.result()
             merge(totals[tally.target], tally)
             done += tally.inputs
+            for number, what in tally.findings:
+                print(f"{tally.target} {number}: {what}", file=sys.stderr, flush=True)
             if sys.stderr.isatty():
                 pace = done / (time.monotonic() - start)
                 print(f"\r{done:,} inputs, {pace:,.0f} a second", end="", file=sys.stderr, flush=True)

@@ -68,19 +68,22 @@ def any_value(rng):
     return copy.deepcopy(rng.choice(VALUES))
 
 
-def places(value, path=()):
-    """The paths to everything in a JSON value."""
-    yield path
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, below in inner:
-        yield from places(below, (*path, key))
+def places(value):
+    """The paths to everything in a JSON value, each before what lies in it."""
+    found, left = [], [((), value)]
+    while left:
+        path, value = left.pop()
+        found.append(path)
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        left += reversed([((*path, key), below) for key, below in inner])
+    return found
 
 
 def change_json(rng, value):
     """One to three values, names or items of a JSON value changed."""
     value = json.loads(json.dumps(value))
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        path = rng.choice(list(places(value)))
+        path = rng.choice(places(value))
         if not path:
             if rng.random() < 0.03:
                 return any_value(rng)

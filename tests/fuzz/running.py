@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import gc
 import os
 import random
 import resource
@@ -13,7 +15,8 @@ import traceback
 import warnings
 from pathlib import Path
 
-from numpy_vit import InputError, InvariantError, ShapeError
+from numpy_vit import InputError, InvariantError, ShapeError, cli
+from numpy_vit.convert import convert
 
 from .targets import TARGETS, Materials, quiet
 
@@ -74,11 +77,11 @@ def many_inputs(target, seed, numbers, say=None):
         raise TooLong
 
     tally = Tally(target)
+    materials = materials_of_this_process()
     before = signal.signal(signal.SIGALRM, too_long)
     try:
-        with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
-            with warnings.catch_warnings(action="ignore"), quiet():
-                materials = Materials(Path(folder))
+        with tempfile.TemporaryDirectory(dir=materials.folder) as folder:
+            materials.work = Path(folder) / "work"
             for number in numbers:
                 if say:
                     say(number)
@@ -92,6 +95,31 @@ def many_inputs(target, seed, numbers, say=None):
     finally:
         signal.signal(signal.SIGALRM, before)
     return tally
+
+
+@functools.cache
+def materials_of_this_process():
+    """The valid inputs, made once; children find them there, and with them what the readers keep after their first use.
+
+    They lie in memory where the system has a place for that: most of the time would be spent on files otherwise.
+    """
+    place = tempfile.TemporaryDirectory(prefix="numpy-vit-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    with warnings.catch_warnings(action="ignore"), quiet():
+        materials = Materials(Path(place.name))
+    materials.place = place  # removed with it, when this process ends
+    return materials
+
+
+def warmed():
+    """Read what is valid once, and keep the parser of the command line, so that no child has to begin with that."""
+    materials = materials_of_this_process()
+    with warnings.catch_warnings(action="ignore"), quiet():
+        for folder in materials.folders:
+            with contextlib.suppress(*DECLARED):  # some must be told more
+                convert(folder)
+    cli.parser = functools.cache(cli.parser)
+    gc.collect()
+    gc.freeze()  # children need not go through it again and again
 
 
 def limited():
@@ -147,6 +175,9 @@ def forked(target, seed, numbers, deadline):
             last = told
     except EOFError:
         pass
+    child.join(SECONDS)
+    if child.exitcode and child.exitcode > 0:  # no signal: what makes the inputs has failed, and would again
+        raise RuntimeError(f"the fuzzer itself failed at {target}, input {last}: see above")
     child.kill()
     child.join()
     return None, last

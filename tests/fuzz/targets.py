@@ -44,9 +44,9 @@ class Materials:
         self.model = numpy_vit.random_model(numpy_vit.ViTConfig(**CONFIG))
         self.folders = [*sorted(path for path in (DATA / "families").iterdir() if path.is_dir()), DATA / "classifier"]
         digits = numpy_vit.load()
+        self.policy = digits.preprocess_policy
         tensors = {name: tensor_of(array) for name, array in self.model.tensors.items()}
-        policy = digits.preprocess_policy.to_dict()
-        preprocess = numpy_vit.Preprocess.from_dict({**policy, "size": [8, 12]})
+        preprocess = numpy_vit.Preprocess.from_dict({**self.policy.to_dict(), "size": [8, 12]})
         write_converted(
             folder / "converted", Checkpoint(self.model.config, tensors, preprocess, ["a", "b", "c"], {"family": "x"})
         )
@@ -73,6 +73,7 @@ class Materials:
         pixels = np.ones((1, 3, 8, 12))
         self.manifest, self.arrays = record(portable, pixels, noise=("float32",), origin={"model": {"seed": 0}, "input": {}})
         write_golden(folder / "golden", self.manifest, self.arrays)
+        self.golden = read_golden(folder / "golden")
         self.dump = {name: array.astype("f4") for name, array in self.arrays.items()}
         self.pictures = [picture(form) for form in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
 
@@ -296,11 +297,10 @@ def dump(of, rng):
     budgets.write_bytes(m.json_bytes(rng, m.change_json(rng, limits) if changed == 2 else limits, 0.1 * (changed == 2)))
 
     def run():
-        read = read_golden(of.folder / "golden")
         found = read_dump(place)
-        align(found, read.steps)
-        check(read, found)
-        check(read, found, mapping=read_mapping(mapping), budgets=read_budgets(budgets))
+        align(found, of.golden.steps)
+        told = {"mapping": read_mapping(mapping), "budgets": read_budgets(budgets)}
+        check(of.golden, found, **(told if changed else {}))
 
     return run
 
@@ -335,8 +335,7 @@ def journal(of, rng):
 def images(of, rng):
     path = of.fresh() / "a.png"
     path.write_bytes(m.change_bytes(rng, rng.choice(of.pictures)))
-    policy = numpy_vit.load().preprocess_policy
-    return lambda: policy([path])
+    return lambda: of.policy([path])
 
 
 COMMANDS = (
@@ -365,8 +364,9 @@ def command_line(of, rng):
     shutil.copytree(DATA / "classifier", place / "model")
     shutil.copytree(of.folder / "golden", place / "golden")
     (place / "map.json").write_text(json.dumps(of.map))
-    np.savez(place / "dump.npz", **{name: array for name, array in of.dump.items() if rng.random() < 0.8})
     words = m.change_words(rng, rng.choice(COMMANDS).split(" "), POOL)
+    if "dump.npz" in words:
+        np.savez(place / "dump.npz", **{name: array for name, array in of.dump.items() if rng.random() < 0.8})
     if "bench" in words:  # which takes its time
         words.remove("bench")
 
