@@ -30,7 +30,9 @@ CASES = {
         },
     ),
     "VideoLLaMA 3": ("VideoLlama3", {"merge_size": 2}),
-    "PaddleOCR-VL": ("PaddleOCRVL", {"min_pixels": 147384, "max_pixels": 2822400, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
+    "PaddleOCR-VL": (
+        "PaddleOCRVL", {"min_pixels": 147384, "max_pixels": 2822400, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    ),
     "GLM-4V": ("Glm4v", {}),
     "GLM-4.6V": ("Glm46V", {"size": {"shortest_edge": 12544, "longest_edge": 1000000}}),
     "Pixtral": ("Pixtral", {}),
