@@ -30,7 +30,9 @@ CASES = {
         },
     ),
     "VideoLLaMA 3": ("VideoLlama3", {"merge_size": 2}),
-    "PaddleOCR-VL": ("PaddleOCRVL", {"min_pixels": 147384, "max_pixels": 2822400, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}),
+    "PaddleOCR-VL": (
+        "PaddleOCRVL", {"min_pixels": 147384, "max_pixels": 2822400, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    ),
     "GLM-4V": ("Glm4v", {}),
     "GLM-4.6V": ("Glm46V", {"size": {"shortest_edge": 12544, "longest_edge": 1000000}}),
     "Pixtral": ("Pixtral", {}),
@@ -342,7 +344,7 @@ def put_together(kind, processor, found):
     return list(values)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name != "SmolVLM"])  # SmolVLM2's with tiles twice as large: slow
 def test_pixels_of_real_pictures(name, their_processor, real_pictures):
     """The 8-bit stage is equal; what comes of it within 1e-6 (transformers computes in float32, Llama 4's in bfloat16)."""
     kind, options = CASES[name]
@@ -360,8 +362,7 @@ def test_pixels_of_real_pictures(name, their_processor, real_pictures):
         theirs = put_together(kind, whole, numbers(whole(picture, return_tensors=tensors)))
         pixels = ours.each(picture, "float64")
         worst = max(worst, *(np.abs(one - their).max() for one, their in zip(pixels, theirs, strict=True)))
-    print(f"{name}: {worst:.1e}")
-    assert worst < (2**-6 if kind == "Llama4" else 1e-6)
+    assert worst <= (2**-8 if kind == "Llama4" else 1e-6)
 
 
 def numbers(found):

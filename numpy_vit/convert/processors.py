@@ -295,5 +295,7 @@ TOLD_BY: dict[str, dict[str, Any]] = {
     "AyaVisionProcessor": {"crop_to_patches": True},
     "GotOcr2Processor": {"crop_to_patches": False, "min_patches": 1, "max_patches": 12},
 }
-# Keys of these classes that change nothing for one picture: videos, tables of results, masks, what is computed anew
-NEUTRAL_OF_ANY_SIZE = {"auto_map", "video_sampling", "return_row_col_info", "temporal_patch_size", "min_pixels", "max_pixels"}
+# Keys of these classes that change nothing for one picture: videos, tables of results, numbers of tokens; or read otherwise
+NEUTRAL_OF_ANY_SIZE = {
+    "auto_map", "video_sampling", "return_row_col_info", "temporal_patch_size", "image_seq_length", "min_pixels", "max_pixels",
+}  # fmt: skip

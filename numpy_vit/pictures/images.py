@@ -76,7 +76,7 @@ class Preprocess:
                    "tensorflow_uint8"  not antialiased, cut to 8 bits: big_vision
                    "torch"             antialiased, not rounded: DINOv3 in transformers
                    The "Fast" processors of transformers, which resize 8-bit tensors with torchvision, differ from "pillow"
-                   by one level of 255, here and there.
+                   by a level or two of 255, here and there.
     sizing         for models that take a picture in its own proportions, or in tiles: the rule that says of what size. It
                    stands in the place of resize (then "none"), size and crop (None)
     crop_rounding  which of two middles, where an odd number of rows is left over: "down" (transformers: the upper one; of

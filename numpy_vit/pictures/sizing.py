@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..config import from_plain, is_number, to_plain, whole_number
-from ..errors import InputError, check_kind, check_known, nearest
+from ..errors import InputError, about, check_kind, check_known, nearest
 
 Size = tuple[int, int]  # (Y, X)
 Box = tuple[int, int, int, int]  # top, left, bottom, right
@@ -106,10 +106,11 @@ class Sizing:
         """
         whole_number("picture height", height, 1, LONGEST)
         whole_number("picture width", width, 1, LONGEST)
-        plan = RULES[self.rule](int(height), int(width), **self.numbers)
-        if any(0 in size for size in (plan.resized, plan.first_resized or plan.resized, *plan.pictures)):
-            raise too_narrow(height, width, "resized, it would have no pixels")
-        return plan
+        with about(f"a picture of {height}x{width} pixels (height x width) is too long and narrow for this model"):
+            plan = RULES[self.rule](int(height), int(width), **self.numbers)
+            if any(0 in size for size in (plan.resized, *plan.pictures)):
+                raise InputError("resized, it would have no pixels")
+            return plan
 
 
 def arguments(rule: str) -> dict[str, type]:
@@ -126,10 +127,6 @@ def check_number(name: str, value: Any, kind: type) -> None:
         whole_number(f"sizing: {name}", value, 1, 2**40)
     elif not (is_number(value) and value > 0):
         raise InputError(f"sizing: {name} is {value!r}: it must be a number above 0")
-
-
-def too_narrow(height: int, width: int, why: str) -> InputError:
-    return InputError(f"a picture of {height}x{width} pixels (height x width) is too narrow for this model: {why}")
 
 
 def uncut(resized: Size, padded: Size | None = None, first_resized: Size | None = None) -> Plan:
@@ -194,7 +191,7 @@ def within_pixels(height: int, width: int, multiple: int, least: int, most: int,
 def check_proportions(height: int, width: int) -> None:
     """Raise InputError for a picture more than 200 times as long as it is wide, as smart_resize refuses it."""
     if max(height, width) / min(height, width) > 200:
-        raise too_narrow(height, width, "one side may be at most 200 times as long as the other")
+        raise InputError("one side may be at most 200 times as long as the other")
 
 
 # Other pictures as a whole
@@ -240,13 +237,13 @@ def token_budget(height: int, width: int, *, patch: int, merge: int, max_tokens:
     factor = math.sqrt(pixels / (height * width))
     Y, X = (math.floor(factor * side / multiple) * multiple for side in (height, width))
     if Y == X == 0:
-        raise too_narrow(height, width, f"neither side would be {multiple} pixels long")
+        raise InputError(f"neither side would be {multiple} pixels long")
     if Y == 0:
         Y, X = multiple, min(width // height, max_tokens) * multiple
     elif X == 0:
         Y, X = min(height // width, max_tokens) * multiple, multiple
     if pixels < Y * X:
-        raise too_narrow(height, width, f"it would need more than {max_tokens} tokens")
+        raise InputError(f"it would need more than {max_tokens} tokens")
     return uncut((Y, X))
 
 
@@ -278,7 +275,7 @@ def edges(height: int, width: int, *, shortest: int, longest: int, quarters: boo
     if not quarters:
         return uncut(whole)
     if 1 in (height, width):
-        raise too_narrow(height, width, "it is cut into quarters")
+        raise InputError("it is cut into quarters")
     down, across = height // 2, width // 2
     boxes = tuple((t, le, b, r) for t, b in ((0, down), (down, height)) for le, r in ((0, across), (across, width)))
     pictures = tuple(size(bottom - top, right - left) for top, left, bottom, right in boxes)
