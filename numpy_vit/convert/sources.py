@@ -113,9 +113,7 @@ def open_source(
     else:
         raise InputError(f"{name}: no such file or folder (and not a hub name like google/vit-base-patch16-224)")
     if shard := SHARD.fullmatch(file.name):
-        raise InputError(
-            f"{file}: is one of {shard[2]} files that hold a model together: give their folder, with the index"
-        )
+        raise InputError(f"{file}: is one of {shard[2]} files that hold a model together: give their folder, with the index")
     check_kind("preprocessor", preprocessor or "", str | os.PathLike, "a preprocessor_config.json or a published way's name")
     named = preprocessor is not None and str(preprocessor) in POLICIES and not Path(preprocessor).exists()
     tensors: Mapping[str, Tensor]
