@@ -114,9 +114,7 @@ def open_source(
     else:
         raise InputError(f"{name}: no such file or folder (and not a hub name like google/vit-base-patch16-224)")
     if shard := SHARD.fullmatch(file.name):
-        raise InputError(
-            f"{file}: is one of {shard[2]} files that hold a model together: give their folder, with the index"
-        )
+        raise InputError(f"{file}: is one of {shard[2]} files that hold a model together: give their folder, with the index")
     check_kind("preprocessor", preprocessor or "", str | os.PathLike, "a preprocessor_config.json or a published way's name")
     named = preprocessor is not None and str(preprocessor) in POLICIES and not Path(preprocessor).exists()
     tensors: Mapping[str, Tensor]
@@ -136,13 +134,21 @@ def open_source(
         tensors,
         metadata,
         read_json(Path(config)) if config else config_beside(folder, file.name),
-        None
-        if named
-        else read_json(Path(preprocessor))
-        if preprocessor
-        else read_json_if_there(folder / hub.PREPROCESSOR) or read_json_if_there(folder / hub.PROCESSOR),
+        None if named else read_json(Path(preprocessor)) if preprocessor else preprocessor_of(folder),
         str(preprocessor) if named else None,
     )
+
+
+def preprocessor_of(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of its pictures, or None: processor_config.json, with preprocessor_config.json in it.
+
+    Where both speak of the image processor the former is read, as in transformers (image_processing_base.py). It belongs to
+    the model that reads text and pictures, and may tell the image processor another patch size, say.
+    """
+    own, outer = read_json_if_there(folder / hub.PREPROCESSOR), read_json_if_there(folder / hub.PROCESSOR)
+    if own is None or outer is None:
+        return own or outer
+    return {"image_processor": own, **outer}
 
 
 def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
