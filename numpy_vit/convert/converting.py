@@ -27,6 +27,7 @@ from .openai_clip import OPENAI_CLIP
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from .rename_table import class_names, read_map
+from .siglip_vl import GEMMA3, IDEFICS3, LFM2_VL, PALIGEMMA
 from .sources import Source, open_source, sha256
 from .table import compare, first_names
 from .timm import DEIT, DEIT3, DINO, DINOV2, MAE, TIMM
@@ -44,6 +45,10 @@ FAMILIES: dict[str, Family] = {
         HF_DINOV2,
         HF_VIT,
         HF_CLIP,
+        GEMMA3,
+        PALIGEMMA,
+        IDEFICS3,
+        LFM2_VL,
         HF_SIGLIP,
         HF_SIGLIP2,
         QWEN2_VL,

@@ -6,7 +6,7 @@ from typing import Any
 from ..config import ViTConfig
 from ..errors import InputError
 from .family import OpenCheckpoint
-from .hugging_face_config import CLASSES, READ, refuse_unknown
+from .hugging_face_config import CLASSES, READ, position_rule, refuse_unknown
 from .table import Row
 
 # transformers/activations.py, ACT2FN.
@@ -115,7 +115,7 @@ def sizes(
     width, heads = fields["width"], fields["heads"]
     if config.get("head_dim") is not None and isinstance(width, int) and config["head_dim"] * heads != width:
         raise InputError(f"config.json: head_dim {config['head_dim']} is not hidden_size / heads: not supported")
-    return {**fields, "activation": ACTIVATIONS[activation]}
+    return {**fields, "activation": ACTIVATIONS[activation], **position_rule(reading.source.config)}
 
 
 def check_class(reading: OpenCheckpoint, config: Mapping[str, Any]) -> None:

@@ -68,6 +68,8 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "idefics3_vision": ("siglip_vision_model", WIDE),
     "smolvlm_vision": ("siglip_vision_model", WIDE),
 }
+# Where they resize positions otherwise.
+OTHER_RULES = dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "nearest")
 TOWERS = ("vision_config", "image_config")
 
 
@@ -92,6 +94,14 @@ def own_config(config: Mapping[str, Any] | None, known: Collection[str], notes: 
             notes.append(f"config.json is a {model_type}'s: the model is its {key}, a {inner}")
             return own_config(section, known, notes)
     return found
+
+
+def position_rule(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How a copy resizes positions, where it does otherwise than its original."""
+    found = config or {}
+    parts = [found, *(part for key in TOWERS if isinstance(part := found.get(key), dict))]
+    rules = [OTHER_RULES[kind] for part in parts if (kind := str(part.get("model_type"))) in OTHER_RULES]
+    return {"position_rule": rules[0]} if rules else {}
 
 
 def refuse_unknown(config: Mapping[str, Any], known: Collection[str]) -> None:
