@@ -15,6 +15,7 @@ from .beit import BEIT
 from .dinov3 import DINOV3, TIMM_DINOV3
 from .eva02 import EVA02
 from .family import Family
+from .gemma4 import GEMMA4
 from .google import AUGREG, BIG_VISION
 from .hf_beit import HF_BEIT
 from .hf_clip import HF_CLIP
@@ -46,6 +47,7 @@ FAMILIES: dict[str, Family] = {
         HF_VIT,
         HF_CLIP,
         GEMMA3,
+        GEMMA4,
         PALIGEMMA,
         IDEFICS3,
         LFM2_VL,
