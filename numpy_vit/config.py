@@ -102,6 +102,7 @@ class ViTConfig:
     qk_norm_of_heads     qk_norm is of each head by itself; or of all H * K numbers of a token
     value_norm           Gemma 4: an RMS norm of the values, without a scale
     scaled_scores        scores are divided by sqrt(K)
+    clipped_linears      Gemma 4: what goes into a block's linear layer and comes out of it is kept within learned bounds
     windows              blocks in which patches attend to their neighbours alone (numpy_vit.groups.Windows), or None
     merger               what is made of the tokens for the language model (Merger), or None
     deepstack            and of inner blocks' tokens (Deepstack), or None
@@ -152,6 +153,7 @@ class ViTConfig:
     qk_norm_of_heads: bool = True
     value_norm: bool = False
     scaled_scores: bool = True
+    clipped_linears: bool = False
     windows: Windows | None = None
     merger: Merger | None = None
     deepstack: Deepstack | None = None

@@ -13,7 +13,7 @@ from .fields import from_plain, is_number, whole_number
 
 MAX_SIDE = 10_000
 JOINS = ("concat", "unfold", "mean")
-SIMPLE = ("norm", "gelu", "gelu_tanh", "silu", "scale", *JOINS)
+SIMPLE = ("norm", "gelu", "gelu_tanh", "silu", "scale", "standardize", *JOINS)
 WIDE = ("hidden", "output", "gated")
 BIASED = ("hidden", "output")
 
@@ -48,6 +48,7 @@ class Merger:
               "gated 512"                two of them, one the gate of the other through SiLU
               "gelu", "gelu_tanh", "silu"
               "scale"                    times the square root of the number of numbers
+              "standardize"              shifted and scaled by learned numbers
     norm      "layer", "rms", or "unit": RMS without a learned scale
     eps       of these norms
     without_bias   linear layers that have none

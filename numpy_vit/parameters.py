@@ -4,7 +4,7 @@ Linear weights are (in, out), so that code reads `x @ W + b` as in the paper.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .config import LADDERS, ViTConfig, config_given
@@ -97,7 +97,7 @@ def parameter_dims(config: ViTConfig, depth: int | None = None) -> dict[str, str
     dims.norm("norm", "D", c.final_norm == "tokens")
     if c.pooling == "map":
         dims.array("map.probe", "1 D")
-        dims.attention("map.attention")
+        dims.attention("map.attention", dims.linear)
         dims.norm("map.norm", "D")
         dims.linear("map.mlp.hidden", "D", "M")
         dims.linear("map.mlp.output", "M", "D")
@@ -128,19 +128,24 @@ class Dims(dict[str, str]):
         self.array(f"{name}.weight", f"{inputs} {outputs}", there)
         self.array(f"{name}.bias", outputs, there and has_bias(self.config, name))
 
+    def inner_linear(self, name: str, inputs: str, outputs: str, there: object = True) -> None:
+        """One of a block's, which may have bounds: the least and largest numbers that go in, and those that come out."""
+        self.linear(name, inputs, outputs, there)
+        self.array(f"{name}.bounds", "4", there and self.config.clipped_linears)
+
     def norm(self, name: str, width: str, there: object = True) -> None:
         self.array(f"{name}.weight", width, there)
         self.array(f"{name}.bias", width, there and self.config.norm == "layer")
 
-    def attention(self, name: str) -> None:
+    def attention(self, name: str, linear: Callable[..., None]) -> None:
         for part in ("query", "key", "value"):
-            self.linear(f"{name}.{part}", "D", "H*K")
-        self.linear(f"{name}.output", "H*K", "D")
+            linear(f"{name}.{part}", "D", "H*K")
+        linear(f"{name}.output", "H*K", "D")
 
     def block(self, name: str) -> None:
         c = self.config
         self.norm(f"{name}.norm1", "D")
-        self.attention(f"{name}.attention")
+        self.attention(f"{name}.attention", self.inner_linear)
         normed = "K" if c.qk_norm_of_heads else "H*K"
         self.norm(f"{name}.attention.query_norm", normed, c.qk_norm)
         self.norm(f"{name}.attention.key_norm", normed, c.qk_norm)
@@ -150,10 +155,10 @@ class Dims(dict[str, str]):
         self.norm(f"{name}.norm1_after", "D", c.norm_places == "both")
         self.array(f"{name}.layer_scale1", "D", c.layer_scale)
         self.norm(f"{name}.norm2", "D")
-        self.linear(f"{name}.mlp.gate", "D", "M", c.gated_mlp)
-        self.linear(f"{name}.mlp.hidden", "D", "M")
+        self.inner_linear(f"{name}.mlp.gate", "D", "M", c.gated_mlp)
+        self.inner_linear(f"{name}.mlp.hidden", "D", "M")
         self.norm(f"{name}.mlp.norm", "M", c.mlp_norm)
-        self.linear(f"{name}.mlp.output", "M", "D")
+        self.inner_linear(f"{name}.mlp.output", "M", "D")
         self.norm(f"{name}.norm2_after", "D", c.norm_places == "both")
         self.array(f"{name}.layer_scale2", "D", c.layer_scale)
 
@@ -164,6 +169,9 @@ class Dims(dict[str, str]):
             if kind == "norm" and merger.norm != "unit":
                 self.array(f"{name}.{stage}.weight", width)
                 self.array(f"{name}.{stage}.bias", width, merger.norm == "layer")
+            elif kind == "standardize":
+                self.array(f"{name}.{stage}.shift", width)
+                self.array(f"{name}.{stage}.scale", width)
             elif kind == "gated":
                 self.array(f"{name}.{stage}.gate.weight", f"{width} {wanted}")
                 self.array(f"{name}.{stage}.hidden.weight", f"{width} {wanted}")

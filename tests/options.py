@@ -56,5 +56,14 @@ OPTIONS = {
         pooling="mean",
         merger=dict(side=2, stages=("scale", "mean", "norm", "output 7"), norm="unit", without_bias=("output",)),
     ),
+    "standardized": dict(
+        image=(16, 24),
+        class_token=False,
+        pooling="none",
+        classes=0,
+        merger=dict(side=2, stages=("mean", "scale", "standardize")),
+    ),
+    "linear layers within bounds": dict(clipped_linears=True, activation="gelu_tanh", gated_mlp=True, qk_norm=True),
+    "linear layers within bounds, MAP": dict(clipped_linears=True, class_token=False, pooling="map"),
     "pre-logits": dict(pooler=9, pre_logits=True),
 }

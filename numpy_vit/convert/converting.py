@@ -16,6 +16,7 @@ from .beit import BEIT
 from .dinov3 import DINOV3, TIMM_DINOV3
 from .eva02 import EVA02
 from .family import Family
+from .gemma4 import GEMMA4
 from .google import AUGREG, BIG_VISION
 from .hf_beit import HF_BEIT
 from .hf_clip import HF_CLIP
@@ -31,6 +32,7 @@ from .pixtral import PIXTRAL
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from .rename_table import class_names, read_map
+from .siglip_vl import GEMMA3, IDEFICS3, LFM2_VL, PALIGEMMA
 from .sources import Source, open_source, sha256
 from .table import compare, first_names
 from .timm import DEIT, DEIT3, DINO, DINOV2, MAE, TIMM
@@ -48,6 +50,11 @@ FAMILIES: dict[str, Family] = {
         HF_DINOV2,
         HF_VIT,
         HF_CLIP,
+        GEMMA3,
+        GEMMA4,
+        PALIGEMMA,
+        IDEFICS3,
+        LFM2_VL,
         HF_SIGLIP,
         HF_SIGLIP2,
         QWEN2_VL,

@@ -69,8 +69,7 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "smolvlm_vision": ("siglip_vision_model", WIDE),
 }
 # Where they resize positions otherwise.
-# Idefics looks them up by the share of the way: that is not done here.
-OTHER_RULES = {"dpt": "bilinear", **dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "none")}
+OTHER_RULES = {"dpt": "bilinear", **dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "nearest")}
 # Models of several parts -> their picture tower's type, where config.json does not say it: absent, or, as hub files have it,
 # the whole model's (transformers 5.24, configuration_*.py). What it does say counts, but for those whose tower is of one class.
 CLIP_INSIDE = ("llava", "llava_next", "llava_next_video", "vipllava", "video_llava", "granite4_vision")
@@ -109,11 +108,15 @@ ENCODERS = ("pixtral",)  # that several kinds of larger models have, and that no
 TOWERS = ("vision_config", "image_config")  # what the part about pictures is called, where its type is not said
 
 
-def own_config(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str, Any]:
+def own_config(config: Mapping[str, Any] | None, notes: list[str], known: Collection[str] = ()) -> dict[str, Any]:
     """A config.json as that of a family we know: a copy's as the original's, a larger model's as its picture tower's.
+
+    known   the family's own types, whose config.json is taken whole: it knows where its parts are
 
     Raises InputError where a larger model has several towers.
     """
+    if (config or {}).get("model_type") in known:
+        return dict(config or {})
     found = picture_part(config, notes)
     model_type = found.get("model_type")
     if not isinstance(model_type, str) or model_type not in COPIES:

@@ -286,7 +286,7 @@ def of_qkv(change: OnWeight) -> Change:
 def packed_by_head(name: str, get: Get, config: ViTConfig) -> Array | None:
     """One fused matrix of columns (3, H, K), read as (H, 3, K)."""
     for part in QKV:
-        if f".attention.{part}." in name:
+        if f".attention.{part}." in name and not name.endswith("bounds"):
             fused = np.concatenate([get(name.replace(f".{part}.", f".{p}.")) for p in QKV], axis=-1)
             by_head = fused.reshape(*fused.shape[:-1], config.heads, 3, config.head_dim)
             return by_head[..., QKV.index(part), :].reshape(get(name).shape)
@@ -295,7 +295,7 @@ def packed_by_head(name: str, get: Get, config: ViTConfig) -> Array | None:
 
 def heads_last(name: str, get: Get, config: ViTConfig) -> Array | None:
     """Query, key and value split (K, H) instead of (H, K): the same as their columns in another order."""
-    if any(f".attention.{part}." in name for part in QKV):
+    if any(f".attention.{part}." in name for part in QKV) and not name.endswith("bounds"):
         weight = get(name)
         return weight.reshape(*weight.shape[:-1], config.head_dim, config.heads).swapaxes(-1, -2).reshape(weight.shape)
     return None

@@ -495,6 +495,13 @@ _MERGER: dict[str, Explanation] = {
         "Each hidden number is let through as far as its gate is open.",
         "每个隐藏数字按它的门打开的程度通过。",
     ),
+    "standardize": Explanation(
+        "shift and scale",
+        _MERGED,
+        "(x - shift) * scale, both learned, over the width",
+        "Every number of a token is centred and scaled by what it mostly is.",
+        "词元的每个数字按它通常的大小平移并缩放。",
+    ),
     "scale": Explanation(
         "multiply",
         _MERGED,
