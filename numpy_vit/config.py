@@ -216,6 +216,8 @@ class ViTConfig:
              f"positions for {self.position_rows}"),
             (self.merger is not None and any(n % self.merger.side for n in self.grid),
              f"merger: the {self.grid[0]} x {self.grid[1]} patches cannot be merged by {self.merger and self.merger.side}"),
+            (self.deepstack is not None and (self.merger is None or self.merger.side != self.deepstack.merger.side),
+             "deepstack goes with a merger of as many patches"),
             (self.deepstack is not None and self.deepstack.blocks[-1:] >= (self.depth,),
              f"deepstack names a block that is not among the {self.depth}"),
             (self.relative_positions and (self.registers or self.distillation_token or not self.class_token),
@@ -306,7 +308,7 @@ class ViTConfig:
             "O": self.classes,
             "R": self.pooler,
             "E": self.projection,
-            "T": self.image_tokens,
+            **({"T": self.image_tokens} if self.merger else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:

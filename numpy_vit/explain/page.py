@@ -57,6 +57,7 @@ OPERATIONS = {
     "norm": "归一化",
     "concatenate neighbours": "相邻词元相接",
     "activation": "激活函数",
+    "shift and scale": "平移并缩放",
 }
 
 
@@ -163,6 +164,7 @@ def page(
         },
         "ramp": RAMP,
         "pooled": pooling_in_words(config),
+        "image_tokens": config.image_tokens,
         "vector": None if out.pooled is None else out.pooled.shape[-1],
         "best": [{key: b[key] for key in ("label", "probability", "logit")} for b in best],
         "embedding": None if out.image_embedding is None else int(out.image_embedding.shape[-1]),

@@ -142,7 +142,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         "eq. 6 in windows (2103.14030)",
         "q k^T / sqrt({K}) of a window's patches, {H} times",
         "Queries meet only the keys of their own window: the cost grows with the picture, not with its square.",
-        "查询只与自己窗口里的键相乘：开销随图片大小增长，而不是随其平方增长。",
+        "查询只与自己窗口里的键相乘：开销随图像尺寸增长，而不是随其平方增长。",
     ),
     "attention.windows.probs": Explanation(
         "softmax",
