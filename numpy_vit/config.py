@@ -95,7 +95,7 @@ class ViTConfig:
     And what the encoders of multimodal models add (docs/multimodal.md).
 
     any_size             pictures come at their own size, and positions are made for it; `image` is one of many
-    position_grid        (rows, columns) of the patches that learned positions are for, where it is not those of `image`; or None
+    position_grid        (rows, columns) of the patches that learned positions are for, where not those of `image`; or None
     position_rows        how many rows, and columns, have a position, where positions are those of the "axes"
     norm                 "layer", or "rms": RMS norm wherever the encoder has one
     norm_places          "before" attention and MLP, "after" them, or "both"; always before the sum

@@ -72,7 +72,8 @@ def common(reading: OpenCheckpoint, what: str, width: int, heads: int, out: int)
         "activation": ("hidden_act", "silu"), "patch": ("patch_size", 14), "channels": ("in_channels", 3),
         "eps": ("rms_norm_eps", 1e-5),
     }, READ)  # fmt: skip
-    only(f"hidden_act {section.get('hidden_act')!r:.40}", fields["activation"] == "silu", "the merger's gate has it too; silu is")
+    act = section.get("hidden_act")
+    only(f"hidden_act {act!r:.40}", fields["activation"] == "silu", "silu is, for the merger's gate too")
     number(section, "temporal_patch_size", 2)
     rope_theta(section, 10_000.0)
     return fields, section, number(section, "out_hidden_size", out, reading.notes, what)

@@ -75,8 +75,9 @@ EPS = 1e-5
 def says(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json says; one of the encoder alone says nothing of the projector."""
     whole = reading.config
-    tower = renamed(whole["vision_config"] if "vision_config" in whole else whole)
-    fields, section = sizes(dataclasses.replace(reading, config=tower), "Kimi K2.5", SIZES, READ)
+    inner = "vision_config" in whole
+    named = {**whole, "vision_config": renamed(whole["vision_config"])} if inner else renamed(whole)
+    fields, section = sizes(dataclasses.replace(reading, config=named), "Kimi K2.5", SIZES, READ)
     for key, value in ONE.items():
         only(f"{key} {section.get(key)!r:.40}", section.get(key, value) == value, f"{value} is")
     rows, columns = (number(section, f"pos_emb_{axis}", 64, reading.notes, "Kimi K2.5") for axis in ("height", "width"))
@@ -85,7 +86,7 @@ def says(reading: OpenCheckpoint) -> dict[str, Any]:
     in_memory = any(name.startswith("layers.0.attn.") for name in reading.tensors or {})
     rope = "alternating_halves" if in_memory else "alternating_pairs"
     found = {**fields, "channels": 3, "position_grid": (rows, columns), "rope": rope, "image": any_image(fields["patch"])}
-    return {**found, **merged(reading, section, fields)} if "vision_config" in whole else found
+    return {**found, **merged(reading, section, fields)} if inner else found
 
 
 def renamed(section: Any) -> Any:
