@@ -35,7 +35,7 @@ POSITION_RULES = (
     "none",  # at no other size
 )
 ROPES = ("none", "centred_halves", "index_pairs", "index_halves", "column_pairs", "ladder_halves", "alternating_pairs",
-         "ladder_pairs", "axis_halves")  # fmt: skip
+         "alternating_halves", "ladder_pairs", "axis_halves")  # fmt: skip
 LADDERS = ("ladder_halves", "ladder_pairs")  # with K/2 frequencies, others with K/4
 GROUPS = {"windows": Windows, "merger": Merger, "deepstack": Deepstack}
 LINEARS = ("embed.projection", "attention.key", "attention.output", "mlp.gate", "mlp.hidden", "mlp.output", "head")
@@ -95,6 +95,7 @@ class ViTConfig:
     And what the encoders of multimodal models add (docs/multimodal.md).
 
     any_size             pictures come at their own size, and positions are made for it; `image` is one of many
+    position_grid        (rows, columns) of the patches that learned positions are for, where not those of `image`; or None
     position_rows        how many rows, and columns, have a position, where positions are those of the "axes"
     norm                 "layer", or "rms": RMS norm wherever the encoder has one
     norm_places          "before" attention and MLP, "after" them, or "both"; always before the sum
@@ -146,6 +147,7 @@ class ViTConfig:
     without_bias: tuple[str, ...] = ()
 
     any_size: bool = False
+    position_grid: tuple[int, int] | None = None
     position_rows: int = field(default=0, metadata=MAY_BE_0)
     norm: str = field(default="layer", metadata={"known": ("layer", "rms")})
     norm_places: str = field(default="before", metadata={"known": ("before", "after", "both")})
@@ -192,6 +194,8 @@ class ViTConfig:
             object.__setattr__(self, "positions", "all")
         if self.rope_grid is not None:
             object.__setattr__(self, "rope_grid", check_image(self.rope_grid, 1))
+        if self.position_grid is not None:
+            object.__setattr__(self, "position_grid", check_image(self.position_grid, 1))
         for wrong, why in (
             (self.pooling.startswith("class") and not self.class_token, f"pooling {self.pooling!r} needs a class token"),
             (self.distillation_token and not self.class_token, "a distillation token needs a class token beside it"),
@@ -210,6 +214,8 @@ class ViTConfig:
             (not self.qk_norm_of_heads and not self.qk_norm, "qk_norm_of_heads says of what qk_norm is"),
             (self.windows is not None and (self.special_tokens or self.relative_positions),
              "windows go with patches alone, and without relative_positions"),
+            (self.position_grid is not None and (self.positions not in ("all", "patches") or self.relative_positions),
+             "position_grid says for which patches there are learned positions, which are not there"),
             (self.positions == "axes" and self.special_tokens, "positions of 'axes' go with patches alone"),
             ((self.positions == "axes") != (self.position_rows > 0), "positions 'axes' and position_rows go together"),
             (self.position_rows and max(self.grid) > self.position_rows, f"{max(self.grid)} patches in a row: there are "
@@ -247,6 +253,11 @@ class ViTConfig:
         return self.image[0] // self.patch, self.image[1] // self.patch
 
     @property
+    def learned_grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patches that learned positions are for."""
+        return self.position_grid or self.grid
+
+    @property
     def patches(self) -> int:
         """G: how many patches."""
         return self.grid[0] * self.grid[1]
@@ -265,7 +276,8 @@ class ViTConfig:
     def positioned_tokens(self) -> int:
         """How many tokens have a learned position."""
         special = self.class_token + self.distillation_token
-        return {"all": special + self.patches, "patches": self.patches}.get(self.positions, 0)
+        rows, columns = self.learned_grid
+        return {"all": special + rows * columns, "patches": rows * columns}.get(self.positions, 0)
 
     @property
     def multiple(self) -> int:

@@ -70,7 +70,7 @@ def embedding_output(config: ViTConfig) -> str:
 
 def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: Step) -> tuple[Weights, ViTConfig]:
     """The model for pictures of (Y, X) pixels: what depends on the patches' places, resized or made for their grid."""
-    old, new = config.grid, (image[0] // config.patch, image[1] // config.patch)
+    old, new = config.learned_grid, (image[0] // config.patch, image[1] // config.patch)
     embed, blocks, rule = w.embed, w.blocks, config.position_rule
     step = step.under("embed")
     config = config.for_image(image)

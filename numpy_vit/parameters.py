@@ -86,7 +86,7 @@ def parameter_dims(config: ViTConfig, depth: int | None = None) -> dict[str, str
     dims.array("embed.distillation_token", "D", c.distillation_token)
     dims.array("embed.registers", f"{c.registers} D", c.registers)
     dims.norm("embed.patch_norm", "D", c.patch_norm)
-    positions = "N D" if c.positioned_tokens == c.tokens else f"{c.positioned_tokens} D"
+    positions = "N D" if c.positioned_tokens == c.tokens and not c.position_grid else f"{c.positioned_tokens} D"
     dims.array("embed.positions", positions, c.positions in ("all", "patches"))
     dims.array("embed.row_positions", f"{c.position_rows} D", c.positions == "axes")
     dims.array("embed.column_positions", f"{c.position_rows} D", c.positions == "axes")

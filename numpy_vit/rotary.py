@@ -12,6 +12,7 @@ and which with the column, and what a patch's place is.
     index_halves        Qwen2-VL: i and i + K/2; row, then column; counted
     column_pairs        Llama 4, Perception Encoder: neighbours; column, then row; counted
     alternating_pairs   MoonViT: neighbours; column and row in turn; counted
+    alternating_halves  the same as transformers has it in memory: i and i + K/2
     ladder_halves       Pixtral: i and i + K/2; row, then column; counted. The rows turn with every other frequency, the columns
                         with those between
     ladder_pairs        the same in Mistral's own files: neighbours
@@ -57,7 +58,7 @@ def spread(by_row: Array, by_column: Array, rope: str) -> Array:
     """What belongs to each of a head's K numbers. by_row and by_column (..., K/4) -> (..., K)."""
     if rope == "axis_halves":
         return np.concatenate([by_column, by_column, by_row, by_row], axis=-1)
-    if rope == "alternating_pairs":
+    if rope in ("alternating_pairs", "alternating_halves"):
         pairs = np.stack([by_column, by_row], axis=-1).reshape(*by_row.shape[:-1], -1)
     else:
         pairs = np.concatenate([by_column, by_row] if rope == "column_pairs" else [by_row, by_column], axis=-1)  # (..., K/2)

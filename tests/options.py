@@ -39,6 +39,8 @@ OPTIONS = {
     "RoPE by halves": dict(rope="index_halves", positions="none"),
     "RoPE by columns": dict(rope="column_pairs", rope_offset=1),
     "RoPE in turn": dict(rope="alternating_pairs"),
+    "RoPE in turn, by halves": dict(rope="alternating_halves"),
+    "positions of another grid": dict(position_grid=(4, 3), registers=2),
     "RoPE of a ladder": dict(rope="ladder_halves", positions="none"),
     "RoPE of a ladder, neighbours": dict(rope="ladder_pairs", positions="none"),
     "windows": dict(class_token=False, pooling="mean", windows=dict(side=2, whole=(1,))),

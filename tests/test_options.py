@@ -118,6 +118,8 @@ def test_every_tensor_matters(option):
         ({"registers": -1}, "registers is -1"),
         ({"layer_scale": 1}, "layer_scale is 1: it must be true or false"),
         ({"positions": "some"}, "positions 'some' is not one of all, patches, axes, none"),
+        ({"positions": "none", "rope": "index_halves", "position_grid": (4, 4)}, "position_grid says for which patches"),
+        ({"position_grid": (0, 4)}, "height is 0"),
     ],
 )
 def test_senseless_options_are_refused(changes, message):

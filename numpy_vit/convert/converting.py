@@ -17,6 +17,7 @@ from .dinov3 import DINOV3, TIMM_DINOV3
 from .eva02 import EVA02
 from .family import Family
 from .gemma4 import GEMMA4
+from .glm_v import GLM_4V, GLM_OCR
 from .google import AUGREG, BIG_VISION
 from .hf_beit import HF_BEIT
 from .hf_clip import HF_CLIP
@@ -27,7 +28,9 @@ from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
 from .hugging_face_config import TOWERS
 from .internvl import INTERNVL
+from .kimi import MOONVIT
 from .openai_clip import OPENAI_CLIP
+from .paddleocr_vl import PADDLEOCR_VL, VIDEO_LLAMA_3
 from .pixtral import PIXTRAL
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
@@ -62,6 +65,11 @@ FAMILIES: dict[str, Family] = {
         QWEN3_VL,
         INTERNVL,
         PIXTRAL,
+        MOONVIT,
+        PADDLEOCR_VL,
+        VIDEO_LLAMA_3,
+        GLM_4V,
+        GLM_OCR,
         OPENAI_CLIP,
         TORCHVISION,
         AUGREG,

@@ -153,10 +153,10 @@ def position_rule(config: Mapping[str, Any] | None) -> dict[str, Any]:
     return {} if rule is None else {"position_rule": rule}
 
 
-def refuse_place(prefix: str) -> None:
-    """Raise InputError where a tower lies under a prefix that tells another kind than its names do."""
+def refuse_place(prefix: str, own: Collection[str]) -> None:
+    """Raise InputError where a tower lies under a prefix that tells another kind than its names do; `own` are the family's."""
     for place, parent in PLACES.items():
-        if place in prefix:
+        if place in prefix and place not in own:
             raise InputError(
                 f"its tensors lie under '{prefix}', as a {parent}'s tower, which is of a kind of its own: not supported"
             )

@@ -565,7 +565,7 @@ def embedding_mistakes(c: ViTConfig, size: tuple[int, int]) -> list[Row]:
         (placed, "positions-rotated", shifted + "its own is taken for the last patch", add(rolled(-1))),
         (placed, "positions-rotated-back", shifted + "it has the last patch's", add(rolled(1))),
         (placed, "class-position-missing", "the class token has no position", add(without_first)),
-        *((resized and differ(rule, c.position_rule, c.grid, grid), f"positions-{rule}",
+        *((resized and differ(rule, c.position_rule, c.learned_grid, grid), f"positions-{rule}",
            f"positions are resized by the rule '{rule}' instead of '{c.position_rule}'", config(position_rule=rule))
           for rule in RULES if rule != "linear_geometric" or (c.relative_positions and c.positions == "none")),
     ]  # fmt: skip
