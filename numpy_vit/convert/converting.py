@@ -25,6 +25,7 @@ from .hf_dinov3 import HF_DINOV3
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
 from .hugging_face_config import TOWERS
+from .llama4 import LLAMA4
 from .openai_clip import OPENAI_CLIP
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
@@ -51,6 +52,7 @@ FAMILIES: dict[str, Family] = {
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,
+        LLAMA4,
         OPENAI_CLIP,
         TORCHVISION,
         AUGREG,
