@@ -40,6 +40,9 @@ OPTIONS = {
     "RoPE by columns": dict(rope="column_pairs", rope_offset=1),
     "RoPE in turn": dict(rope="alternating_pairs"),
     "RoPE of a ladder": dict(rope="ladder_halves", positions="none"),
+    "RoPE with an angle of the class token": dict(rope="index_halves", positions="none", rope_class_angle=True),
+    "sines and cosines": dict(class_token=False, positions="sincos", pooling="query", qkv_bias=False, projection=7, classes=0),
+    "query pooling": dict(pooling="query", norm="rms", gated_mlp=True),
     "windows": dict(class_token=False, pooling="mean", windows=dict(side=2, whole=(1,))),
     "image tokens": dict(
         class_token=False,
@@ -54,6 +57,12 @@ OPTIONS = {
         image=(16, 24),
         pooling="mean",
         merger=dict(side=2, stages=("scale", "mean", "norm", "output 7"), norm="unit", without_bias=("output",)),
+    ),
+    "a visual vocabulary": dict(
+        class_token=False,
+        pooling="none",
+        classes=0,
+        merger=dict(side=1, stages=("hidden 30", "norm", "softmax", "output 7"), without_bias=("hidden", "output")),
     ),
     "pre-logits": dict(pooler=9, pre_logits=True),
 }

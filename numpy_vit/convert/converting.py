@@ -12,6 +12,7 @@ from ..files import outside
 from ..files.converted import FORMAT, Checkpoint, read_converted, validate
 from ..files.jsonfile import LARGEST, parse_json
 from . import timm_models
+from .aimv2 import AIMV2, OVIS2
 from .beit import BEIT
 from .dinov3 import DINOV3, TIMM_DINOV3
 from .eva02 import EVA02
@@ -22,6 +23,7 @@ from .hf_clip import HF_CLIP
 from .hf_deit import HF_DEIT
 from .hf_dinov2 import HF_DINOV2, HF_DINOV2_REGISTERS
 from .hf_dinov3 import HF_DINOV3
+from .hf_mlcd import HF_MLCD
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
 from .hugging_face_config import TOWERS
@@ -47,12 +49,15 @@ FAMILIES: dict[str, Family] = {
         HF_DINOV2,
         HF_VIT,
         HF_CLIP,
+        HF_MLCD,
         HF_SIGLIP,
         HF_SIGLIP2,
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,
         LLAMA4,
+        AIMV2,
+        OVIS2,
         OPENAI_CLIP,
         TORCHVISION,
         AUGREG,

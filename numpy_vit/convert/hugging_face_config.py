@@ -41,6 +41,7 @@ READ = {
         "use_relative_position_bias", "use_shared_relative_position_bias", "use_absolute_position_embeddings",
         "use_mean_pooling", "layer_scale_init_value",
     },
+    "MLCD": {"num_key_value_groups", "rope_parameters", "rope_theta"},
     "two towers": {"projection_dim", "vision_config", "vision_config_dict"},
 }  # fmt: skip
 """What each family reads beside the sizes that all have (hugging_face.OURS, and head_dim)."""
@@ -194,5 +195,6 @@ CLASSES = {
     "vit": "vit", "deit": "deit", "vit_mae": "vitmae", "clip": "clip", "clip_vision_model": "clip", "siglip": "siglip",
     "siglip_vision_model": "siglip", "siglip2": "siglip2", "siglip2_vision_model": "siglip2", "dinov2": "dinov2",
     "dinov2_with_registers": "dinov2withregisters", "dinov3_vit": "dinov3vit", "beit": "beit",
+    "mlcd": "mlcd", "mlcd_vision_model": "mlcd",
 }  # fmt: skip
 """model_type -> how its classes' names begin."""

@@ -309,6 +309,11 @@ def pooling_in_words(config: ViTConfig) -> Bilingual:
             "the picture. Its map is among those of the attention above.",
             "一个可学习的、对每张图片都相同的查询关注所有词元（MAP 池化）；它收集到的代表整张图片。它的注意力图也在上面。",
         ),
+        "query": (
+            "A learned query, the same for every picture, attends to all tokens; what it gathers stands for the picture. Its "
+            "map is among those of the attention above.",
+            "一个可学习的、对每张图片都相同的查询关注所有词元；它收集到的代表整张图片。它的注意力图也在上面。",
+        ),
         "none": (
             "No one vector stands for the picture: a language model sees all its tokens.",
             "没有一个向量代表整张图片：语言模型看到所有词元。",

@@ -163,8 +163,9 @@ def positions_become(change: Callable[[Array], Array]) -> OnStep:
     """Other positions are added: what is made of those learned, or resized."""
 
     def added(result: Array, run: Run) -> Array:
+        made = {"axes": "axis_positions", "sincos": "sincos_positions"}
         try:
-            positions = run["embed.axis_positions" if run.config.positions == "axes" else "embed.resized_positions"]
+            positions = run[f"embed.{made.get(run.config.positions, 'resized_positions')}"]
         except KeyError:
             positions = run["embed.positions"]
         tokens, c = run["embed.tokens"], run.config
@@ -417,6 +418,8 @@ def paired_otherwise(part: str) -> OnStep:
     def change(rotated: Array, run: Run) -> Array:
         pairs = run.config.rope == "index_pairs"
         cos, sin = (run[f"embed.rope_{name}"] for name in ("cos", "sin"))
+        if run.config.rope_class_angle:
+            cos, sin = (np.concatenate([run[f"embed.rope_class_{n}"], table]) for n, table in (("cos", cos), ("sin", sin)))
         once = [table[:, ::2] if pairs else table[:, : table.shape[1] // 2] for table in (cos, sin)]
         cos, sin = (np.tile(t, 2) if pairs else np.repeat(t, 2, axis=-1) for t in once)
         return rotate(before_rotation(part, run), cos, sin, "centred_halves" if pairs else "index_pairs")
@@ -545,7 +548,7 @@ def multimodal_mistakes(c: ViTConfig) -> list[Row]:
 def embedding_mistakes(c: ViTConfig, size: tuple[int, int]) -> list[Row]:
     """Patches in another order, tokens or positions missing or moved."""
     grid, several = (size[0] // c.patch, size[1] // c.patch), c.patch > 1 and c.channels > 1
-    placed, resized = c.class_token and c.positions == "all", c.positions != "none" or c.relative_positions
+    placed, resized = c.class_token and c.positions == "all", c.positions in ("all", "patches") or c.relative_positions
     add = lambda change: step("embed.positions", positions_become(change))  # noqa: E731
     shifted = "positions are shifted by the class token: "
     return [
