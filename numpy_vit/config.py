@@ -212,10 +212,9 @@ class ViTConfig:
              "windows go with patches alone, and without relative_positions"),
             (self.positions in ("axes", "sincos") and self.special_tokens,
              f"positions of {self.positions!r} go with patches alone"),
-            (self.positions == "sincos" and self.width % 4, f"positions of 'sincos' need a width of 4, 8, ... not {self.width}"),
-            (self.rope_class_angle and (self.rope in ("none", "axis_halves") or not self.class_token or self.special_tokens > 1),
-             "rope_class_angle goes with a class token and no other, and with rotary positions of another kind than "
-             "'axis_halves'"),
+            (self.positions == "sincos" and self.width % 4, "positions of 'sincos' need a width of 4, 8, ..."),
+            (self.rope_class_angle and (self.rope in ("none", "axis_halves") or self.special_tokens != 1),
+             f"rope_class_angle goes with a class token and no other, and not with rope {self.rope!r}"),
             ((self.positions == "axes") != (self.position_rows > 0), "positions 'axes' and position_rows go together"),
             (self.position_rows and max(self.grid) > self.position_rows, f"{max(self.grid)} patches in a row: there are "
              f"positions for {self.position_rows}"),

@@ -16,7 +16,8 @@ and which with the column, and what a patch's place is.
                         with those between
     axis_halves         Gemma 4: the head is cut in two, for the column and for the row, and each is paired by halves; counted
 
-MLCD turns the class token too, by learned angles. Counted places begin with `rope_offset`. Where there is a `rope_grid`, they are scaled to that grid, the trained one.
+Counted places begin with `rope_offset`. Where there is a `rope_grid`, they are scaled to that grid, the trained one. MLCD turns
+the class token too, by learned angles.
 """
 
 import decimal

@@ -1,4 +1,4 @@
-"""Llama 4's encoder, live: whole models of transformers, converted by us (`pytest -m peers`)."""
+"""Llama 4's encoder, live: whole models of transformers, converted by us (`pytest -m peers`); and Llama 3.2's, refused."""
 
 import json
 
@@ -87,3 +87,21 @@ def test_what_it_cannot_do_is_refused(said, message):
     section = {**VISION, "image_size": 16, "model_type": "llama4_vision_model", **said}
     with pytest.raises(InputError, match=message.replace("(", ".")):
         config_of_content("it", {"model_type": "llama4", "vision_config": section, "text_config": {"hidden_size": 16}})
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_llama_3_2_is_refused_by_name(inside, tmp_path):
+    import multimodal_upstream as up
+    import transformers
+
+    vision = dict(hidden_size=24, num_hidden_layers=3, num_global_layers=1, attention_heads=3, intermediate_size=40,
+                  patch_size=4, image_size=16, vision_output_dim=48, intermediate_layers_indices=[1])  # fmt: skip
+    text = dict(hidden_size=16, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+                vocab_size=19, cross_attention_layers=[0], pad_token_id=0)  # fmt: skip
+    config = transformers.MllamaConfig(vision_config=vision, text_config=text)
+    model = up.crooked(lambda: transformers.MllamaForConditionalGeneration(config))
+    up.saved(model if inside else model.model.vision_model, tmp_path)
+    with pytest.raises(
+        InputError, match="Llama 3.2 Vision's encoder is not supported: all tiles of a picture are one sequence"
+    ):
+        convert(tmp_path)

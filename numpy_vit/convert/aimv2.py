@@ -97,8 +97,8 @@ def made(config: ViTConfig, reading: OpenCheckpoint) -> dict[str, Any]:
 
 def says_ovis2(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json of Ovis 2 says."""
-    fields, section = sizes(reading, "Ovis 2", KEYS, ("qkv_bias", "mlp_bias", "vocab_size", "hidden_stride", "tokenize_function",
-                                                      "num_visual_indicator_tokens"))  # fmt: skip
+    read = ("qkv_bias", "mlp_bias", "vocab_size", "hidden_stride", "tokenize_function", "num_visual_indicator_tokens")
+    fields, section = sizes(reading, "Ovis 2", KEYS, read)
     how = section.get("tokenize_function", "softmax")
     if how != "softmax":
         raise InputError(f"config.json: tokenize_function {how!r} is not supported: only softmax")
@@ -155,7 +155,7 @@ def aimv2(
     )
 
 
-AIMV2 = aimv2("aimv2", "AIMv2, the picture's tower", "aimv2", AIMV2_TABLE, ("aimv2", "aimv2_vision_model"), "vision_model.", says,
-              made=made)  # fmt: skip
+AIMV2 = aimv2("aimv2", "AIMv2, the picture's tower", "aimv2", AIMV2_TABLE, ("aimv2", "aimv2_vision_model"), "vision_model.",
+              says, made=made)  # fmt: skip
 OVIS2 = aimv2("ovis2", "Ovis 2's encoder", "ovis2", OVIS2_TABLE, ("ovis2", "ovis2_vision"), "vision_tower.", says_ovis2,
               prepare=words_alone, fixed={"pooling": "none", "position_rule": "none"})  # fmt: skip

@@ -26,7 +26,7 @@ from .hf_dinov3 import HF_DINOV3
 from .hf_mlcd import HF_MLCD
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
-from .hugging_face_config import TOWERS
+from .hugging_face_config import REFUSED, TOWERS
 from .llama4 import LLAMA4
 from .openai_clip import OPENAI_CLIP
 from .preprocessing import policy, read_preprocessor
@@ -92,6 +92,8 @@ def recognise(source: Source) -> tuple[str, str]:
             if why is not None:
                 return name, why
     model_type = (source.config or {}).get("model_type")
+    if isinstance(model_type, str) and model_type in REFUSED:
+        raise InputError(f"{source.name}: {REFUSED[model_type]}")
     first = f"first tensor '{min(source.tensors)}'" if source.tensors else "its config names no model_type and no architecture"
     said = f"config.json says model_type {in_words(model_type)}{tower_types(source)}" if model_type else first
     known = f"known: {', '.join(FAMILIES)}"

@@ -100,6 +100,12 @@ OWN_TOWERS = {
     "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp", "sam", "sam3", "sam_hq",
     "slanext", "step3p7", "tipsv2", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
 }  # fmt: skip
+TILES_TOGETHER = (
+    "Llama 3.2 Vision's encoder is not supported: all tiles of a picture are one sequence, each with a class token and padding, "
+    "and published weights want other inner blocks' tokens than transformers 5 takes"
+)
+REFUSED = dict.fromkeys(("mllama", "mllama_vision_model"), TILES_TOGETHER)
+"""Types that cannot be said in ViTConfig's options, and why."""
 PLACES = {
     "git.image_encoder.": "git",
     "embed_tokens_extend.image_embed.": "phi4_multimodal",

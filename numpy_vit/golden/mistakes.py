@@ -267,11 +267,16 @@ def qkv_order(*order: str) -> OnWeight:
 
     def change(name: str, get: Get, config: ViTConfig) -> Array | None:
         for part, taken in zip(QKV, order, strict=True):
-            if f".attention.{part}." in name:
+            if f".attention.{part}." in name and has_all_three(name, config):
                 return get(name.replace(f".{part}.", f".{taken}."))
         return None
 
     return change
+
+
+def has_all_three(name: str, config: ViTConfig) -> bool:
+    """Whether the attention of a weight of this name projects its query too."""
+    return not (name.startswith("map.") and config.pooling == "query")
 
 
 def of_qkv(change: OnWeight) -> Change:
@@ -287,7 +292,7 @@ def of_qkv(change: OnWeight) -> Change:
 def packed_by_head(name: str, get: Get, config: ViTConfig) -> Array | None:
     """One fused matrix of columns (3, H, K), read as (H, 3, K)."""
     for part in QKV:
-        if f".attention.{part}." in name:
+        if f".attention.{part}." in name and has_all_three(name, config):
             fused = np.concatenate([get(name.replace(f".{part}.", f".{p}.")) for p in QKV], axis=-1)
             by_head = fused.reshape(*fused.shape[:-1], config.heads, 3, config.head_dim)
             return by_head[..., QKV.index(part), :].reshape(get(name).shape)
