@@ -35,7 +35,8 @@ POSITION_RULES = (
     "none",  # at no other size
 )
 ROPES = ("none", "centred_halves", "index_pairs", "index_halves", "column_pairs", "ladder_halves", "alternating_pairs",
-         "axis_halves")  # fmt: skip
+         "ladder_pairs", "axis_halves")  # fmt: skip
+LADDERS = ("ladder_halves", "ladder_pairs")  # with K/2 frequencies, others with K/4
 GROUPS = {"windows": Windows, "merger": Merger, "deepstack": Deepstack}
 LINEARS = ("embed.projection", "attention.key", "attention.output", "mlp.gate", "mlp.hidden", "mlp.output", "head")
 MAY_BE_0 = {"minimum": 0}  # else 1
@@ -103,6 +104,7 @@ class ViTConfig:
     qk_norm_of_heads     qk_norm is of each head by itself; or of all H * K numbers of a token
     value_norm           Gemma 4: an RMS norm of the values, without a scale
     scaled_scores        scores are divided by sqrt(K)
+    clipped_linears      Gemma 4: what goes into a block's linear layer and comes out of it is kept within learned bounds
     windows              blocks in which patches attend to their neighbours alone (numpy_vit.groups.Windows), or None
     merger               what is made of the tokens for the language model (Merger), or None
     deepstack            and of inner blocks' tokens (Deepstack), or None
@@ -154,6 +156,7 @@ class ViTConfig:
     qk_norm_of_heads: bool = True
     value_norm: bool = False
     scaled_scores: bool = True
+    clipped_linears: bool = False
     windows: Windows | None = None
     merger: Merger | None = None
     deepstack: Deepstack | None = None

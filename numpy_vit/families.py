@@ -45,9 +45,9 @@ def uses(config: ViTConfig) -> dict[Callable[..., Any], Callable[..., Any]]:
         found[model.encoder_block] = encoder_block
     if not c.scaled_scores:
         found[model.attend] = attend_unscaled
-    if c.qk_norm or c.rope != "none" or c.relative_positions or c.value_norm or c.windows:
+    if c.qk_norm or c.rope != "none" or c.relative_positions or c.value_norm or c.windows or c.clipped_linears:
         found[model.multi_head_attention] = multi_head_attention
-    if c.gated_mlp or c.mlp_norm or c.activation != "gelu":
+    if c.gated_mlp or c.mlp_norm or c.activation != "gelu" or c.clipped_linears:
         found[model.mlp] = mlp
     tail = (c.pooling, c.final_norm, c.pooler, c.projection, c.distillation_head)
     if tail != ("class", "tokens", 0, 0, False) or not c.classes or c.norm != "layer":
@@ -166,7 +166,26 @@ def multi_head_attention(x: Array, w: Weights, config: ViTConfig, step: Step) ->
         after["value"] = lambda x, step: step("value_norm", rms_norm(x, 1.0, config.eps), "B H N K")
     if config.windows and w.windowed:
         step = in_windows(step, config.grid, config.windows.side)
-    return model.multi_head_attention(x, w, config, step.then(after))
+    attention = attention_within_bounds if config.clipped_linears else model.multi_head_attention
+    return attention(x, w, config, step.then(after))
+
+
+def attention_within_bounds(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """The paper's attention, of such linear layers as Gemma 4 has. (B, N, D) -> (B, N, D)."""
+    query = step("query", split_heads(linear_within_bounds(x, w.query), config.heads), "B H N K")
+    key = step("key", split_heads(linear_within_bounds(x, w.key), config.heads), "B H N K")
+    value = step("value", split_heads(linear_within_bounds(x, w.value), config.heads), "B H N K")
+    context = step("context", step.into("", model.attend, query, key, value), "B H N K")
+    return step("output", linear_within_bounds(merge_heads(context), w.output), "B N D")
+
+
+def linear_within_bounds(x: Array, w: Weights) -> Array:
+    """A linear layer; where it has bounds, what goes in and comes out is kept within them. (..., in) -> (..., out)."""
+    if "bounds" not in w:
+        return linear(x, *w)
+    *learned, bounds = w
+    x = np.minimum(np.maximum(x, bounds[0:1]), bounds[1:2])
+    return np.minimum(np.maximum(linear(x, *learned), bounds[2:3]), bounds[3:4])
 
 
 def attend_unscaled(query: Array, key: Array, value: Array, step: Step) -> Array:
@@ -199,16 +218,16 @@ def activation_name(config: ViTConfig) -> str:
 def mlp(x: Array, w: Weights, config: ViTConfig, step: Step, tokens: str = "N") -> Array:
     """Another activation; a gate for each hidden number (GLU, arXiv 2002.05202); a norm of them (EVA-02). -> (B, N, D)."""
     activate, name, dims = ACTIVATIONS[config.activation], activation_name(config), f"B {tokens} M"
-    hidden = step("hidden", linear(x, *w.hidden), dims)
+    hidden = step("hidden", linear_within_bounds(x, w.hidden), dims)
     if "gate" in w:
-        gate = step("gate", linear(x, *w.gate), dims)
+        gate = step("gate", linear_within_bounds(x, w.gate), dims)
         gate = step(name, activate(gate), dims)
         hidden = step("gated", gate * hidden, dims)
     else:
         hidden = step(name, activate(hidden), dims)
     if "norm" in w:
         hidden = norm("norm", w, config, dims)(hidden, step)
-    return step("output", linear(hidden, *w.output), f"B {tokens} D")
+    return step("output", linear_within_bounds(hidden, w.output), f"B {tokens} D")
 
 
 # After the blocks

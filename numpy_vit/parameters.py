@@ -4,10 +4,10 @@ Linear weights are (in, out), so that code reads `x @ W + b` as in the paper.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from .config import ViTConfig, config_given
+from .config import LADDERS, ViTConfig, config_given
 from .errors import InputError, nearest
 from .groups import Merger
 from .steps import evaluate
@@ -92,14 +92,14 @@ def parameter_dims(config: ViTConfig, depth: int | None = None) -> dict[str, str
     dims.array("embed.column_positions", f"{c.position_rows} D", c.positions == "axes")
     dims.array("embed.frequencies", str(c.width // 4), c.positions == "sincos")
     dims.norm("embed.norm", "D", c.pre_norm)
-    dims.array("rope.frequencies", str(c.head_dim // (2 if c.rope == "ladder_halves" else 4)), c.rope != "none")
+    dims.array("rope.frequencies", str(c.head_dim // (2 if c.rope in LADDERS else 4)), c.rope != "none")
     dims.array("rope.class_angles", str(c.head_dim // 2), c.rope_class_angle)
     for n in range(c.depth if depth is None else depth):
         dims.block(f"blocks.{n}")
     dims.norm("norm", "D", c.final_norm == "tokens")
     if c.pooling in ("map", "query"):
         dims.array("map.probe", "1 D")
-        dims.attention("map.attention", query=c.pooling == "map")
+        dims.attention("map.attention", dims.linear, query=c.pooling == "map")
     if c.pooling == "map":
         dims.norm("map.norm", "D")
         dims.linear("map.mlp.hidden", "D", "M")
@@ -131,19 +131,24 @@ class Dims(dict[str, str]):
         self.array(f"{name}.weight", f"{inputs} {outputs}", there)
         self.array(f"{name}.bias", outputs, there and has_bias(self.config, name))
 
+    def inner_linear(self, name: str, inputs: str, outputs: str, there: object = True) -> None:
+        """One of a block's, which may have bounds: the least and largest numbers that go in, and those that come out."""
+        self.linear(name, inputs, outputs, there)
+        self.array(f"{name}.bounds", "4", there and self.config.clipped_linears)
+
     def norm(self, name: str, width: str, there: object = True) -> None:
         self.array(f"{name}.weight", width, there)
         self.array(f"{name}.bias", width, there and self.config.norm == "layer")
 
-    def attention(self, name: str, query: bool = True) -> None:
-        for part in ("query", "key", "value"):
-            self.linear(f"{name}.{part}", "D", "H*K", part != "query" or query)
-        self.linear(f"{name}.output", "H*K", "D")
+    def attention(self, name: str, linear: Callable[..., None], query: bool = True) -> None:
+        for part in ("query", "key", "value") if query else ("key", "value"):
+            linear(f"{name}.{part}", "D", "H*K")
+        linear(f"{name}.output", "H*K", "D")
 
     def block(self, name: str) -> None:
         c = self.config
         self.norm(f"{name}.norm1", "D")
-        self.attention(f"{name}.attention")
+        self.attention(f"{name}.attention", self.inner_linear)
         normed = "K" if c.qk_norm_of_heads else "H*K"
         self.norm(f"{name}.attention.query_norm", normed, c.qk_norm)
         self.norm(f"{name}.attention.key_norm", normed, c.qk_norm)
@@ -153,10 +158,10 @@ class Dims(dict[str, str]):
         self.norm(f"{name}.norm1_after", "D", c.norm_places == "both")
         self.array(f"{name}.layer_scale1", "D", c.layer_scale)
         self.norm(f"{name}.norm2", "D")
-        self.linear(f"{name}.mlp.gate", "D", "M", c.gated_mlp)
-        self.linear(f"{name}.mlp.hidden", "D", "M")
+        self.inner_linear(f"{name}.mlp.gate", "D", "M", c.gated_mlp)
+        self.inner_linear(f"{name}.mlp.hidden", "D", "M")
         self.norm(f"{name}.mlp.norm", "M", c.mlp_norm)
-        self.linear(f"{name}.mlp.output", "M", "D")
+        self.inner_linear(f"{name}.mlp.output", "M", "D")
         self.norm(f"{name}.norm2_after", "D", c.norm_places == "both")
         self.array(f"{name}.layer_scale2", "D", c.layer_scale)
 
@@ -167,6 +172,9 @@ class Dims(dict[str, str]):
             if kind == "norm" and merger.norm != "unit":
                 self.array(f"{name}.{stage}.weight", width)
                 self.array(f"{name}.{stage}.bias", width, merger.norm == "layer")
+            elif kind == "standardize":
+                self.array(f"{name}.{stage}.shift", width)
+                self.array(f"{name}.{stage}.scale", width)
             elif kind == "gated":
                 self.array(f"{name}.{stage}.gate.weight", f"{width} {wanted}")
                 self.array(f"{name}.{stage}.hidden.weight", f"{width} {wanted}")

@@ -157,9 +157,15 @@ def geometric(old: int, new: int) -> Array:
 
 
 def nearest(old: int, new: int) -> Array:
-    """Each new point takes the old one in whose place it begins, i * old // new: (new, old), a 1 in every row."""
+    """Each new point takes the old one in whose place it begins: (new, old), a 1 in every row.
+
+    That is number i * old // new, but where rounding puts a place just before or behind an edge: transformers counts both in
+    float32 (models/idefics2, Idefics2VisionEmbeddings), and of 70 old points 25 new ones are placed so.
+    """
+    edges = (1 / old + np.arange(old - 1) * (1 / old)).astype(np.float32)
+    places = np.arange(new, dtype=np.float32) * (np.float32(1) / np.float32(new))
     weights = np.zeros((new, old))
-    weights[np.arange(new), np.arange(new) * old // new] = 1
+    weights[np.arange(new), np.searchsorted(edges, np.minimum(places, np.float32(1 - 1e-6)), side="right")] = 1
     return weights
 
 

@@ -43,6 +43,7 @@ OPTIONS = {
     "RoPE with an angle of the class token": dict(rope="index_halves", positions="none", rope_class_angle=True),
     "sines and cosines": dict(class_token=False, positions="sincos", pooling="query", qkv_bias=False, projection=7, classes=0),
     "query pooling": dict(pooling="query", norm="rms", gated_mlp=True),
+    "RoPE of a ladder, neighbours": dict(rope="ladder_pairs", positions="none"),
     "windows": dict(class_token=False, pooling="mean", windows=dict(side=2, whole=(1,))),
     "image tokens": dict(
         class_token=False,
@@ -64,5 +65,14 @@ OPTIONS = {
         classes=0,
         merger=dict(side=1, stages=("hidden 30", "norm", "softmax", "output 7"), without_bias=("hidden", "output")),
     ),
+    "standardized": dict(
+        image=(16, 24),
+        class_token=False,
+        pooling="none",
+        classes=0,
+        merger=dict(side=2, stages=("mean", "scale", "standardize")),
+    ),
+    "linear layers within bounds": dict(clipped_linears=True, activation="gelu_tanh", gated_mlp=True, qk_norm=True),
+    "linear layers within bounds, MAP": dict(clipped_linears=True, class_token=False, pooling="map"),
     "pre-logits": dict(pooler=9, pre_logits=True),
 }

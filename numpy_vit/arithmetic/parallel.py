@@ -253,9 +253,9 @@ def divided(
 
 @functools.lru_cache(maxsize=32)
 def narrowed(config: Any, what: str, of: int) -> Any:
-    """The config of a part; None where equal parts cannot be made, or the numbers of all parts are normed together."""
+    """The config of a part; None where equal parts cannot be made, or something is done to the numbers of all together."""
     together = config.mlp_norm if what == "mlp" else config.qk_norm and not config.qk_norm_of_heads
-    if getattr(config, what) % of or together:
+    if getattr(config, what) % of or together or config.clipped_linears:  # a sum's bounds are not its parts'
         return None
     if what == "mlp":
         return config.replace(mlp=config.mlp // of)

@@ -17,6 +17,7 @@ from .beit import BEIT
 from .dinov3 import DINOV3, TIMM_DINOV3
 from .eva02 import EVA02
 from .family import Family
+from .gemma4 import GEMMA4
 from .google import AUGREG, BIG_VISION
 from .hf_beit import HF_BEIT
 from .hf_clip import HF_CLIP
@@ -27,11 +28,14 @@ from .hf_mlcd import HF_MLCD
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
 from .hugging_face_config import REFUSED, TOWERS
+from .internvl import INTERNVL
 from .llama4 import LLAMA4
 from .openai_clip import OPENAI_CLIP
+from .pixtral import PIXTRAL
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from .rename_table import class_names, read_map
+from .siglip_vl import GEMMA3, IDEFICS3, LFM2_VL, PALIGEMMA
 from .sources import Source, open_source, sha256
 from .table import compare, first_names
 from .timm import DEIT, DEIT3, DINO, DINOV2, MAE, TIMM
@@ -50,6 +54,11 @@ FAMILIES: dict[str, Family] = {
         HF_VIT,
         HF_CLIP,
         HF_MLCD,
+        GEMMA3,
+        GEMMA4,
+        PALIGEMMA,
+        IDEFICS3,
+        LFM2_VL,
         HF_SIGLIP,
         HF_SIGLIP2,
         QWEN2_VL,
@@ -58,6 +67,8 @@ FAMILIES: dict[str, Family] = {
         LLAMA4,
         AIMV2,
         OVIS2,
+        INTERNVL,
+        PIXTRAL,
         OPENAI_CLIP,
         TORCHVISION,
         AUGREG,

@@ -70,8 +70,7 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "smolvlm_vision": ("siglip_vision_model", WIDE),
 }
 # Where they resize positions otherwise.
-# Idefics looks them up by the share of the way: that is not done here.
-OTHER_RULES = {"dpt": "bilinear", **dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "none")}
+OTHER_RULES = {"dpt": "bilinear", **dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "nearest")}
 # Models of several parts -> their picture tower's type, where config.json does not say it: absent, or, as hub files have it,
 # the whole model's (transformers 5.24, configuration_*.py). What it does say counts, but for those whose tower is of one class.
 CLIP_INSIDE = ("llava", "llava_next", "llava_next_video", "vipllava", "video_llava", "granite4_vision")
@@ -101,8 +100,8 @@ OWN_TOWERS = {
     "slanext", "step3p7", "tipsv2", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
 }  # fmt: skip
 TILES_TOGETHER = (
-    "Llama 3.2 Vision's encoder is not supported: all tiles of a picture are one sequence, each with a class token and padding, "
-    "and published weights want other inner blocks' tokens than transformers 5 takes"
+    "Llama 3.2 Vision's encoder is not supported: all tiles of a picture are one sequence, each with its class token, "
+    "padding between, and published weights want other inner blocks' tokens than transformers 5 takes"
 )
 REFUSED = dict.fromkeys(("mllama", "mllama_vision_model"), TILES_TOGETHER)
 """Types that cannot be said in ViTConfig's options, and why."""
@@ -112,14 +111,19 @@ PLACES = {
     "visual.vision_model.": "paddleocr_vl",
 }
 """Where such towers lie whose names and shapes are a known one's, and whose last steps are not."""
+ENCODERS = ("pixtral",)  # that several kinds of larger models have, and that no class of classifiers has
 TOWERS = ("vision_config", "image_config")  # what the part about pictures is called, where its type is not said
 
 
-def own_config(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str, Any]:
+def own_config(config: Mapping[str, Any] | None, notes: list[str], known: Collection[str] = ()) -> dict[str, Any]:
     """A config.json as that of a family we know: a copy's as the original's, a larger model's as its picture tower's.
+
+    known   the family's own types, whose config.json is taken whole: it knows where its parts are
 
     Raises InputError where a larger model has several towers.
     """
+    if (config or {}).get("model_type") in known:
+        return dict(config or {})
     found = picture_part(config, notes)
     model_type = found.get("model_type")
     if not isinstance(model_type, str) or model_type not in COPIES:
@@ -133,7 +137,7 @@ def picture_part(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str
     """The part of a config.json that is about pictures, where it is of a type we know; else the whole. Raises InputError."""
     found = dict(config or {})
     model_type = found.get("model_type")
-    if not isinstance(model_type, str) or model_type in CLASSES:
+    if not isinstance(model_type, str) or model_type in CLASSES or model_type in ENCODERS:
         return found
     if model_type in COPIES:
         if found.get("is_hybrid"):
@@ -178,7 +182,7 @@ def towers(config: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any
         kind = part.get("model_type")
         if key in TOWERS and isinstance(parent, str) and (kind in (None, parent) or parent in OF_ONE_CLASS):
             kind = INSIDE.get(parent)
-        if isinstance(kind, str) and (kind in CLASSES or kind in COPIES):
+        if isinstance(kind, str) and (kind in CLASSES or kind in COPIES or kind in ENCODERS):
             if key in TOWERS and parent in OWN_TOWERS:
                 raise InputError(f"config.json: the {key} of a {parent} is of a kind of its own, no {kind} whatever it says: "
                                  "not supported")  # fmt: skip

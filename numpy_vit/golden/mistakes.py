@@ -19,7 +19,7 @@ from ..families import activation_name, branch_ends, norm
 from ..ops import gelu_tanh, layer_norm, linear, merge_heads, softmax
 from ..parameters import Weights, has_bias, parameter_shapes
 from ..positions import RULES
-from ..rotary import rotate, rotation_tables
+from ..rotary import PAIRS, rotate, rotation_tables
 from ..steps import Step
 from ..vit import step_names
 
@@ -292,7 +292,7 @@ def of_qkv(change: OnWeight) -> Change:
 def packed_by_head(name: str, get: Get, config: ViTConfig) -> Array | None:
     """One fused matrix of columns (3, H, K), read as (H, 3, K)."""
     for part in QKV:
-        if f".attention.{part}." in name and has_all_three(name, config):
+        if f".attention.{part}." in name and has_all_three(name, config) and not name.endswith("bounds"):
             fused = np.concatenate([get(name.replace(f".{part}.", f".{p}.")) for p in QKV], axis=-1)
             by_head = fused.reshape(*fused.shape[:-1], config.heads, 3, config.head_dim)
             return by_head[..., QKV.index(part), :].reshape(get(name).shape)
@@ -301,7 +301,7 @@ def packed_by_head(name: str, get: Get, config: ViTConfig) -> Array | None:
 
 def heads_last(name: str, get: Get, config: ViTConfig) -> Array | None:
     """Query, key and value split (K, H) instead of (H, K): the same as their columns in another order."""
-    if any(f".attention.{part}." in name for part in QKV):
+    if any(f".attention.{part}." in name for part in QKV) and not name.endswith("bounds"):
         weight = get(name)
         return weight.reshape(*weight.shape[:-1], config.head_dim, config.heads).swapaxes(-1, -2).reshape(weight.shape)
     return None
@@ -421,7 +421,7 @@ def paired_otherwise(part: str) -> OnStep:
     """Rotary positions with neighbours paired instead of halves, or the reverse."""
 
     def change(rotated: Array, run: Run) -> Array:
-        pairs = run.config.rope == "index_pairs"
+        pairs = run.config.rope in PAIRS
         cos, sin = (run[f"embed.rope_{name}"] for name in ("cos", "sin"))
         if run.config.rope_class_angle:
             cos, sin = (np.concatenate([run[f"embed.rope_class_{n}"], table]) for n, table in (("cos", cos), ("sin", sin)))
@@ -451,7 +451,7 @@ def option_mistakes(c: ViTConfig) -> tuple[Row, ...]:
         both(*(step(f"attention.{p}_rotated", how(p)) for p in parts)) for how in (missing_rotation, paired_otherwise)
     )
     unnormed = both(*(step(f"attention.{p}_norm", earlier(f"attention.{p}")) for p in parts))
-    pairs = "halves" if c.rope == "index_pairs" else "neighbours"
+    pairs = "halves" if c.rope in PAIRS else "neighbours"
     inside = "mlp.gated" if c.gated_mlp else f"mlp.{activation_name(c)}"
     return (
         (True, "registers-zero", "the register tokens are zero", weight(zero("registers", "embed"))),

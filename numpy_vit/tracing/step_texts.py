@@ -537,6 +537,13 @@ _MERGER: dict[str, Explanation] = {
         "How much of each word of a visual vocabulary a token is; it becomes the mean of those words' vectors.",
         "一个词元由视觉词表中各个词按多少比例组成；它变成这些词的向量的加权平均。",
     ),
+    "standardize": Explanation(
+        "shift and scale",
+        _MERGED,
+        "(x - shift) * scale, both learned, over the width",
+        "Every number of a token is centred and scaled by what it mostly is.",
+        "词元的每个数字按它通常的大小平移并缩放。",
+    ),
     "scale": Explanation(
         "multiply",
         _MERGED,
