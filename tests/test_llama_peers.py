@@ -89,6 +89,20 @@ def test_what_it_cannot_do_is_refused(said, message):
         config_of_content("it", {"model_type": "llama4", "vision_config": section, "text_config": {"hidden_size": 16}})
 
 
+def test_the_published_config_is_read():
+    """Every key of Llama 4 Scout's vision_config."""
+    section = dict(
+        model_type="llama4_vision_model", attention_dropout=0.0, hidden_act="gelu", hidden_size=1408, image_size=336,
+        initializer_range=0.02, intermediate_size=5632, multi_modal_projector_bias=False, norm_eps=1e-5, num_channels=3,
+        num_attention_heads=16, num_hidden_layers=34, patch_size=14, pixel_shuffle_ratio=0.5, projector_dropout=0.0,
+        projector_input_dim=4096, projector_output_dim=4096, rope_theta=10000, torch_dtype="bfloat16", vision_feature_layer=-1,
+        vision_feature_select_strategy="default", vision_output_dim=4096, _attn_implementation_autoset=True,
+    )  # fmt: skip
+    content = {"model_type": "llama4", "vision_config": section, "text_config": {"hidden_size": 5120}}
+    config, notes = config_of_content("it", content)
+    assert (config.patches, config.image_tokens, config.merger.stages[-1], notes) == (576, 144, "output2 5120", [])
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_llama_3_2_is_refused_by_name(inside, tmp_path):
     import multimodal_upstream as up

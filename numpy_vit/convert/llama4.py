@@ -43,8 +43,11 @@ TABLE = Table(
     ),
     "torch",
 )
-# Their code has the exact GELU, eps 1e-5 and no bias in the projector, whatever these say; and drops the class token always.
-IGNORED = ("hidden_act", "norm_eps", "multi_modal_projector_bias", "projector_dropout", "vision_feature_select_strategy")
+# Their code has the exact GELU, eps 1e-5, no bias in the projector, and takes the last block's patches, whatever these say.
+IGNORED = (
+    "hidden_act", "norm_eps", "multi_modal_projector_bias", "projector_dropout", "vision_feature_layer",
+    "vision_feature_select_strategy",
+)  # fmt: skip
 
 
 def says(reading: OpenCheckpoint) -> dict[str, Any]:
