@@ -62,7 +62,8 @@ class ViTConfig:
     eps             added to the variance in every layer norm
     activation      "gelu" (exact, erf), "gelu_tanh", "quick_gelu", "relu", "silu"
     pooling         what the head sees: "class" (the class token), "mean" (of the patch tokens), "class_and_mean" (one after
-                    the other), "map" (a learned query attends to all tokens), "none" (a language model sees all tokens)
+                    the other), "map" (a learned query attends to all tokens; then an MLP), "query" (AIMv2: the same without
+                    an MLP, and the query is not projected), "none" (a language model sees all tokens)
     position_rule   how position embeddings are resized for another image size (numpy_vit.positions); "none": not
     qkv_bias        whether query, key and value have a bias
 
@@ -74,11 +75,12 @@ class ViTConfig:
     distillation_head    DeiT: and with a head of its own; the logits are the mean of both
     registers            DINOv2: so many more tokens, after these, without positions
     positions            learned positions of "all" tokens (but registers), of the "patches" alone, of their rows and columns
-                         (the "axes": Gemma 4), or "none"
+                         (the "axes": Gemma 4), "none"; or "sincos", sines and cosines of column and row (AIMv2)
     rope                 rotary positions: "none", "centred_halves" (DINOv3), "index_pairs" (EVA-02), "index_halves" (Qwen2-VL)
                          and others; see numpy_vit.rotary
     rope_grid            (rows, columns) that patches are counted in, whatever the image; or None
     rope_offset          the number of the first row and column
+    rope_class_angle     MLCD: the class token is rotated too, by learned angles
     relative_positions   BEiT: a learned number for every head and distance is added to the scores
     pre_norm             CLIP: a layer norm before the first block
     layer_scale          CaiT, DeiT-3, DINOv2: what attention and MLP give is scaled before it is added
@@ -122,7 +124,7 @@ class ViTConfig:
     pooler: int = field(metadata=MAY_BE_0)
     eps: float
     activation: str = field(metadata={"known": ACTIVATIONS})
-    pooling: str = field(metadata={"known": ("class", "mean", "class_and_mean", "map", "none")})
+    pooling: str = field(metadata={"known": ("class", "mean", "class_and_mean", "map", "query", "none")})
     position_rule: str = field(metadata={"known": POSITION_RULES})
     qkv_bias: bool
 
@@ -130,10 +132,11 @@ class ViTConfig:
     distillation_token: bool = False
     distillation_head: bool = False
     registers: int = field(default=0, metadata=MAY_BE_0)
-    positions: str = field(default="all", metadata={"known": ("all", "patches", "axes", "none")})
+    positions: str = field(default="all", metadata={"known": ("all", "patches", "axes", "sincos", "none")})
     rope: str = field(default="none", metadata={"known": ROPES})
     rope_grid: tuple[int, int] | None = None
     rope_offset: int = field(default=0, metadata=MAY_BE_0)
+    rope_class_angle: bool = False
     relative_positions: bool = False
     pre_norm: bool = False
     layer_scale: bool = False
@@ -216,7 +219,11 @@ class ViTConfig:
              "windows go with patches alone, and without relative_positions"),
             (self.position_grid is not None and (self.positions not in ("all", "patches") or self.relative_positions),
              "position_grid says for which patches there are learned positions, which are not there"),
-            (self.positions == "axes" and self.special_tokens, "positions of 'axes' go with patches alone"),
+            (self.positions in ("axes", "sincos") and self.special_tokens,
+             f"positions of {self.positions!r} go with patches alone"),
+            (self.positions == "sincos" and self.width % 4, "positions of 'sincos' need a width of 4, 8, ..."),
+            (self.rope_class_angle and (self.rope in ("none", "axis_halves") or self.special_tokens != 1),
+             f"rope_class_angle goes with a class token and no other, and not with rope {self.rope!r}"),
             ((self.positions == "axes") != (self.position_rows > 0), "positions 'axes' and position_rows go together"),
             (self.position_rows and max(self.grid) > self.position_rows, f"{max(self.grid)} patches in a row: there are "
              f"positions for {self.position_rows}"),

@@ -18,7 +18,8 @@ and which with the column, and what a patch's place is.
     ladder_pairs        the same in Mistral's own files: neighbours
     axis_halves         Gemma 4: the head is cut in two, for the column and for the row, and each is paired by halves; counted
 
-Counted places begin with `rope_offset`. Where there is a `rope_grid`, they are scaled to that grid, the trained one.
+Counted places begin with `rope_offset`. Where there is a `rope_grid`, they are scaled to that grid, the trained one. MLCD turns
+the class token too, by learned angles.
 """
 
 import decimal
@@ -65,6 +66,14 @@ def spread(by_row: Array, by_column: Array, rope: str) -> Array:
     return np.repeat(pairs, 2, axis=-1) if rope in PAIRS else np.concatenate([pairs, pairs], axis=-1)
 
 
+@operation
+def class_rotation(angles: Array, rope: str) -> Array:
+    """The cosines and sines of the class token's own angles. (K/2,) -> (2, 1, K)."""
+    pairs = cos_sin((1.0,), tuple(angles.tolist()))
+    spread = np.repeat(pairs, 2, axis=-1) if rope in PAIRS else np.concatenate([pairs, pairs], axis=-1)
+    return spread.astype(angles.dtype)
+
+
 def coordinates(size: int, rope: str, trained: int, offset: int = 0) -> list[float]:
     """Where each of `size` patches lies along one axis; counted ones as if there were `trained`."""
     if rope == "centred_halves":
@@ -97,7 +106,10 @@ def series(angle: decimal.Decimal, first: int) -> decimal.Decimal:
 
 
 def rotate(x: Array, cos: Array, sin: Array, rope: str) -> Array:
-    """Rotate the patches' queries or keys by their positions. x (B, H, N, K), cos and sin (G, K) -> (B, H, N, K)."""
+    """Rotate the patches' queries or keys by their positions. x (B, H, N, K), cos and sin (G, K) -> (B, H, N, K).
+
+    With a row more in cos and sin, (N, K), the class token's too.
+    """
     special = x.shape[2] - len(cos)
     patches = x[:, :, special:]
     rotated = patches * cos + quarter_turn(patches, rope) * sin
