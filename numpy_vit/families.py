@@ -16,8 +16,15 @@ from . import merging, model
 from .config import ViTConfig
 from .ops import ACTIVATIONS, layer_norm, linear, merge_heads, patchify, prepend, rms_norm, softmax, split_heads
 from .parameters import Weights
-from .positions import axis_positions, relative_bias, resize_distances, resize_positions, with_rows_of_zeros
-from .rotary import rotate, rotation_tables
+from .positions import (
+    axis_positions,
+    relative_bias,
+    resize_distances,
+    resize_positions,
+    sincos_positions,
+    with_rows_of_zeros,
+)
+from .rotary import class_rotation, rotate, rotation_tables
 from .steps import Array, Step
 from .windows import in_windows
 
@@ -70,7 +77,7 @@ def embedding_output(config: ViTConfig) -> str:
 
 def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: Step) -> tuple[Weights, ViTConfig]:
     """The model for pictures of (Y, X) pixels: what depends on the patches' places, resized or made for their grid."""
-    old, new = config.grid, (image[0] // config.patch, image[1] // config.patch)
+    old, new = config.learned_grid, (image[0] // config.patch, image[1] // config.patch)
     embed, blocks, rule = w.embed, w.blocks, config.position_rule
     step = step.under("embed")
     config = config.for_image(image)
@@ -83,12 +90,19 @@ def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: S
     if config.positions == "axes":
         positions = axis_positions(embed.row_positions[: new[0]], embed.column_positions[: new[1]])
         embed = embed.having(positions=step("axis_positions", positions, "N D"))
+    if config.positions == "sincos":
+        embed = embed.having(positions=step("sincos_positions", sincos_positions(embed.frequencies, new), "N D"))
     if new != old and config.relative_positions:
         tables = [resize_distances(block.attention.relative_positions, old, new, rule) for block in blocks]
         blocks = [with_attention(b, relative_positions=table) for b, table in zip(blocks, tables, strict=True)]
     if config.rope != "none":
         cos, sin = rotation_tables(w.rope.frequencies, new, config.rope, config.rope_grid, config.rope_offset)
-        rotation = Weights(cos=step("rope_cos", cos, "G K"), sin=step("rope_sin", sin, "G K"))
+        cos, sin = step("rope_cos", cos, "G K"), step("rope_sin", sin, "G K")
+        if config.rope_class_angle:
+            first_cos, first_sin = class_rotation(w.rope.class_angles, config.rope)
+            cos = np.concatenate([step("rope_class_cos", first_cos, "1 K"), cos])
+            sin = np.concatenate([step("rope_class_sin", first_sin, "1 K"), sin])
+        rotation = Weights(cos=cos, sin=sin)
         blocks = [with_attention(block, rotation=rotation) for block in blocks]
     if config.windows is not None:
         blocks = [with_attention(b, windowed=n not in config.windows.whole) for n, b in enumerate(blocks)]
@@ -264,14 +278,26 @@ def pool_by_attention(x: Array, w: Weights, config: ViTConfig, step: Step) -> Ar
     path, a = step.under("map"), w.map.attention
     probe = np.broadcast_to(w.map.probe, (len(x), *w.map.probe.shape))  # (B, 1, D)
     query = path("query", split_heads(linear(probe, *a.query), config.heads), "B H 1 K")
+    attended = gathered(query, x, a, config, path)
+    normed = norm("norm", w.map, config, "B 1 D")(attended, path)
+    return step("pool", (attended + path.into("mlp", pooling_mlp, normed, w.map.mlp, config))[:, 0], "B D")
+
+
+def pool_by_query(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """AIMv2 (arXiv 2411.14402): a learned token is the query, as it is; what it gathers is projected. -> (B, D)."""
+    path, probe = step.under("map"), np.broadcast_to(w.map.probe, (len(x), *w.map.probe.shape))
+    query = path("query", split_heads(probe, config.heads), "B H 1 K")
+    return step("pool", gathered(query, x, w.map.attention, config, path)[:, 0], "B D")
+
+
+def gathered(query: Array, x: Array, a: Weights, config: ViTConfig, path: Step) -> Array:
+    """What one query gathers from all tokens. (B, H, 1, K), (B, N, D) -> (B, 1, D)."""
     key = path("key", split_heads(linear(x, *a.key), config.heads), "B H N K")
     value = path("value", split_heads(linear(x, *a.value), config.heads), "B H N K")
     scores = path("scores", query @ key.swapaxes(-1, -2) * config.head_dim**-0.5, "B H 1 N")
     probs = path("probs", softmax(scores), "B H 1 N")
     context = path("context", probs @ value, "B H 1 K")
-    attended = path("output", linear(merge_heads(context), *a.output), "B 1 D")
-    normed = norm("norm", w.map, config, "B 1 D")(attended, path)
-    return step("pool", (attended + path.into("mlp", pooling_mlp, normed, w.map.mlp, config))[:, 0], "B D")
+    return path("output", linear(merge_heads(context), *a.output), "B 1 D")
 
 
 def pooling_mlp(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
@@ -279,4 +305,10 @@ def pooling_mlp(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
     return mlp(x, w, config, step, "1")
 
 
-POOLINGS = {"class": pool_class, "mean": pool_mean, "class_and_mean": pool_class_and_mean, "map": pool_by_attention}
+POOLINGS = {
+    "class": pool_class,
+    "mean": pool_mean,
+    "class_and_mean": pool_class_and_mean,
+    "map": pool_by_attention,
+    "query": pool_by_query,
+}

@@ -13,7 +13,7 @@ from .fields import from_plain, is_number, whole_number
 
 MAX_SIDE = 10_000
 JOINS = ("concat", "unfold", "mean")
-SIMPLE = ("norm", "gelu", "gelu_tanh", "silu", "scale", "standardize", *JOINS)
+SIMPLE = ("norm", "gelu", "gelu_tanh", "silu", "softmax", "scale", "standardize", *JOINS)
 WIDE = ("hidden", "output", "gated")
 BIASED = ("hidden", "output")
 
@@ -47,6 +47,7 @@ class Merger:
               "hidden 512", "output 64"  a linear layer to so many numbers
               "gated 512"                two of them, one the gate of the other through SiLU
               "gelu", "gelu_tanh", "silu"
+              "softmax"                  over the numbers of a token (Ovis 2: how much of each word of a visual vocabulary)
               "scale"                    times the square root of the number of numbers
               "standardize"              shifted and scaled by learned numbers
     norm      "layer", "rms", or "unit": RMS without a learned scale

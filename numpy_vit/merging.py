@@ -12,7 +12,7 @@ import numpy as np
 from . import model
 from .config import ViTConfig
 from .groups import Merger
-from .ops import ACTIVATIONS, layer_norm, linear, merge_patches, rms_norm
+from .ops import ACTIVATIONS, layer_norm, linear, merge_patches, rms_norm, softmax
 from .parameters import Weights, merged_width
 from .steps import Array, Step
 
@@ -53,6 +53,8 @@ def merge(x: Array, w: Weights, merger: Merger, config: ViTConfig, step: Step) -
             x = merge_patches(x, config.grid, merger.side, kind)
         elif kind in ACTIVATIONS:
             x = ACTIVATIONS[kind](x)
+        elif kind == "softmax":
+            x = softmax(x)
         elif kind == "scale":
             x = x * math.sqrt(x.shape[-1])
         elif kind == "standardize":

@@ -86,18 +86,21 @@ def parameter_dims(config: ViTConfig, depth: int | None = None) -> dict[str, str
     dims.array("embed.distillation_token", "D", c.distillation_token)
     dims.array("embed.registers", f"{c.registers} D", c.registers)
     dims.norm("embed.patch_norm", "D", c.patch_norm)
-    positions = "N D" if c.positioned_tokens == c.tokens else f"{c.positioned_tokens} D"
+    positions = "N D" if c.positioned_tokens == c.tokens and not c.position_grid else f"{c.positioned_tokens} D"
     dims.array("embed.positions", positions, c.positions in ("all", "patches"))
     dims.array("embed.row_positions", f"{c.position_rows} D", c.positions == "axes")
     dims.array("embed.column_positions", f"{c.position_rows} D", c.positions == "axes")
+    dims.array("embed.frequencies", str(c.width // 4), c.positions == "sincos")
     dims.norm("embed.norm", "D", c.pre_norm)
     dims.array("rope.frequencies", str(c.head_dim // (2 if c.rope in LADDERS else 4)), c.rope != "none")
+    dims.array("rope.class_angles", str(c.head_dim // 2), c.rope_class_angle)
     for n in range(c.depth if depth is None else depth):
         dims.block(f"blocks.{n}")
     dims.norm("norm", "D", c.final_norm == "tokens")
-    if c.pooling == "map":
+    if c.pooling in ("map", "query"):
         dims.array("map.probe", "1 D")
-        dims.attention("map.attention", dims.linear)
+        dims.attention("map.attention", dims.linear, query=c.pooling == "map")
+    if c.pooling == "map":
         dims.norm("map.norm", "D")
         dims.linear("map.mlp.hidden", "D", "M")
         dims.linear("map.mlp.output", "M", "D")
@@ -137,8 +140,8 @@ class Dims(dict[str, str]):
         self.array(f"{name}.weight", width, there)
         self.array(f"{name}.bias", width, there and self.config.norm == "layer")
 
-    def attention(self, name: str, linear: Callable[..., None]) -> None:
-        for part in ("query", "key", "value"):
+    def attention(self, name: str, linear: Callable[..., None], query: bool = True) -> None:
+        for part in ("query", "key", "value") if query else ("key", "value"):
             linear(f"{name}.{part}", "D", "H*K")
         linear(f"{name}.output", "H*K", "D")
 
@@ -188,8 +191,8 @@ def merged_width(width: str, kind: str, wanted: int, side: int) -> str:
 
 def has_bias(config: ViTConfig, name: str) -> bool:
     """Whether the linear layer of this name has a bias."""
-    if name.startswith("map."):  # the families without biases have no attention pool
-        return True
+    if name.startswith("map."):
+        return config.pooling == "map" or config.qkv_bias or name == "map.attention.output"
     _, kind = place(name)
     if kind in ("attention.query", "attention.key", "attention.value") and not config.qkv_bias:
         return False
@@ -216,8 +219,8 @@ def check_parameters(shapes: Mapping[str, tuple[int, ...]], config: ViTConfig) -
 
 
 def is_learned(name: str) -> bool:
-    """Whether a tensor of this name is learned: the frequencies of rotary positions are computed, and stored all the same."""
-    return name != "rope.frequencies"
+    """Whether a tensor of this name is learned: the frequencies of positions are computed, and stored all the same."""
+    return name not in ("rope.frequencies", "embed.frequencies")
 
 
 def parameter_count(config: ViTConfig | str) -> int:

@@ -41,6 +41,7 @@ READ = {
         "use_relative_position_bias", "use_shared_relative_position_bias", "use_absolute_position_embeddings",
         "use_mean_pooling", "layer_scale_init_value",
     },
+    "MLCD": {"num_key_value_groups", "rope_parameters", "rope_theta"},
     "two towers": {"projection_dim", "vision_config", "vision_config_dict"},
 }  # fmt: skip
 """What each family reads beside the sizes that all have (hugging_face.OURS, and head_dim)."""
@@ -98,6 +99,12 @@ OWN_TOWERS = {
     "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp", "sam", "sam3", "sam_hq",
     "slanext", "step3p7", "tipsv2", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
 }  # fmt: skip
+TILES_TOGETHER = (
+    "Llama 3.2 Vision's encoder is not supported: all tiles of a picture are one sequence, each with its class token, "
+    "padding between, and published weights want other inner blocks' tokens than transformers 5 takes"
+)
+REFUSED = dict.fromkeys(("mllama", "mllama_vision_model"), TILES_TOGETHER)
+"""Types that cannot be said in ViTConfig's options, and why."""
 PLACES = {
     "git.image_encoder.": "git",
     "embed_tokens_extend.image_embed.": "phi4_multimodal",
@@ -153,10 +160,10 @@ def position_rule(config: Mapping[str, Any] | None) -> dict[str, Any]:
     return {} if rule is None else {"position_rule": rule}
 
 
-def refuse_place(prefix: str) -> None:
-    """Raise InputError where a tower lies under a prefix that tells another kind than its names do."""
+def refuse_place(prefix: str, own: Collection[str]) -> None:
+    """Raise InputError where a tower lies under a prefix that tells another kind than its names do; `own` are the family's."""
     for place, parent in PLACES.items():
-        if place in prefix:
+        if place in prefix and place not in own:
             raise InputError(
                 f"its tensors lie under '{prefix}', as a {parent}'s tower, which is of a kind of its own: not supported"
             )
@@ -198,5 +205,6 @@ CLASSES = {
     "vit": "vit", "deit": "deit", "vit_mae": "vitmae", "clip": "clip", "clip_vision_model": "clip", "siglip": "siglip",
     "siglip_vision_model": "siglip", "siglip2": "siglip2", "siglip2_vision_model": "siglip2", "dinov2": "dinov2",
     "dinov2_with_registers": "dinov2withregisters", "dinov3_vit": "dinov3vit", "beit": "beit",
+    "mlcd": "mlcd", "mlcd_vision_model": "mlcd",
 }  # fmt: skip
 """model_type -> how its classes' names begin."""
