@@ -111,9 +111,24 @@ def measure():
         errors = [relative_error(getattr(ours, mine), getattr(theirs, name).numpy()) for name, mine in outputs.items()]
         errors += [relative_error(a, b.numpy()) for a, b in zip(ours.hidden_states, theirs.hidden_states, strict=True)]
         heard(family, errors, f"transformers {transformers.__version__}")
+    for family, (error, cases) in measured_encoders().items():
+        found[family] = {"error": error, "cases": cases, "upstream": f"transformers {transformers.__version__}"}
     for entry in found.values():
         entry["error"] = float(f"{entry['error']:.1e}")
     return dict(sorted(found.items()))
+
+
+def measured_encoders():
+    """The same of the encoders of multimodal models: what their tests compare, which are run here."""
+    import pytest
+
+    files = [path for path in HERE.glob("test_*_peers.py") if "up.agree(" in path.read_text(encoding="utf-8")]
+    quiet = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    if pytest.main([*quiet, "-m", "peers", *map(str, files)]):
+        raise SystemExit("not all of them agree: nothing is written")
+    import multimodal_upstream
+
+    return multimodal_upstream.AGREEMENT
 
 
 def main():
