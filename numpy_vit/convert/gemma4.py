@@ -61,8 +61,8 @@ BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 READ = (
     "num_key_value_heads", "head_dim", "rope_parameters", "rope_theta", "pooling_kernel_size", "position_embedding_size",
     "use_clipped_linears", "standardize", "attention_bias", "max_position_embeddings", "global_head_dim",
-    "default_output_length",
-)  # fmt: skip  # the last four change nothing in its code
+    "default_output_length", "image_seq_length", "video_seq_length",
+)  # fmt: skip  # the last six change nothing in its code
 
 
 def says(reading: OpenCheckpoint) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .family import Family, OpenCheckpoint
 from .hugging_face import MASK_TOKEN, flag
-from .multimodal import activation_between, language_model, language_model_width, only, sizes
+from .multimodal import activation_between, language_model, language_model_width, only, says_no_language_model, sizes
 from .table import Row, Table
 
 LAYER, LAYERS = "encoder.layer.{n}.", "encoder.layers.{n}."
@@ -157,8 +157,10 @@ def merger(reading: OpenCheckpoint, width: int) -> dict[str, Any]:
         layer, kept = config.get("vision_feature_layer", -1), config.get("vision_feature_select_strategy", "default")
         only(f"vision_feature_layer {layer!r:.40}", layer == -1, "only the last block, -1, is")
         only(f"vision_feature_select_strategy {kept!r:.40}", kept == "default", "the class token cannot be merged")
-    out = language_model_width(language_model(config), reading.notes, 4096, "InternVL")
-    stages = [*(["concat"] if side > 1 else []), "norm", f"hidden {out}", act, f"output {out}"]
+    stages = [*(["concat"] if side > 1 else []), "norm"]
+    if not says_no_language_model(reading, config):
+        out = language_model_width(language_model(config), reading.notes, 4096, "InternVL")
+        stages += [f"hidden {out}", act, f"output {out}"]
     return {"side": side, "stages": stages, "norm": "layer", "eps": MERGER_EPS}
 
 

@@ -16,7 +16,7 @@ from ..config import ViTConfig
 from ..files.tensorfile import Tensor
 from . import multimodal
 from .family import Family, OpenCheckpoint
-from .multimodal import any_image, frequencies, language_model, number, only, rope_theta, sizes
+from .multimodal import any_image, frequencies, language_model, number, only, rope_theta, says_no_language_model, sizes
 from .table import Row, Table, Tensors
 
 POSITIONS = ("patch_embed.pos_emb.weight", "patch_embed.pos_emb.position_embeddings")
@@ -107,14 +107,18 @@ def merged(reading: OpenCheckpoint, section: Mapping[str, Any], fields: Mapping[
     side = number({"merge_kernel_size": kernel[0]}, "merge_kernel_size", 2)
     for said in (section.get("mm_hidden_size"), whole.get("projection_hidden_size")):
         only(f"a projector of {said!r:.40} numbers", said in (None, width), f"the encoder has {width}")
-    out = multimodal.language_model_width(language_model(whole), reading.notes, 7168, "Kimi K2.5")
-    said = section.get("text_hidden_size")
+    eps = section.get("projector_ln_eps", whole.get("projection_layer_norm_eps", EPS))
+    stages = ["norm", *(["concat"] if side > 1 else [])]
+    image, said = any_image(side * fields["patch"]), section.get("text_hidden_size")
+    if said is None and says_no_language_model(reading, whole):
+        return {"merger": {"side": side, "stages": stages, "eps": eps}, "image": image}
+    text = {"hidden_size": said} if said and "text_config" not in whole else language_model(whole)
+    out = multimodal.language_model_width(text, reading.notes, 7168, "Kimi K2.5")
     only(f"text_hidden_size {said!r:.40}", said in (None, out), f"the language model has {out}")
     only(f"projector_hidden_act {whole.get('projector_hidden_act')!r:.40}",
          whole.get("projector_hidden_act", "gelu") == "gelu", "gelu is")  # fmt: skip
-    stages = ["norm", *(["concat"] if side > 1 else []), f"hidden {side * side * width}", "gelu", f"output {out}"]
-    eps = section.get("projector_ln_eps", whole.get("projection_layer_norm_eps", EPS))
-    return {"merger": {"side": side, "stages": stages, "eps": eps}, "image": any_image(side * fields["patch"])}
+    stages += [f"hidden {side * side * width}", "gelu", f"output {out}"]
+    return {"merger": {"side": side, "stages": stages, "eps": eps}, "image": image}
 
 
 def prepare(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:

@@ -103,6 +103,14 @@ def language_model_width(text: Mapping[str, Any], notes: list[str], default: int
     return number(text, "hidden_size", default, notes, f"the language model of {what}")
 
 
+def says_no_language_model(reading: OpenCheckpoint, parent: Mapping[str, Any]) -> bool:
+    """Whether there is a config.json alone, and no word in it of the language model; that is noted."""
+    silent = reading.tensors is None and not {"text_config", "llm_config"} & parent.keys()
+    if silent:
+        reading.notes.append("config.json says nothing of the language model: tokens are merged, not yet of its width")
+    return silent
+
+
 def activation_between(parent: Mapping[str, Any]) -> str:
     """The activation between a projector's two layers, as a merger's stage: of the parent's config.json."""
     name = activation(parent.get("projector_hidden_act", "gelu"))

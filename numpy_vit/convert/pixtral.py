@@ -17,7 +17,16 @@ from ..fields import is_number
 from . import multimodal
 from .family import Family, OpenCheckpoint
 from .hugging_face import flag
-from .multimodal import activation_between, any_image, frequencies, language_model, language_model_width, number, only
+from .multimodal import (
+    activation_between,
+    any_image,
+    frequencies,
+    language_model,
+    language_model_width,
+    number,
+    only,
+    says_no_language_model,
+)
 from .table import Row, Table
 
 LAYER = "transformer.layers.{n}."
@@ -94,7 +103,8 @@ def says(reading: OpenCheckpoint) -> dict[str, Any]:
     found = {**fields, "rope": "ladder_pairs" if own else "ladder_halves", "image": any_image(fields["patch"])}
     if whole.get("model_type") in PARENTS and "vision_config" in whole:
         found["merger"] = merger(reading, whole, fields["width"])
-        found["image"] = any_image(fields["patch"] * found["merger"]["side"])
+        if found["merger"]:
+            found["image"] = any_image(fields["patch"] * found["merger"]["side"])
     return found
 
 
@@ -123,12 +133,14 @@ def parent(reading: OpenCheckpoint) -> Mapping[str, Any]:
     }
 
 
-def merger(reading: OpenCheckpoint, whole: Mapping[str, Any], width: int) -> dict[str, Any]:
+def merger(reading: OpenCheckpoint, whole: Mapping[str, Any], width: int) -> dict[str, Any] | None:
     """The projector, after a norm and a linear layer on 2 x 2 patches where the model merges."""
     its = PARENTS[whole["model_type"]]
     layer = whole.get("vision_feature_layer", its["vision_feature_layer"])
     only(f"vision_feature_layer {layer!r:.40}", layer in (-1, [-1]), "only the last block, -1, is")
     act, bias = activation_between(whole), flag(whole, "multimodal_projector_bias", its["multimodal_projector_bias"])
+    if says_no_language_model(reading, whole):
+        return None
     text = language_model(whole)
     out = language_model_width(text, reading.notes, 4096, "Pixtral")
     projector = [f"hidden {out}", act, f"output {out}"]

@@ -24,7 +24,7 @@ from . import hf_siglip
 from .family import Family, OpenCheckpoint
 from .hugging_face import flag
 from .hugging_face_config import WIDE
-from .multimodal import activation, number
+from .multimodal import activation, number, says_no_language_model
 from .table import Row, Table, Tensors
 
 Says = Callable[[OpenCheckpoint], dict[str, Any]]
@@ -98,7 +98,10 @@ def says_idefics3(reading: OpenCheckpoint) -> dict[str, Any]:
     kinds = ("idefics3_vision", "smolvlm_vision", "idefics3", "smolvlm")
     fields = tower(reading, kinds, hf_siglip.says, WIDE)
     side = number(reading.config, "scale_factor", 2, reading.notes, "Idefics 3")
-    stages = [*joined(side, "concat"), f"output {text_width(reading, 4096, 'Idefics 3')}"]
+    stages = joined(side, "concat")
+    if says_no_language_model(reading, reading.config):
+        return merged(reading, fields, "connector.", {"side": side, "stages": stages})
+    stages += [f"output {text_width(reading, 4096, 'Idefics 3')}"]
     return merged(reading, fields, "connector.", {"side": side, "stages": stages, "without_bias": ["output"]})
 
 
