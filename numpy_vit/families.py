@@ -38,7 +38,7 @@ def uses(config: ViTConfig) -> dict[Callable[..., Any], Callable[..., Any]]:
         found[model.encoder_block] = encoder_block
     if not c.scaled_scores:
         found[model.attend] = attend_unscaled
-    if c.qk_norm or c.rope != "none" or c.relative_positions or c.value_norm or c.windows:
+    if c.qk_norm or c.rope != "none" or c.relative_positions or c.value_norm or c.windows or c.context_norm:
         found[model.multi_head_attention] = multi_head_attention
     if c.gated_mlp or c.mlp_norm or c.activation != "gelu":
         found[model.mlp] = mlp
@@ -150,6 +150,8 @@ def multi_head_attention(x: Array, w: Weights, config: ViTConfig, step: Step) ->
         after["scores"] = lambda scores, step: step("biased_scores", scores + step.part_of(bias), "B H N N")
     if config.value_norm:
         after["value"] = lambda x, step: step("value_norm", rms_norm(x, 1.0, config.eps), "B H N K")
+    if config.context_norm:
+        after["context"] = normed_context(w, config)
     if config.windows and w.windowed:
         step = in_windows(step, config.grid, config.windows.side)
     return model.multi_head_attention(x, w, config, step.then(after))
@@ -173,6 +175,15 @@ def normed_and_rotated(name: str, w: Weights, config: ViTConfig) -> After:
         if config.rope != "none":
             x = step(f"{name}_rotated", rotate(x, w.rotation.cos, w.rotation.sin, config.rope), "B H N K")
         return x
+
+    return finish
+
+
+def normed_context(w: Weights, config: ViTConfig) -> After:
+    """A norm of what all heads give together, before it is projected (EVA-02 CLIP; Foundation Transformers, arXiv 2210.06423)."""
+
+    def finish(x: Array, step: Step) -> Array:
+        return split_heads(norm("context_norm", w, config, "B N H*K")(merge_heads(x), step), config.heads)
 
     return finish
 
@@ -242,12 +253,13 @@ def pool_class_and_mean(x: Array, w: Weights, config: ViTConfig, step: Step) -> 
 
 def pool_by_attention(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
     """MAP (Set Transformer, arXiv 1810.00825; SigLIP): a learned query attends to all tokens; then an MLP. -> (B, D)."""
-    path, a = step.under("map"), w.map.attention
+    path, a = step.under("map").having(sizes={**step.sizes, **config.map_sizes}, fitting=set()), w.map.attention
+    H, K = config.map_sizes["H"], config.map_sizes["K"]
     probe = np.broadcast_to(w.map.probe, (len(x), *w.map.probe.shape))  # (B, 1, D)
-    query = path("query", split_heads(linear(probe, *a.query), config.heads), "B H 1 K")
-    key = path("key", split_heads(linear(x, *a.key), config.heads), "B H N K")
-    value = path("value", split_heads(linear(x, *a.value), config.heads), "B H N K")
-    scores = path("scores", query @ key.swapaxes(-1, -2) * config.head_dim**-0.5, "B H 1 N")
+    query = path("query", split_heads(linear(probe, *a.query), H), "B H 1 K")
+    key = path("key", split_heads(linear(x, *a.key), H), "B H N K")
+    value = path("value", split_heads(linear(x, *a.value), H), "B H N K")
+    scores = path("scores", query @ key.swapaxes(-1, -2) * K**-0.5, "B H 1 N")
     probs = path("probs", softmax(scores), "B H 1 N")
     context = path("context", probs @ value, "B H 1 K")
     attended = path("output", linear(merge_heads(context), *a.output), "B 1 D")

@@ -99,8 +99,9 @@ def parameter_dims(config: ViTConfig, depth: int | None = None) -> dict[str, str
         dims.array("map.probe", "1 D")
         dims.attention("map.attention")
         dims.norm("map.norm", "D")
-        dims.linear("map.mlp.hidden", "D", "M")
-        dims.linear("map.mlp.output", "M", "D")
+        hidden = str(c.map_mlp or "M")
+        dims.linear("map.mlp.hidden", "D", hidden)
+        dims.linear("map.mlp.output", hidden, "D")
     dims.norm("pooled_norm", "D", c.final_norm == "pooled")
     dims.linear("pooler", "D", "R", c.pooler)
     dims.linear("head", "R" if c.pre_logits else "2*D" if c.pooling == "class_and_mean" else "D", "O", c.classes)
@@ -144,6 +145,7 @@ class Dims(dict[str, str]):
         normed = "K" if c.qk_norm_of_heads else "H*K"
         self.norm(f"{name}.attention.query_norm", normed, c.qk_norm)
         self.norm(f"{name}.attention.key_norm", normed, c.qk_norm)
+        self.norm(f"{name}.attention.context_norm", "H*K", c.context_norm)
         rows, columns = c.grid
         distances = (2 * rows - 1) * (2 * columns - 1) + 3  # numpy_vit.positions.distance_numbers
         self.array(f"{name}.attention.relative_positions", f"{distances} H", c.relative_positions)

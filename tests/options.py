@@ -12,6 +12,8 @@ OPTIONS = {
     "positions of patches": dict(positions="patches", layer_scale=True),
     "MAP": dict(class_token=False, pooling="map", projection=7, classes=0, activation="gelu_tanh"),
     "MAP with a head": dict(class_token=False, pooling="map"),
+    "MAP of its own": dict(pooling="map", map_heads=4, map_mlp=17, rope="column_pairs", rope_grid=(4, 4), rope_offset=1),
+    "norm of the heads": dict(context_norm=True, mlp_norm=True, gated_mlp=True, activation="silu"),
     "CLIP": dict(pre_norm=True, final_norm="pooled", projection=7, classes=0, without_bias=("embed.projection",)),
     "centred RoPE": dict(positions="none", rope="centred_halves", registers=2, without_bias=("attention.key",)),
     "indexed RoPE": dict(

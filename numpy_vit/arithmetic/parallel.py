@@ -254,7 +254,8 @@ def divided(
 @functools.lru_cache(maxsize=32)
 def narrowed(config: Any, what: str, of: int) -> Any:
     """The config of a part; None where equal parts cannot be made, or the numbers of all parts are normed together."""
-    together = config.mlp_norm if what == "mlp" else config.qk_norm and not config.qk_norm_of_heads
+    heads_together = config.context_norm or (config.qk_norm and not config.qk_norm_of_heads)
+    together = config.mlp_norm if what == "mlp" else heads_together
     if getattr(config, what) % of or together:
         return None
     if what == "mlp":

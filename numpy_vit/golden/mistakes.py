@@ -601,7 +601,7 @@ def attention_mistakes(c: ViTConfig) -> list[Row]:
         (heads and K > 1, "heads-kh-merged", "heads are split and merged (K, H) instead of (H, K)", weight(heads_last_merged)),
         (heads, "heads-not-moved", "heads are split by a reshape to (B, H, N, K), without moving the axes",
          both(*(step(f"attention.{part}", reshaped_heads) for part in QKV))),
-        (heads, "merged-not-moved", "heads are merged by a reshape, without moving the axes",
+        (heads and not c.context_norm, "merged-not-moved", "heads are merged by a reshape, without moving the axes",
          step("attention.output", output_of_unmoved_heads)),
         (K > 1, "scale-missing", "scores are not divided by sqrt(K)", scores(times(K**0.5))),
         (c.width != K, "scale-by-D", "scores are divided by sqrt(D) instead of sqrt(K)", scores(times((K / c.width) ** 0.5))),

@@ -361,6 +361,13 @@ EXPLANATIONS |= {
         "A norm inside the MLP keeps the products of gate and hidden numbers at one scale.",
         "MLP 内部的归一化让门与隐藏数字之积保持同一尺度。",
     ),
+    "attention.context_norm": Explanation(
+        "layer norm",
+        "EVA-02 CLIP (2303.15389)",
+        f"{LAYER_NORM}, each token over {{H*K}}",
+        "What all heads give is brought to one scale before it is mixed.",
+        "各个头的结果在混合之前先调到同一尺度。",
+    ),
     "map.query": Explanation(
         "linear",
         "MAP (1810.00825)",
