@@ -180,7 +180,7 @@ def normed_and_rotated(name: str, w: Weights, config: ViTConfig) -> After:
 
 
 def normed_context(w: Weights, config: ViTConfig) -> After:
-    """A norm of what all heads give together, before it is projected (EVA-02 CLIP; Foundation Transformers, arXiv 2210.06423)."""
+    """A norm of what all heads give together, before the output layer (arXiv 2210.06423, EVA-02 CLIP)."""
 
     def finish(x: Array, step: Step) -> Array:
         return split_heads(norm("context_norm", w, config, "B N H*K")(merge_heads(x), step), config.heads)

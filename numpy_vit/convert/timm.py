@@ -178,7 +178,8 @@ COMPARED = (
     "final_norm", "without_bias",
 )  # fmt: skip
 UNSAID = {"distillation_token": False, "distillation_head": False, "qk_norm": False, "relative_positions": False,
-          "mlp_norm": False, "context_norm": False, "map_mlp": 0, "pre_norm": False, "registers": 0, "projection": 0, "pre_logits": False}  # fmt: skip
+          "mlp_norm": False, "context_norm": False, "map_mlp": 0, "pre_norm": False, "registers": 0, "projection": 0,
+          "pre_logits": False}  # fmt: skip
 
 
 def pooling(reading: OpenCheckpoint) -> str:
