@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .errors import NumpyVitError as NumpyVitError
     from .errors import ShapeError as ShapeError
     from .models.embedder import Embedder as Embedder
+    from .models.image_tokens import image_tokens as image_tokens
     from .models.loading import load as load
     from .models.seeded import random_model as random_model
     from .parameters import parameter_count as parameter_count
@@ -43,6 +44,7 @@ _WHERE = {
     "NumpyVitError": "errors",
     "ShapeError": "errors",
     "Preprocess": "pictures.images",
+    "image_tokens": "models.image_tokens",
     "load": "models.loading",
     "ViT": "vit",
     "ViTOutput": "vit",

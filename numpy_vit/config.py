@@ -35,7 +35,8 @@ POSITION_RULES = (
     "none",  # at no other size
 )
 ROPES = ("none", "centred_halves", "index_pairs", "index_halves", "column_pairs", "ladder_halves", "alternating_pairs",
-         "axis_halves")  # fmt: skip
+         "ladder_pairs", "axis_halves")  # fmt: skip
+LADDERS = ("ladder_halves", "ladder_pairs")  # with K/2 frequencies, others with K/4
 GROUPS = {"windows": Windows, "merger": Merger, "deepstack": Deepstack}
 LINEARS = ("embed.projection", "attention.key", "attention.output", "mlp.gate", "mlp.hidden", "mlp.output", "head")
 MAY_BE_0 = {"minimum": 0}  # else 1

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .config import ViTConfig, config_given
+from .config import LADDERS, ViTConfig, config_given
 from .errors import InputError, nearest
 from .groups import Merger
 from .steps import evaluate
@@ -91,7 +91,7 @@ def parameter_dims(config: ViTConfig, depth: int | None = None) -> dict[str, str
     dims.array("embed.row_positions", f"{c.position_rows} D", c.positions == "axes")
     dims.array("embed.column_positions", f"{c.position_rows} D", c.positions == "axes")
     dims.norm("embed.norm", "D", c.pre_norm)
-    dims.array("rope.frequencies", str(c.head_dim // (2 if c.rope == "ladder_halves" else 4)), c.rope != "none")
+    dims.array("rope.frequencies", str(c.head_dim // (2 if c.rope in LADDERS else 4)), c.rope != "none")
     for n in range(c.depth if depth is None else depth):
         dims.block(f"blocks.{n}")
     dims.norm("norm", "D", c.final_norm == "tokens")

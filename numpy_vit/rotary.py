@@ -14,6 +14,7 @@ and which with the column, and what a patch's place is.
     alternating_pairs   MoonViT: neighbours; column and row in turn; counted
     ladder_halves       Pixtral: i and i + K/2; row, then column; counted. The rows turn with every other frequency, the columns
                         with those between
+    ladder_pairs        the same in Mistral's own files: neighbours
     axis_halves         Gemma 4: the head is cut in two, for the column and for the row, and each is paired by halves; counted
 
 Counted places begin with `rope_offset`. Where there is a `rope_grid`, they are scaled to that grid, the trained one.
@@ -25,13 +26,14 @@ from typing import Any
 
 import numpy as np
 
+from .config import LADDERS
 from .ops import operation
 
 Array = Any
 PI = decimal.Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211706798")
 
 
-PAIRS = ("index_pairs", "column_pairs", "alternating_pairs")  # others pair halves
+PAIRS = ("index_pairs", "column_pairs", "alternating_pairs", "ladder_pairs")  # others pair halves
 
 
 @operation
@@ -40,11 +42,11 @@ def rotation_tables(
 ) -> Array:
     """The cosines and sines of every patch's angles. frequencies (K/4,), grid (rows, columns) -> (2, G, K).
 
-    "ladder_halves" has K/2 frequencies, by turns for rows and columns.
+    A ladder has K/2 frequencies, by turns for rows and columns.
     """
     places = [coordinates(size, rope, rope_grid[axis] if rope_grid else size, offset) for axis, size in enumerate(grid)]
     steps = frequencies.tolist()
-    own = (steps[0::2], steps[1::2]) if rope == "ladder_halves" else (steps, steps)
+    own = (steps[0::2], steps[1::2]) if rope in LADDERS else (steps, steps)
     rows, columns = (cos_sin(tuple(axis), tuple(some)) for axis, some in zip(places, own, strict=True))  # (2, rows, K/4) ...
     shape = 2, *grid, len(own[0])
     by_row, by_column = np.broadcast_to(rows[:, :, None], shape), np.broadcast_to(columns[:, None], shape)

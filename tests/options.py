@@ -42,6 +42,7 @@ OPTIONS = {
     "RoPE by columns": dict(rope="column_pairs", rope_offset=1),
     "RoPE in turn": dict(rope="alternating_pairs"),
     "RoPE of a ladder": dict(rope="ladder_halves", positions="none"),
+    "RoPE of a ladder, neighbours": dict(rope="ladder_pairs", positions="none"),
     "windows": dict(class_token=False, pooling="mean", windows=dict(side=2, whole=(1,))),
     "image tokens": dict(
         class_token=False,

@@ -318,6 +318,10 @@ def test_the_table_of_architectures_is_timms():
     in_a_process("make_timm_table.py")
 
 
+def test_the_table_of_weights_is_timms():
+    in_a_process("make_timm_weights.py")
+
+
 @pytest.mark.parametrize(("options", "least"), [((), 190), (("--options",), 77)])
 def test_every_architecture_of_timm_is_read_rightly_or_not_at_all(options, least):
     """At its own image size and at two others; with what its code takes as options too."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from .. import ops, positions, rotary
+from ..config import LADDERS
 
 
 class Operation(NamedTuple):
@@ -212,7 +213,7 @@ def _resize_positions(table: ShapeOnly, old: tuple[int, int], new: tuple[int, in
 
 
 def _rotation_tables(frequencies: ShapeOnly, grid: tuple[int, int], rope: str, *rest: Any) -> ShapeOnly:
-    shape = 2, grid[0] * grid[1], len(frequencies) * (2 if rope == "ladder_halves" else 4)
+    shape = 2, grid[0] * grid[1], len(frequencies) * (2 if rope in LADDERS else 4)
     return frequencies._new("cos and sin", (frequencies,), shape, frequencies.dtype)
 
 

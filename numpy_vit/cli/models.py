@@ -31,15 +31,25 @@ def open_weights(weights: str, preprocessor: str | None, size: tuple[int, int] |
 
 def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
     """["ViT-B/16", "image=384"], or ["ViT-B/16 image=384"] -> the config, and what the source left unsaid."""
+    from ..models.image_tokens import size_seen
     from ..models.loading import find_config
 
+    model, changes = model_and_changes(words)
+    config, notes = find_config(model)
+    if config.any_size and "image" in changes:
+        changes["image"], more = size_seen(model, config, changes["image"])
+        notes = [*notes, *more]
+    return config.overridden(changes), notes
+
+
+def model_and_changes(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The model among the words (ViT-B/16 where there is none), and the fields that are to be changed."""
     words = [part for word in words for part in parts_of(word)]
     models = [word for word in words if "=" not in word or Path(word).exists()]
     changes = fields([word for word in words if word not in models])
     if len(models) > 1:
         raise InputError(f"one model at a time: '{models[0]}' or '{models[1]}'? (--diff shows two)")
-    config, notes = find_config(models[0] if models else "ViT-B/16")
-    return config.overridden(changes), notes
+    return models[0] if models else "ViT-B/16", changes
 
 
 def parts_of(word: str) -> list[str]:

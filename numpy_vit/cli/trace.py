@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
 from .common import OK, note, refuse, terminal_width, wants_colour
-from .models import config_of, open_weights
+from .models import config_of, model_and_changes, open_weights
 from .options import add
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="every operation of a model, in order, with shapes and cost",
         description="Print every operation of a model in the order of execution, with shapes, parameters, "
         "multiply-accumulates and bytes, from its config alone: no weights are needed and nothing is computed.",
-        epilog="MODEL is a variant (ViT-B/16, vit-base-patch16-224), a config.json or its folder, a converted or foreign "
+        epilog="MODEL is a variant (ViT-B/16, vit-base-patch16-224), a published model's name (--list), timm's, torchvision's "
+        "or Hugging Face's name for one, a config.json or its folder, a converted or foreign "
         "weights file (only its header is read), or a hub name in the local cache. key=value changes the config: image patch "
         "channels width depth heads mlp classes pooler eps activation pooling qkv_bias, or an option (registers=4). "
         "Example: numpy-vit trace ViT-B/16 image=384 depth=4",
@@ -44,6 +45,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     output = command.add_mutually_exclusive_group()
     output.add_argument("--format", choices=FORMATS, default="table", help="(default: %(default)s)")
     add(output, "--json")
+    command.add_argument("--list", action="store_true", help="the names of published models, one a line, with their sizes")
     command.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two models side by side; quote 'ViT-B/16 depth=4'")
     command.add_argument(
         "--with-values", nargs=2, metavar=("WEIGHTS", "IMAGE"), help="run this model for real: min, max, mean, std, NaN, Inf"
@@ -58,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..tracing import render
 
     refuse_what_does_not_go_together(arguments)
+    if arguments.list:
+        return print_list(arguments)
     if arguments.diff:
         return print_diff(arguments)
     whole = traced_with_values(arguments) if arguments.with_values else traced_as_asked(arguments.model, arguments)
@@ -81,6 +85,7 @@ def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
     coarse = arguments.depth != "op"
     drawn = form in ("csv", "json", "svg", "mermaid")
     refuse(
+        (arguments.list and (arguments.model or arguments.diff or values), "--list lists all: leave the others out"),
         (arguments.lang != "en" and not arguments.explain, "--lang goes with --explain"),
         (arguments.explain and form != "table", "--explain prints text: leave --format and --json out"),
         (arguments.explain and coarse, "--explain speaks of single steps: leave --depth out"),
@@ -98,11 +103,15 @@ def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
 
 
 def traced_as_asked(words: Sequence[str], arguments: argparse.Namespace) -> "Trace":
+    from ..models.image_tokens import size_seen
     from ..tracing.tracer import trace
 
-    config, notes = config_of(words)
+    (config, notes), size = config_of(words), arguments.size
+    if config.any_size and size is not None:
+        size, more = size_seen(model_and_changes(words)[0], config, size)
+        notes = [*notes, *more]
     note(*notes)
-    return trace(config, batch=arguments.batch, dtype=arguments.dtype, size=arguments.size)
+    return trace(config, batch=arguments.batch, dtype=arguments.dtype, size=size)
 
 
 def traced_with_values(arguments: argparse.Namespace) -> "Trace":
@@ -136,6 +145,30 @@ def selected(traced: "Trace", arguments: argparse.Namespace) -> "Trace":
             )
         rows = chosen
     return traced.having(rows)
+
+
+def print_list(arguments: argparse.Namespace) -> int:
+    """Every variant and published model: its names, and its sizes where it is supported."""
+    from ..files.jsonfile import json_text
+    from ..models.loading import listed
+
+    found = listed()
+    if arguments.json:
+        print(json_text(found))
+        return OK
+    wide = max(len(row["names"][0]) for row in found)
+    for row in found:
+        others = [name for name in row["names"][1:] if "_" not in name]
+        print(f"{row['names'][0]:<{wide}}  {sizes_text(row)}  {', '.join(others)}".rstrip())
+    return OK
+
+
+def sizes_text(row: dict[str, Any]) -> str:
+    """ "32 x 1280, 16 heads, patches of 14"."""
+    if row["width"] is None:
+        return f"{'(not supported yet)':<38}"
+    text = f"{row['depth']} x {row['width']}, {row['heads']} heads, patches of {row['patch']}"
+    return f"{text:<38}"
 
 
 def print_diff(arguments: argparse.Namespace) -> int:

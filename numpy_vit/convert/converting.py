@@ -25,7 +25,9 @@ from .hf_dinov3 import HF_DINOV3
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
 from .hugging_face_config import TOWERS
+from .internvl import INTERNVL
 from .openai_clip import OPENAI_CLIP
+from .pixtral import PIXTRAL
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from .rename_table import class_names, read_map
@@ -51,6 +53,8 @@ FAMILIES: dict[str, Family] = {
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,
+        INTERNVL,
+        PIXTRAL,
         OPENAI_CLIP,
         TORCHVISION,
         AUGREG,

@@ -105,6 +105,7 @@ PLACES = {
     "visual.vision_model.": "paddleocr_vl",
 }
 """Where such towers lie whose names and shapes are a known one's, and whose last steps are not."""
+ENCODERS = ("pixtral",)  # that several kinds of larger models have, and that no class of classifiers has
 TOWERS = ("vision_config", "image_config")  # what the part about pictures is called, where its type is not said
 
 
@@ -126,7 +127,7 @@ def picture_part(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str
     """The part of a config.json that is about pictures, where it is of a type we know; else the whole. Raises InputError."""
     found = dict(config or {})
     model_type = found.get("model_type")
-    if not isinstance(model_type, str) or model_type in CLASSES:
+    if not isinstance(model_type, str) or model_type in CLASSES or model_type in ENCODERS:
         return found
     if model_type in COPIES:
         if found.get("is_hybrid"):
@@ -171,7 +172,7 @@ def towers(config: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any
         kind = part.get("model_type")
         if key in TOWERS and isinstance(parent, str) and (kind in (None, parent) or parent in OF_ONE_CLASS):
             kind = INSIDE.get(parent)
-        if isinstance(kind, str) and (kind in CLASSES or kind in COPIES):
+        if isinstance(kind, str) and (kind in CLASSES or kind in COPIES or kind in ENCODERS):
             if key in TOWERS and parent in OWN_TOWERS:
                 raise InputError(f"config.json: the {key} of a {parent} is of a kind of its own, no {kind} whatever it says: "
                                  "not supported")  # fmt: skip

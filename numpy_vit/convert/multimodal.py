@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ViTConfig
+from ..config import LADDERS, ViTConfig
 from ..errors import InputError
 from ..files.tensorfile import tensor_of
+from ..groups import SIMPLE
 from .family import OpenCheckpoint
 from .hugging_face import ACTIVATIONS, get
 from .hugging_face_config import refuse_unknown
@@ -83,6 +84,36 @@ def number(section: Mapping[str, Any], key: str, default: int, notes: list[str] 
     return value
 
 
+def only(what: str, supported: object, why: str) -> None:
+    """Raise InputError for a value of config.json that is not supported."""
+    if not supported:
+        raise InputError(f"config.json: {what} is not supported: {why}")
+
+
+def language_model(parent: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's part of the whole config.json."""
+    section = parent.get("text_config", parent.get("llm_config"))
+    if not isinstance(section, dict):
+        raise InputError(f"config.json: text_config {section!r:.40}: must be a table: it says how wide image tokens are")
+    return section
+
+
+def language_model_width(text: Mapping[str, Any], notes: list[str], default: int, what: str) -> int:
+    """How many numbers an image token has for the language model."""
+    return number(text, "hidden_size", default, notes, f"the language model of {what}")
+
+
+def activation_between(parent: Mapping[str, Any]) -> str:
+    """The activation between a projector's two layers, as a merger's stage: of the parent's config.json."""
+    name = activation(parent.get("projector_hidden_act", "gelu"))
+    only(
+        f"projector_hidden_act {parent.get('projector_hidden_act')!r:.40}",
+        name in SIMPLE,
+        "gelu, gelu_pytorch_tanh and silu are",
+    )
+    return name
+
+
 def any_image(multiple: int) -> tuple[int, int]:
     """An image size for a model that takes any: about 448 pixels, a multiple of this."""
     side = max(1, round(ABOUT / multiple)) * multiple
@@ -117,5 +148,5 @@ def rope_theta(section: Mapping[str, Any], default: float) -> float:
 
 def frequencies(config: ViTConfig, theta: float) -> dict[str, Any]:
     """The rotary frequencies, in no file: theta^(-4 i / K), radians for one step; of a ladder, theta^(-2 i / K)."""
-    step = 2 if config.rope == "ladder_halves" else 4
+    step = 2 if config.rope in LADDERS else 4
     return {"rope.frequencies": 1 / np.float64(theta) ** (np.arange(0, config.head_dim, step) / config.head_dim)}

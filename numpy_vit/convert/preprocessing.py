@@ -6,80 +6,40 @@ open_clip's preprocess_cfg (`from_open_clip`); and, of files that say nothing, t
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import InputError, about, nearest
 from ..pictures.images import RESAMPLES, Preprocess
+from ..pictures.sizing import Sizing
+from .processors import (
+    ANY_SIZE,
+    CLIP,
+    FILE,
+    HALF,
+    IMAGENET,
+    NEUTRAL_OF_ANY_SIZE,
+    PROCESSOR_OF,
+    PROCESSORS,
+    SAME_CLASS,
+    TOLD_BY,
+    Statistics,
+)
 
-
-class Statistics(NamedTuple):
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-HALF = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CLIP = Statistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 SATELLITE = Statistics((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
 
 # transformers: preprocessor_config.json
 
-FILE = "preprocessor_config.json"
-SQUARE = {"height": 224, "width": 224}
-
-
-def processor(size: dict[str, int], resample: int, statistics: Statistics, **others: Any) -> dict[str, Any]:
-    """What one of transformers' classes says, and what all of them say (image_processing_utils.py, BaseImageProcessor)."""
-    return {
-        "do_resize": True,
-        "size": size,
-        "default_to_square": True,  # what a bare number as size means: True a square, False the shorter edge
-        "resample": resample,
-        "do_center_crop": False,
-        "crop_size": None,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(statistics.mean),
-        "image_std": list(statistics.std),
-        **others,
-    }
-
-
-# What a key that is absent, or null, means: transformers 5.23, models/*/image_processing_*.py. The names are those before
-# "ImageProcessor", "ImageProcessorFast" or, in old files, "FeatureExtractor".
-PROCESSORS = {
-    "ViT": processor(SQUARE, 2, HALF),  # also of MAE and DINO
-    "DeiT": processor({"height": 256, "width": 256}, 3, HALF, do_center_crop=True, crop_size=SQUARE),
-    "CLIP": processor({"shortest_edge": 224}, 3, CLIP, do_center_crop=True, crop_size=SQUARE, default_to_square=False),
-    "Siglip": processor(SQUARE, 3, HALF, default_to_square=False),
-    # DINOv2's; its files say 256 and ImageNet's statistics
-    "Bit": processor({"shortest_edge": 224}, 3, CLIP, do_center_crop=True, crop_size=SQUARE, default_to_square=False),
-    # in transformers 4, before the "Fast" class: size 256 and a crop
-    "Beit": processor(SQUARE, 3, HALF, crop_size=SQUARE),
-    "DINOv3ViT": processor(SQUARE, 2, IMAGENET),
-}
 # Processors that do just these steps in this order; others (ConvNext's crop_pct, say) give the same keys another meaning.
-PLAIN_PROCESSORS = re.compile(
-    r"((ViT|DeiT|CLIP|Siglip|Bit|Beit|DINOv3ViT|MobileNet|ResNet)\w*?)(ImageProcessor|FeatureExtractor)(Fast|Pil)?"
-)
-# The class of a file that does not say it, by the model's type (transformers, image_processing_auto.py).
-PROCESSOR_OF = {
-    "vit": "ViT", "vit_mae": "ViT", "deit": "DeiT", "clip": "CLIP", "clip_vision_model": "CLIP", "siglip": "Siglip",
-    "siglip_vision_model": "Siglip", "dinov2": "Bit", "dinov2_with_registers": "Bit", "beit": "Beit", "dinov3_vit": "DINOv3ViT",
-}  # fmt: skip
-OTHER_PROCESSORS = {
-    "Siglip2": "cuts each picture into as many patches as its proportions ask for (NaFlex); one size for all is supported "
-    "here: --preprocessor siglip",
-}
+PLAIN_PROCESSORS = re.compile(r"((ViT|DeiT|CLIP|Siglip|Bit|Beit|DINOv3ViT|MobileNet|ResNet)\w*?)")
+SUFFIX = re.compile(r"(\w*?)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 # Keys that change nothing here: names, options of the call, what concerns segmentation maps alone.
 NEUTRAL_KEYS = {
     "image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb", "data_format", "input_data_format",
-    "return_tensors", "disable_grouping", "device", "do_reduce_labels", "reduce_labels",
+    "return_tensors", "disable_grouping", "device", "do_reduce_labels", "reduce_labels", "image_seq_length",
 }  # fmt: skip
 # Absent from older files, which had no choice; and a crop is named where there is one. Nothing to doubt.
-SILENT_KEYS = ("do_rescale", "rescale_factor", "default_to_square", "do_center_crop")
+SILENT_KEYS = ("do_rescale", "rescale_factor", "default_to_square", "do_center_crop", "do_pan_and_scan", "do_pad")
 PILLOW_RESAMPLES = {int(value): name for name, value in RESAMPLES.items()}
 
 
@@ -95,6 +55,7 @@ def read_preprocessor(
     if values is None:
         notes.append(f"no {FILE}: the model does not say how pictures are prepared")
         return None
+    outer: Mapping[str, Any] = values
     if isinstance(values.get("image_processor"), dict):
         values = values["image_processor"]
     kind = values.get("image_processor_type") or values.get("feature_extractor_type")
@@ -102,7 +63,9 @@ def read_preprocessor(
     if not known and isinstance(model_type, str) and model_type in PROCESSOR_OF:
         known = PROCESSOR_OF[model_type]
         notes.append(f"{FILE} does not say its type: {known}ImageProcessor, as transformers has it for {model_type}")
-    refuse_unknown_keys(values)
+    refuse_unknown_keys(values, known)
+    if known in ANY_SIZE:
+        values = as_told(values, outer, known, model_type, notes)
     default = PROCESSORS.get(known)
 
     def get(key: str) -> Any:
@@ -112,15 +75,21 @@ def read_preprocessor(
             return None
         if default is None:
             raise InputError(f"{FILE} does not say {key}, and of type {kind!r} no default is known")
-        if key not in SILENT_KEYS or (key == "do_center_crop" and default[key]):
-            notes.append(f"{FILE} does not say {key}: {default[key]!r}, transformers' default, is used")
-        return default[key]
+        if default.get(key) is not None and (key not in SILENT_KEYS or (key == "do_center_crop" and default[key])):
+            note = f"{FILE} does not say {key}: {default[key]!r}, transformers' default, is used"
+            notes.extend([note] if note not in notes else [])
+        return default.get(key)
 
-    resize, size = read_size(get("size"), get("default_to_square")) if get("do_resize") else ("none", None)
+    sizing = read_sizing(known, get) if known in ANY_SIZE else None
+    resize, size = ("none", None)
+    if sizing is None and get("do_resize"):
+        resize, size = read_size(get("size"), get("default_to_square"))
     crop = read_crop(get("crop_size")) if get("do_center_crop") else None
     if known == "DINOv3ViT" and crop is not None:
         raise InputError(f"{FILE}: do_center_crop is not supported for {kind!r}: its crop is torchvision's on tensors")
-    resample = get("resample") if resize != "none" else 2
+    if known in ANY_SIZE and crop is not None:
+        raise InputError(f"{FILE}: do_center_crop is not supported for {kind!r}")
+    resample = get("resample") if resize != "none" or sizing is not None else 2
     if not isinstance(resample, int) or resample not in PILLOW_RESAMPLES:
         raise InputError(f"{FILE}: resample {resample!r} is not a Pillow filter")
     normalize = get("do_normalize")
@@ -135,24 +104,67 @@ def read_preprocessor(
             mean=per_channel(get("image_mean"), channels) if normalize else None,
             std=per_channel(get("image_std"), channels) if normalize else None,
             arithmetic="torch" if known == "DINOv3ViT" else "pillow",
+            sizing=sizing,
         )
+
+
+def read_sizing(known: str, get: Callable[[str], Any]) -> Sizing | None:
+    """The rule of a class of any size, with the file's numbers; None where the file asks for one size, or for no resizing."""
+    resizes = ANY_SIZE[known].resizes
+    if resizes != "always" and not get("do_resize"):
+        if resizes == "must":
+            raise InputError(f"{FILE}: do_resize false is not supported for {known}ImageProcessor")
+        return None
+    with about(FILE):
+        return ANY_SIZE[known].sizing(get)
+
+
+def as_told(
+    values: Mapping[str, Any], outer: Mapping[str, Any], known: str, model_type: Any, notes: list[str]
+) -> Mapping[str, Any]:
+    """The file's values, and in their place what the model's text-and-picture processor tells the image processor.
+
+    `outer` is processor_config.json, where there is one.
+    """
+    name = outer.get("processor_class") or values.get("processor_class")
+    if name is None and isinstance(model_type, str) and model_type.startswith("internvl"):
+        name = "InternVLProcessor"
+    told: dict[str, Any] = {}
+    if known == "GotOcr2" and isinstance(name, str):
+        told |= TOLD_BY.get(name, {})
+    if known == "Pixtral" and outer is not values and ("patch_size" in outer or "spatial_merge_size" in outer):
+        patch = outer.get("patch_size", 16), outer.get("spatial_merge_size", 1)  # PixtralProcessor's defaults
+        if not all(type(n) is int and n > 0 for n in patch):
+            raise InputError(f"processor_config.json: patch_size and spatial_merge_size are {patch}, not whole numbers")
+        told["patch_size"] = patch[0] * patch[1]
+    for key, value in told.items():
+        if values.get(key) not in (None, value):
+            notes.append(f"{FILE} says {key} {values[key]!r}, but {name or 'the processor'} makes it {value!r}")
+    if known == "Llama4":
+        notes.append("transformers rounds Llama 4's normalised pixels to bfloat16; here they are not rounded")
+    if known == "Gemma3" and values.get("do_pan_and_scan") and name == "Gemma3Processor":
+        notes.append(f"{FILE} says do_pan_and_scan: done, though Gemma3Processor asks its image processor for none by itself")
+    return {**values, **told}
 
 
 def processor_named(kind: Any) -> str:
     """ "CLIPImageProcessorFast" -> "CLIP"; "" for no name. Raises InputError for one that does other steps than these."""
     if kind is None:
         return ""
-    match = PLAIN_PROCESSORS.fullmatch(str(kind))
-    name = match[1] if match else ""
-    if match is None or name in OTHER_PROCESSORS:
-        why = OTHER_PROCESSORS.get(name, "prepares pictures in a way of its own, which is not supported")
-        raise InputError(f"{FILE}: {kind!r} {why}")
+    match = SUFFIX.fullmatch(str(kind))
+    name = SAME_CLASS.get(match[1], match[1]) if match else ""
+    if name not in ANY_SIZE and not PLAIN_PROCESSORS.fullmatch(name):
+        raise InputError(f"{FILE}: {kind!r} prepares pictures in a way of its own, which is not supported")
     return name
 
 
-def refuse_unknown_keys(values: Mapping[str, Any]) -> None:
+def refuse_unknown_keys(values: Mapping[str, Any], processor: str = "") -> None:
     """Raise InputError for a key that asks for something (is not null, nor false) and that we do not know."""
     known = {*PROCESSORS["ViT"], *NEUTRAL_KEYS}
+    if processor in ANY_SIZE:
+        known |= {*PROCESSORS[processor], *NEUTRAL_OF_ANY_SIZE}
+        if processor in ("Glm4v", "Glm46V"):
+            known -= {"min_pixels", "max_pixels"}  # which say nothing to transformers' class
     for key, value in values.items():
         if key not in known and not key.startswith("_") and value is not None and value is not False:
             raise InputError(f"{FILE}: {key} {value!r} is not supported{nearest(key, known)}")

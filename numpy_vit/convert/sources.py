@@ -23,6 +23,7 @@ from .torchfile import LEGACY, read_torch
 TORCH = (".bin", ".pth", ".pt", ".ckpt", ".tar")
 MOST_TENSORS = 50_000
 SHARD = re.compile(r".*-(\d+)-of-0*([2-9]|[1-9]\d+)\.(safetensors|bin)")
+MISTRAL_CONFIG = "params.json"
 
 
 @dataclasses.dataclass
@@ -113,9 +114,7 @@ def open_source(
     else:
         raise InputError(f"{name}: no such file or folder (and not a hub name like google/vit-base-patch16-224)")
     if shard := SHARD.fullmatch(file.name):
-        raise InputError(
-            f"{file}: is one of {shard[2]} files that hold a model together: give their folder, with the index"
-        )
+        raise InputError(f"{file}: is one of {shard[2]} files that hold a model together: give their folder, with the index")
     check_kind("preprocessor", preprocessor or "", str | os.PathLike, "a preprocessor_config.json or a published way's name")
     named = preprocessor is not None and str(preprocessor) in POLICIES and not Path(preprocessor).exists()
     tensors: Mapping[str, Tensor]
@@ -135,13 +134,21 @@ def open_source(
         tensors,
         metadata,
         read_json(Path(config)) if config else config_beside(folder, file.name),
-        None
-        if named
-        else read_json(Path(preprocessor))
-        if preprocessor
-        else read_json_if_there(folder / hub.PREPROCESSOR) or read_json_if_there(folder / hub.PROCESSOR),
+        None if named else read_json(Path(preprocessor)) if preprocessor else preprocessor_of(folder),
         str(preprocessor) if named else None,
     )
+
+
+def preprocessor_of(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of its pictures, or None: processor_config.json, with preprocessor_config.json in it.
+
+    Where both speak of the image processor the former is read, as in transformers (image_processing_base.py). It belongs to
+    the model that reads text and pictures, and may tell the image processor another patch size, say.
+    """
+    own, outer = read_json_if_there(folder / hub.PREPROCESSOR), read_json_if_there(folder / hub.PROCESSOR)
+    if own is None or outer is None:
+        return own or outer
+    return {"image_processor": own, **outer}
 
 
 def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -188,8 +195,9 @@ def weight_file(folder: Path) -> Path:
 
 
 def config_beside(folder: Path, weights: str) -> dict[str, Any] | None:
-    """config.json, or open_clip's own where the weights are open_clip's or there is no other."""
+    """config.json, or open_clip's own where the weights are open_clip's or there is no other; then Mistral's own."""
     names = [hub.CONFIG, hub.OPEN_CLIP_CONFIG] if not weights.startswith("open_clip") else [hub.OPEN_CLIP_CONFIG, hub.CONFIG]
+    names.append(MISTRAL_CONFIG)
     return next((found for found in (read_json_if_there(folder / name) for name in names) if found is not None), None)
 
 

@@ -272,11 +272,11 @@ def head_fields(table: Table, tensors: Tensors, inner: int) -> dict[str, Any]:
         return {"heads": tensors[found[1]].shape[1]}
     for ours, heads in (
         ("blocks.0.attention.relative_positions", lambda shape: shape[-1]),
-        ("blocks.0.attention.query_norm.weight", lambda shape: inner // max(shape[0], 1)),
+        ("blocks.0.attention.query_norm.weight", lambda shape: 0 if shape[0] == inner else inner // max(shape[0], 1)),
     ):
         found = table.find(ours, tensors)
-        if found:
-            return {"heads": heads(tensors[found[1]].shape)}
+        if found and (count := heads(tensors[found[1]].shape)):  # 0: a norm of all heads together, or there is one head
+            return {"heads": count}
     return {}
 
 

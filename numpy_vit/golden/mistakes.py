@@ -19,7 +19,7 @@ from ..families import activation_name, branch_ends, norm
 from ..ops import gelu_tanh, layer_norm, linear, merge_heads, softmax
 from ..parameters import Weights, has_bias, parameter_shapes
 from ..positions import RULES
-from ..rotary import rotate, rotation_tables
+from ..rotary import PAIRS, rotate, rotation_tables
 from ..steps import Step
 from ..vit import step_names
 
@@ -415,7 +415,7 @@ def paired_otherwise(part: str) -> OnStep:
     """Rotary positions with neighbours paired instead of halves, or the reverse."""
 
     def change(rotated: Array, run: Run) -> Array:
-        pairs = run.config.rope == "index_pairs"
+        pairs = run.config.rope in PAIRS
         cos, sin = (run[f"embed.rope_{name}"] for name in ("cos", "sin"))
         once = [table[:, ::2] if pairs else table[:, : table.shape[1] // 2] for table in (cos, sin)]
         cos, sin = (np.tile(t, 2) if pairs else np.repeat(t, 2, axis=-1) for t in once)
@@ -443,7 +443,7 @@ def option_mistakes(c: ViTConfig) -> tuple[Row, ...]:
         both(*(step(f"attention.{p}_rotated", how(p)) for p in parts)) for how in (missing_rotation, paired_otherwise)
     )
     unnormed = both(*(step(f"attention.{p}_norm", earlier(f"attention.{p}")) for p in parts))
-    pairs = "halves" if c.rope == "index_pairs" else "neighbours"
+    pairs = "halves" if c.rope in PAIRS else "neighbours"
     inside = "mlp.gated" if c.gated_mlp else f"mlp.{activation_name(c)}"
     return (
         (True, "registers-zero", "the register tokens are zero", weight(zero("registers", "embed"))),

@@ -8,13 +8,14 @@ from typing import Any
 import numpy.typing as npt
 
 from ..arithmetic.precision import precision
-from ..config import DIGITS, ViTConfig, is_variant, known_variants, nearest_variant, variant
+from ..config import DIGITS, ViTConfig, is_variant, known_variants, variant, variants
 from ..convert.hub import CONFIG, in_cache, is_hub_name
 from ..convert.preprocessing import policy, read_preprocessor
 from ..convert.sources import Source, open_source, read_json
 from ..errors import InputError, in_words
 from ..files.converted import FORMAT, Checkpoint, read_converted, read_metadata
 from ..vit import ViT
+from .published import Published, all_published, find_published, nearest_published
 
 
 def load(
@@ -69,8 +70,9 @@ def checkpoint_of(opened: Source, *, preprocessor_given: bool = False) -> Checkp
 def find_config(model: Any) -> tuple[ViTConfig, list[str]]:
     """The config of whatever names or has one, and what the source leaves unsaid. Reads no tensor.
 
-    A variant; a file with weights, a config.json, or a folder with either; a cached hub name; "digits"; a ViTConfig or a
-    model that has one; another library's config, as transformers' (it has `.to_dict()`), or a model that has one.
+    A variant; a file with weights, a config.json, or a folder with either; a cached hub name; a published model's name
+    (numpy_vit.models.published); "digits"; a ViTConfig or a model that has one; another library's config, as transformers'
+    (it has `.to_dict()`), or a model that has one.
     """
     config = getattr(model, "config", model)
     if isinstance(config, ViTConfig):
@@ -88,7 +90,10 @@ def find_config(model: Any) -> tuple[ViTConfig, list[str]]:
     if not path.exists() and name != DIGITS:
         if is_variant(name):
             return variant(name), []
-        path = cached(name)
+        found = cached_or_published(name)
+        if isinstance(found, Published):
+            return config_of_published(found)
+        path = found
     beside = path / CONFIG
     if path.suffix == ".json" or (path.is_dir() and beside.is_file() and not any(path.glob("*.safetensors*"))):
         file = path if path.suffix == ".json" else beside
@@ -99,14 +104,41 @@ def find_config(model: Any) -> tuple[ViTConfig, list[str]]:
     return config_of_source(opened)
 
 
-def cached(name: str) -> Path:
-    """The folder of a hub name, if it is in the local cache. Raises InputError, for what may have been another name as well."""
+def cached_or_published(name: str) -> Path | Published:
+    """The folder of a hub name, if it is in the local cache; else the published model of this name.
+
+    Raises InputError, for what may have been another name as well.
+    """
     model, _, revision = name.partition("@")
-    found = in_cache(model, revision or "main") if is_hub_name(name) else None
+    cached = in_cache(model, revision or "main") if is_hub_name(name) else None
+    found = cached or find_published(name)
     if found is None:
-        what = f"{in_words(name)} is no variant, file, folder or cached hub name"
-        raise InputError(f"{what}{nearest_variant(name)} ({known_variants()})")
+        what = f"{in_words(name)} is no variant, file, folder or cached hub name, and no published model"
+        raise InputError(f"{what}{nearest_published(name)} ({known_variants()}; `numpy-vit trace --list` has all names)")
     return found
+
+
+def config_of_published(found: Published) -> tuple[ViTConfig, list[str]]:
+    """The config of a published model. Raises InputError where what it is of is not supported.
+
+    Keys that its config.json leaves to transformers' defaults are not worth a note: it is published so.
+    """
+    if isinstance(found.config, ViTConfig):
+        return found.config, []
+    config, notes = config_of_content(found.name, found.config)
+    return config, [note for note in notes if " does not say " not in note]
+
+
+def listed() -> list[dict[str, Any]]:
+    """Every variant and published model: names, source; and depth, width, heads and patch, None where it is not supported."""
+    found: list[tuple[tuple[str, ...], ViTConfig | None, str]] = [((name,), variant(name), "") for name in variants()]
+    for model in all_published():
+        try:
+            found.append((model.names, config_of_published(model)[0], model.source))
+        except InputError:
+            found.append((model.names, None, model.source))
+    sizes = ("depth", "width", "heads", "patch")
+    return [{"names": list(n), **{key: getattr(c, key, None) for key in sizes}, "source": s} for n, c, s in found]
 
 
 def config_of_content(name: str, content: dict[str, Any]) -> tuple[ViTConfig, list[str]]:

@@ -17,9 +17,10 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from ..config import from_plain, is_number, to_plain
-from ..errors import InputError, check_known, in_words
+from ..errors import InputError, check_kind, check_known, in_words
 from ..positions import RULES
 from .overheard import complaints
+from .sizing import Plan, Sizing
 
 Array = npt.NDArray[Any]
 Picture = str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]  # a file, or a picture (Y, X[, C])
@@ -75,12 +76,14 @@ class Preprocess:
                    "tensorflow_uint8"  not antialiased, cut to 8 bits: big_vision
                    "torch"             antialiased, not rounded: DINOv3 in transformers
                    The "Fast" processors of transformers, which resize 8-bit tensors with torchvision, differ from "pillow"
-                   by one level of 255, here and there.
+                   by a level or two of 255, here and there.
+    sizing         for models that take a picture in its own proportions, or in tiles: the rule that says of what size. It
+                   stands in the place of resize (then "none"), size and crop (None)
     crop_rounding  which of two middles, where an odd number of rows is left over: "down" (transformers: the upper one; of
                    padding, more above) or "even" (torchvision and all that use it: the one with an even number of rows cut
                    off above; of padding, more below)
 
-    Calling it turns a picture or a list of pictures into (B, C, Y, X).
+    Calling it turns a picture or a list of pictures into (B, C, Y, X). With tiles, B counts those of all pictures, in order.
     """
 
     channels: int
@@ -94,8 +97,11 @@ class Preprocess:
 
     arithmetic: str = "pillow"
     crop_rounding: str = "down"
+    sizing: Sizing | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.sizing, Mapping):
+            object.__setattr__(self, "sizing", Sizing.from_dict(self.sizing))
         for name in ("size", "crop", "mean", "std"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -106,6 +112,8 @@ class Preprocess:
         if self.resample not in ARITHMETICS[self.arithmetic]:
             possible = ", ".join(ARITHMETICS[self.arithmetic])
             raise InputError(f"preprocess: resample {self.resample!r} with arithmetic {self.arithmetic!r}: only {possible}")
+        if self.sizing is not None:
+            self._check_sizing()
         wants_pair = self.resize in ("squash", "cover")
         if self.resize != "none" and not (_is_pair(self.size) if wants_pair else _is_side(self.size)):
             what = "(height, width)" if wants_pair else "a number of pixels"
@@ -122,6 +130,13 @@ class Preprocess:
                 if not right or (name == "std" and not all(values)):
                     raise InputError(f"preprocess: {name} is {values!r}: give {self.channels} numbers (std not 0)")
 
+    def _check_sizing(self) -> None:
+        check_kind("preprocess: sizing", self.sizing, Sizing, "a Sizing, or null")
+        if (self.resize, self.size, self.crop) != ("none", None, None):
+            raise InputError('preprocess: sizing says of what size: resize "none", size and crop null go with it')
+        if self.arithmetic != "pillow":
+            raise InputError(f"preprocess: sizing goes with arithmetic 'pillow', not {self.arithmetic!r}")
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocess":
         """From plain data. Raises InputError for a field that is missing, unknown or without meaning."""
@@ -132,8 +147,16 @@ class Preprocess:
         return to_plain(self)
 
     def at_image_size(self, size: tuple[int, int]) -> "Preprocess":
-        """The same policy for pictures of another size (Y, X): the crop, or the squash, becomes that size."""
+        """The same policy for pictures of another size (Y, X): the crop, or the squash, becomes that size.
+
+        Of a policy with a `sizing`, the picture is squashed to just that size, which must be of its multiple, and not cut.
+        """
         Y, X = size
+        if self.sizing is not None:
+            multiple = self.sizing.multiple
+            if Y % multiple or X % multiple:
+                raise InputError(f"image {Y}x{X}: this model takes multiples of {multiple} pixels")
+            return dataclasses.replace(self, resize="squash", size=(Y, X), sizing=None)
         if self.crop is None:
             return dataclasses.replace(self, resize="squash", size=(Y, X))
         if self.resize == "shortest_edge":
@@ -148,21 +171,43 @@ class Preprocess:
     def __call__(self, images: Picture | Iterable[Picture], dtype: npt.DTypeLike = "float32") -> Array:
         """A path, PIL image or uint8 array, or a list of them -> pixels (B, C, Y, X).
 
-        Raises InputError for a picture that cannot be read, or pictures of different sizes with resize "none".
+        Raises InputError for a picture that cannot be read, or pictures that do not become of one size: `each` has them.
         """
+        pixels = self.each(images, dtype)
+        if not pixels:
+            raise InputError("no picture given")
+        shapes = {p.shape[1:] for p in pixels}
+        if len(shapes) > 1 and self.sizing is not None:
+            found = ", ".join(f"{Y}x{X}" for Y, X in sorted(shapes))
+            raise InputError(f"for this model, what was given becomes pictures of different sizes ({found}): one at a time")
+        if len(shapes) > 1:
+            raise InputError("the pictures have different sizes and this model's preprocessing does not resize them")
+        return np.stack(pixels)
+
+    def each(self, images: Picture | Iterable[Picture], dtype: npt.DTypeLike = "float32") -> list[Array]:
+        """A path, PIL image or uint8 array, or a list of them -> (C, Y, X) of each picture for the model, of any sizes."""
         if isinstance(images, str | os.PathLike | Image.Image | np.ndarray):
             images = [images]
         check_pictures(images)
-        pixels = [self.normalize(self.resize_and_crop(image)) for image in images]
-        if not pixels:
-            raise InputError("no picture given")
-        shapes = {p.shape for p in pixels}
-        if len(shapes) > 1:
-            raise InputError("the pictures have different sizes and this model's preprocessing does not resize them")
-        return np.stack(pixels).astype(dtype)
+        return [self.normalize(levels).astype(dtype) for image in images for levels in self.levels(image)]
+
+    def levels(self, image: Picture) -> list[Array]:
+        """One picture -> (Y, X, C), values 0..255, of each that goes through the model: itself, or its tiles and thumbnail."""
+        if self.sizing is None:
+            return [self.resize_and_crop(image)]
+        picture = upright(image, channels=self.channels)
+        return carried_out(self.sizing.plan(picture.height, picture.width), picture, self.resample)
 
     def resize_and_crop(self, image: Picture) -> Array:
-        """One picture -> (Y, X, C), values 0..255: uint8, or floats where `arithmetic` does not round to 8 bits."""
+        """One picture -> (Y, X, C), values 0..255: uint8, or floats where `arithmetic` does not round to 8 bits.
+
+        Raises InputError for a picture that this model sees in several pieces.
+        """
+        if self.sizing is not None:
+            found = self.levels(image)
+            if len(found) > 1:
+                raise InputError(f"for this model, the picture becomes {len(found)} pictures: `levels` has them")
+            return found[0]
         array = self.resized(upright(image, channels=self.channels))
         return array if self.crop is None else center_crop(array, self.crop, self.crop_rounding)
 
@@ -180,6 +225,8 @@ class Preprocess:
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """The size (Y, X) a picture is resized to. Raises InputError for one that would become far too long."""
+        if self.sizing is not None:
+            return self.sizing.plan(height, width).resized
         if self.resize == "none":
             return height, width
         if self.resize == "squash":
@@ -224,6 +271,32 @@ def as_array(picture: Image.Image) -> Array:
     """A picture -> (Y, X, C) uint8."""
     array = np.asarray(picture)
     return array[..., None] if array.ndim == 2 else array
+
+
+def carried_out(plan: Plan, picture: Image.Image, resample: str) -> list[Array]:
+    """A plan's pictures, in order, each (Y, X, C) uint8."""
+
+    def resized(part: Image.Image, size: tuple[int, int]) -> Image.Image:
+        return part.resize((size[1], size[0]), RESAMPLES[resample])
+
+    if plan.boxes:
+        parts = [picture.crop((left, top, right, bottom)) for top, left, bottom, right in plan.boxes]
+        found = [as_array(resized(part, size)) for part, size in zip(parts, plan.of_tiles, strict=True)]
+    else:
+        whole = resized(picture if plan.first_resized is None else resized(picture, plan.first_resized), plan.resized)
+        found = cut_into_tiles(as_array(whole), plan)
+        picture = picture if plan.first_resized is None else whole
+    if plan.thumbnail == "first":
+        return [as_array(resized(picture, plan.pictures[0])), *found]
+    return found if plan.thumbnail is None else [*found, as_array(resized(picture, plan.pictures[-1]))]
+
+
+def cut_into_tiles(array: Array, plan: Plan) -> list[Array]:
+    """array (Y, X, C) -> its tiles (tile Y, tile X, C), row by row; what is missing below and to the right is zeros."""
+    missing = [(0, wanted - got) for wanted, got in zip(plan.canvas, array.shape[:2], strict=True)]
+    (rows, columns), (Y, X) = plan.tiles, plan.tile
+    blocks = np.pad(array, (*missing, (0, 0))).reshape(rows, Y, columns, X, -1)
+    return list(blocks.swapaxes(1, 2).reshape(rows * columns, Y, X, -1))
 
 
 def resize_as_torch(array: Array, size: tuple[int, int], resample: str) -> Array:

@@ -60,12 +60,16 @@ def trace(
                 weights (only its header is read), or a folder of either; a hub name in the local cache; or "digits"
     batch       pictures at once
     dtype       "float32" or "float64"
-    size        (Y, X) of the picture, where it is not the config's: the positions are then resized, as a step of its own
+    size        (Y, X) of the picture, where it is not the config's: the positions are then resized, as a step of its own. A
+                published model that takes any size is traced at the size at which its processor gives it such a picture
     overrides   fields of the config to change: image, patch, width, depth, heads, mlp, classes, channels, ...
 
     Raises InputError for what makes no sense. What a foreign config leaves unsaid comes as a warning.
     """
-    config = config_from(model).overridden(overrides)
+    config = config_from(model)
+    if config.any_size and (size is not None or "image" in overrides):
+        overrides, size = as_seen(model, config, overrides, size)
+    config = config.overridden(overrides)
     whole_number("batch", batch, 1, MAX_SIZE)
     Y, X = config.image if size in (None, config.image) else check_image(size, config.patch)
     dtype, _ = precision(dtype)
@@ -94,6 +98,22 @@ def config_from(model: Any) -> ViTConfig:
     if notes:
         warnings.warn("; ".join(notes), stacklevel=3)
     return config
+
+
+def as_seen(model: Any, config: ViTConfig, overrides: dict[str, Any], size: Any) -> tuple[dict[str, Any], Any]:
+    """`overrides` and `size` with the sizes at which a model of any size sees pictures of theirs; what differs is a warning."""
+    from ..models.image_tokens import size_seen
+
+    def seen(given: Any) -> Any:
+        if not isinstance(given, tuple | list):
+            return given
+        found, notes = size_seen(model, config, (given[0], given[-1]))
+        if notes:
+            warnings.warn(notes[0], stacklevel=4)
+        return found
+
+    image = {"image": seen(overrides["image"])} if "image" in overrides else {}
+    return {**overrides, **image}, None if size is None else seen(size)
 
 
 class _Recorder:

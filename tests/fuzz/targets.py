@@ -18,7 +18,7 @@ from numpy_vit.cli.partial import Partial
 from numpy_vit.convert import convert
 from numpy_vit.convert.sources import read_weights
 from numpy_vit.files.converted import Checkpoint, read_converted, write_converted
-from numpy_vit.files.tensorfile import tensor_of, write
+from numpy_vit.files.tensorfile import read, tensor_of, write
 from numpy_vit.golden.alignment import align, read_mapping
 from numpy_vit.golden.checking import check, model_of, read_budgets
 from numpy_vit.golden.folder import manifest_sha256, manifest_text, read_dump, read_golden, write_golden
@@ -257,7 +257,8 @@ def index(of, rng):
     names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     (place / "model.safetensors").rename(place / names[0])
     write(place / names[1], {"x": tensor_of(np.ones(2))}, {})
-    content = {"metadata": {"total_size": 3}, "weight_map": {"x": names[1], "vit.layernorm.weight": names[0]}}
+    listed = dict.fromkeys(read(place / names[0])[0], names[0])
+    content = {"metadata": {"total_size": 3}, "weight_map": {"x": names[1], **listed}}
     (place / "model.safetensors.index.json").write_bytes(m.json_bytes(rng, m.change_json(rng, content)))
     return lambda: open_checkpoint(place)
 
