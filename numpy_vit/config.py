@@ -81,6 +81,8 @@ class ViTConfig:
     rope_offset          the number of the first row and column
     relative_positions   BEiT: a learned number for every head and distance is added to the scores
     pre_norm             CLIP: a layer norm before the first block
+    relative_axes        MViT, SAM, ViTDet: a learned row for every distance in rows, and in columns; the query times both is
+                         added to the scores
     layer_scale          CaiT, DeiT-3, DINOv2: what attention and MLP give is scaled before it is added
     qk_norm              a norm of query and key, for each head
     inner                H * K, where it is not D; or 0
@@ -135,6 +137,7 @@ class ViTConfig:
     rope_grid: tuple[int, int] | None = None
     rope_offset: int = field(default=0, metadata=MAY_BE_0)
     relative_positions: bool = False
+    relative_axes: bool = False
     pre_norm: bool = False
     layer_scale: bool = False
     qk_norm: bool = False
@@ -219,6 +222,12 @@ class ViTConfig:
             (not self.qk_norm_of_heads and not self.qk_norm, "qk_norm_of_heads says of what qk_norm is"),
             (self.windows is not None and (self.special_tokens or self.relative_positions),
              "windows go with patches alone, and without relative_positions"),
+            (self.relative_axes and (self.special_tokens or self.relative_positions),
+             "relative_axes go with patches alone, and without relative_positions"),
+            (self.windows is not None and self.windows.padded and (self.rope != "none" or self.qk_norm or self.value_norm),
+             "padded windows go without rope, qk_norm and value_norm"),
+            (self.relative_axes and self.windows is not None and not self.windows.padded,
+             "relative_axes go with windows that are padded"),
             (self.positions == "axes" and self.special_tokens, "positions of 'axes' go with patches alone"),
             ((self.positions == "axes") != (self.position_rows > 0), "positions 'axes' and position_rows go together"),
             (self.position_rows and max(self.grid) > self.position_rows, f"{max(self.grid)} patches in a row: there are "
@@ -258,6 +267,11 @@ class ViTConfig:
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of patches."""
         return self.image[0] // self.patch, self.image[1] // self.patch
+
+    def attended_grid(self, block: int) -> tuple[int, int]:
+        """(rows, columns) of the patches that those of a block attend to: all, or those of a window."""
+        windowed = self.windows is not None and block not in self.windows.whole
+        return (self.windows.side,) * 2 if self.windows is not None and windowed else self.grid
 
     @property
     def patches(self) -> int:

@@ -16,10 +16,18 @@ from . import merging, model
 from .config import ViTConfig
 from .ops import ACTIVATIONS, layer_norm, linear, merge_heads, patchify, prepend, rms_norm, softmax, split_heads
 from .parameters import Weights
-from .positions import axis_positions, relative_bias, resize_distances, resize_positions, with_rows_of_zeros
+from .positions import (
+    axis_positions,
+    axis_scores,
+    relative_bias,
+    resize_axis,
+    resize_distances,
+    resize_positions,
+    with_rows_of_zeros,
+)
 from .rotary import rotate, rotation_tables
 from .steps import Array, Step
-from .windows import in_windows
+from .windows import in_windows, standing_in
 
 NORMS: dict[str, Callable[..., Array]] = {"layer": layer_norm, "rms": rms_norm}
 After = Callable[[Array, Step], Array]
@@ -38,7 +46,9 @@ def uses(config: ViTConfig) -> dict[Callable[..., Any], Callable[..., Any]]:
         found[model.encoder_block] = encoder_block
     if not c.scaled_scores:
         found[model.attend] = attend_unscaled
-    if c.qk_norm or c.rope != "none" or c.relative_positions or c.value_norm or c.windows or c.context_norm:
+    if c.qk_norm or c.rope != "none" or c.relative_positions or c.value_norm or c.windows:
+        found[model.multi_head_attention] = multi_head_attention
+    if c.context_norm or c.relative_axes:
         found[model.multi_head_attention] = multi_head_attention
     if c.gated_mlp or c.mlp_norm or c.activation != "gelu":
         found[model.mlp] = mlp
@@ -86,6 +96,8 @@ def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: S
     if new != old and config.relative_positions:
         tables = [resize_distances(block.attention.relative_positions, old, new, rule) for block in blocks]
         blocks = [with_attention(b, relative_positions=table) for b, table in zip(blocks, tables, strict=True)]
+    if config.relative_axes:
+        blocks = [with_axis_tables(block, config.attended_grid(n)) for n, block in enumerate(blocks)]
     if config.rope != "none":
         cos, sin = rotation_tables(w.rope.frequencies, new, config.rope, config.rope_grid, config.rope_offset)
         rotation = Weights(cos=step("rope_cos", cos, "G K"), sin=step("rope_sin", sin, "G K"))
@@ -98,6 +110,14 @@ def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: S
 def with_attention(block: Weights, **changes: Any) -> Weights:
     """The same block with something changed in its attention."""
     return block.having(attention=block.attention.having(**changes))
+
+
+def with_axis_tables(block: Weights, grid: tuple[int, int]) -> Weights:
+    """The same block with tables of distances for so many rows and columns."""
+    a = block.attention
+    return with_attention(
+        block, relative_rows=resize_axis(a.relative_rows, grid[0]), relative_columns=resize_axis(a.relative_columns, grid[1])
+    )
 
 
 # Inside a block
@@ -152,9 +172,35 @@ def multi_head_attention(x: Array, w: Weights, config: ViTConfig, step: Step) ->
         after["value"] = lambda x, step: step("value_norm", rms_norm(x, 1.0, config.eps), "B H N K")
     if config.context_norm:
         after["context"] = normed_context(w, config)
-    if config.windows and w.windowed:
-        step = in_windows(step, config.grid, config.windows.side)
+    windows = config.windows if config.windows and w.windowed else None
+    if config.relative_axes:
+        step = scored_by_axes(step, w, (windows.side,) * 2 if windows else config.grid)
+    if windows:
+        step = in_windows(step, config.grid, windows, [filler(part, config) for part in (w.query, w.key, w.value)])
     return model.multi_head_attention(x, w, config, step.then(after))
+
+
+def scored_by_axes(step: Step, w: Weights, grid: tuple[int, int]) -> Step:
+    """The same contract, in which every score has besides what its query makes of the distance in rows, and in columns."""
+
+    def attend(query: Array, key: Array, value: Array, inner: Step) -> Array:
+        rows = inner("row_scores", axis_scores(query, w.relative_rows, grid, 0), f"B H N {grid[0]}")
+        columns = inner("column_scores", axis_scores(query, w.relative_columns, grid, 1), f"B H N {grid[1]}")
+
+        def biased(scores: Array, step: Step) -> Array:
+            bias = step.part_of(rows)[..., :, None] + step.part_of(columns)[..., None, :]  # (B, H, N, rows, columns)
+            return step("biased_scores", scores + bias.reshape(*scores.shape), "B H N N")
+
+        below = inner.then({"scores": biased}).having(uses=step.uses, ways=step.ways)
+        return below.into("", model.attend, query, key, value)
+
+    return standing_in(step, attend)
+
+
+def filler(w: Weights, config: ViTConfig) -> Array:
+    """The query, key or value of a token of zeros: (H, 1, K)."""
+    bias = w.bias if "bias" in w else np.zeros(config.inner_width, w.weight.dtype)
+    return bias.reshape(config.heads, 1, config.head_dim)
 
 
 def attend_unscaled(query: Array, key: Array, value: Array, step: Step) -> Array:

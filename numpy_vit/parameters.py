@@ -93,7 +93,7 @@ def parameter_dims(config: ViTConfig, depth: int | None = None) -> dict[str, str
     dims.norm("embed.norm", "D", c.pre_norm)
     dims.array("rope.frequencies", str(c.head_dim // (2 if c.rope in LADDERS else 4)), c.rope != "none")
     for n in range(c.depth if depth is None else depth):
-        dims.block(f"blocks.{n}")
+        dims.block(f"blocks.{n}", c.attended_grid(n))
     dims.norm("norm", "D", c.final_norm == "tokens")
     if c.pooling == "map":
         dims.array("map.probe", "1 D")
@@ -138,7 +138,8 @@ class Dims(dict[str, str]):
             self.linear(f"{name}.{part}", "D", "H*K")
         self.linear(f"{name}.output", "H*K", "D")
 
-    def block(self, name: str) -> None:
+    def block(self, name: str, attended: tuple[int, int]) -> None:
+        """What a block has; `attended` are the rows and columns that a patch attends to."""
         c = self.config
         self.norm(f"{name}.norm1", "D")
         self.attention(f"{name}.attention")
@@ -149,6 +150,8 @@ class Dims(dict[str, str]):
         rows, columns = c.grid
         distances = (2 * rows - 1) * (2 * columns - 1) + 3  # numpy_vit.positions.distance_numbers
         self.array(f"{name}.attention.relative_positions", f"{distances} H", c.relative_positions)
+        for axis, size in zip(("rows", "columns"), attended, strict=True):
+            self.array(f"{name}.attention.relative_{axis}", f"{2 * size - 1} K", c.relative_axes)
         self.norm(f"{name}.norm1_after", "D", c.norm_places == "both")
         self.array(f"{name}.layer_scale1", "D", c.layer_scale)
         self.norm(f"{name}.norm2", "D")
@@ -170,7 +173,7 @@ class Dims(dict[str, str]):
                 self.array(f"{name}.{stage}.gate.weight", f"{width} {wanted}")
                 self.array(f"{name}.{stage}.hidden.weight", f"{width} {wanted}")
             elif wanted:
-                self.array(f"{name}.{stage}.weight", f"{width} {wanted}")
+                self.array(f"{name}.{stage}.weight", f"{'9*' if kind == 'conv' else ''}{width} {wanted}")
                 self.array(f"{name}.{stage}.bias", str(wanted), stage not in merger.without_bias)
             width = merged_width(width, kind, wanted, merger.side)
 
@@ -217,7 +220,7 @@ def is_learned(name: str) -> bool:
 def parameter_count(config: ViTConfig | str) -> int:
     """How many learned numbers the model has (86,567,656 for ViT-B/16 with 1,000 classes).
 
-    Counted from one block, so that it costs the same for any depth.
+    Counted from one block, so that it costs the same for any depth, where all blocks are alike.
     """
     config = config_given(config)
 
@@ -225,5 +228,7 @@ def parameter_count(config: ViTConfig | str) -> int:
         shapes = parameter_shapes(config, depth)
         return sum(math.prod(shape) for name, shape in shapes.items() if is_learned(name))
 
+    if config.relative_axes and config.windows:
+        return count(config.depth)
     outside = count(0)
     return outside + config.depth * (count(1) - outside)

@@ -44,6 +44,16 @@ OPTIONS = {
     "RoPE of a ladder": dict(rope="ladder_halves", positions="none"),
     "RoPE of a ladder, neighbours": dict(rope="ladder_pairs", positions="none"),
     "windows": dict(class_token=False, pooling="mean", windows=dict(side=2, whole=(1,))),
+    "padded windows": dict(
+        class_token=False,
+        pooling="none",
+        classes=0,
+        final_norm="none",
+        relative_axes=True,
+        windows=dict(side=2, whole=(1,), padded=True),
+        merger=dict(side=1, stages=("hidden 12", "norm", "conv 7", "norm2"), without_bias=("hidden", "conv")),
+    ),
+    "distances by axis": dict(class_token=False, pooling="mean", relative_axes=True, qkv_bias=False),
     "image tokens": dict(
         class_token=False,
         pooling="none",

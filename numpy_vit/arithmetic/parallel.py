@@ -178,7 +178,7 @@ class TileStep(Step):
         return shape[:3] == self.first and super().fits(shape[3:], rest)
 
     def part_of(self, array: Array) -> Array:
-        return array[self.tile[1:]]
+        return array[self.tile if array.ndim == 4 else self.tile[1:]]
 
 
 def in_tiles(attend: Callable[..., Array], query: Array, key: Array, value: Array, step: Step) -> Array:

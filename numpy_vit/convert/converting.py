@@ -31,6 +31,7 @@ from .pixtral import PIXTRAL
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from .rename_table import class_names, read_map
+from .sam import SAM, SEGMENT_ANYTHING, VITDET
 from .sources import Source, open_source, sha256
 from .table import compare, first_names
 from .timm import DEIT, DEIT3, DINO, DINOV2, MAE, TIMM
@@ -55,6 +56,9 @@ FAMILIES: dict[str, Family] = {
         QWEN3_VL,
         INTERNVL,
         PIXTRAL,
+        SAM,
+        VITDET,
+        SEGMENT_ANYTHING,
         OPENAI_CLIP,
         TORCHVISION,
         AUGREG,
