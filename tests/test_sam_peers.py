@@ -110,8 +110,8 @@ def test_sam_agrees(case, tmp_path):
 
 OWN_NAMES = (
     ("vision_encoder.", "image_encoder."), (".layers.", ".blocks."), ("layer_norm1", "norm1"), ("layer_norm2", "norm2"),
-    ("patch_embed.projection", "patch_embed.proj"), ("neck.conv1", "neck.0"), ("neck.norm1", "neck.1"), ("neck.conv2", "neck.2"),
-    ("neck.norm2", "neck.3"),
+    ("patch_embed.projection", "patch_embed.proj"), ("neck.conv1", "neck.0"), ("neck.norm1", "neck.1"),
+    ("neck.conv2", "neck.2"), ("neck.norm2", "neck.3"),
 )  # fmt: skip
 
 

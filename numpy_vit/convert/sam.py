@@ -91,8 +91,8 @@ EPS = 1e-6  # of the neck's norms
 def says_sam(reading: OpenCheckpoint) -> dict[str, Any]:
     """What config.json of SAM says."""
     fields, section = sizes(reading, "SAM", SIZES, (
-        "mlp_dim", "mlp_ratio", "output_channels", "window_size", "global_attn_indexes", "qkv_bias", "use_abs_pos", "use_rel_pos",
-        "num_pos_feats", "projection_dim", "scale",
+        "mlp_dim", "mlp_ratio", "output_channels", "window_size", "global_attn_indexes", "qkv_bias", "use_abs_pos",
+        "use_rel_pos", "num_pos_feats", "projection_dim", "scale",
     ))  # fmt: skip
     number(section, "image_size", 1024)  # upstream divides it by the patch size: a square
     depth = fields["depth"]
@@ -120,7 +120,7 @@ def says_vitdet(reading: OpenCheckpoint) -> dict[str, Any]:
     trained, depth = section.get("pretrain_image_size", 224), fields["depth"]
     moved = learned and grid_of(trained, fields) != grid_of(image, fields)
     if moved:
-        reading.notes.append(f"positions were learned for {trained} pixels: they are resized for the {image} of image_size, alone")
+        reading.notes.append(f"positions were learned for {trained} pixels: they are resized for image_size, {image}, alone")
     windowed = block_list(section, "window_block_indices", ())
     return {
         **fields,
@@ -139,8 +139,9 @@ def says_own(reading: OpenCheckpoint) -> dict[str, Any]:
     patch, positions = seen.get("patch"), shapes.get("pos_embed", ())
     tables = [tuple(shapes.get(f"blocks.{n}.attn.rel_pos_{axis}", ()) for axis in "hw") for n in range(seen["depth"])]
     if len(positions) != 4 or not patch or not all(len(table) == 2 and table[1] for pair in tables for table in pair):
-        raise InputError("pos_embed (1, rows, columns, D) or the tables rel_pos_h and rel_pos_w of some blocks are missing or of "
-                         "another shape")  # fmt: skip
+        raise InputError(
+            "pos_embed (1, rows, columns, D), or some block's rel_pos_h or rel_pos_w, is missing or of another shape"
+        )
     grid = positions[1:3]
     attended = [((rows[0] + 1) // 2, (columns[0] + 1) // 2) for rows, columns in tables]
     whole = [n for n, area in enumerate(attended) if area == grid]

@@ -242,7 +242,7 @@ def unbiased(run: Variation) -> Variation:
 def swapped(one: str, other: str) -> OnWeight:
     def change(name: str, get: Get, config: ViTConfig) -> Array | None:
         for a, b in ((one, other), (other, one)):
-            if f".{a}." in name:
+            if name.startswith("blocks.") and f".{a}." in name:
                 return get(name.replace(f".{a}.", f".{b}."))
         return None
 
@@ -436,6 +436,10 @@ def bias_transposed(scores: Array, run: Run) -> Array:
     return run["attention.scores"] + run["attention.relative_bias"].swapaxes(-1, -2)
 
 
+def backwards(name: str, get: Get, config: ViTConfig) -> Array | None:
+    return get(name)[::-1] if name.endswith((".relative_rows", ".relative_columns")) else None
+
+
 def option_mistakes(c: ViTConfig) -> tuple[Row, ...]:
     """What later families have; whether the model has it is seen from its steps and weights (`applies`)."""
     parts, scales = ("query", "key"), ("layer_scale1", "layer_scale2")
@@ -457,7 +461,9 @@ def option_mistakes(c: ViTConfig) -> tuple[Row, ...]:
         (True, "relative-positions-missing", "no relative positions are added to the scores",
          step("attention.biased_scores", earlier("attention.scores"))),
         (True, "relative-positions-transposed", "relative positions are from key to query, not query to key",
-         step("attention.biased_scores", bias_transposed)),
+         weight(backwards) if c.relative_axes else step("attention.biased_scores", bias_transposed)),
+        (True, "context-norm-missing", "the norm of what the heads give is missing",
+         step("attention.context_norm", lambda normed, run: merge_heads(run["attention.context"]))),
         (True, "gate-swapped", "the MLP's gate and hidden layer are swapped", weight(swapped("mlp.gate", "mlp.hidden"))),
         (True, "mlp-norm-missing", "the norm inside the MLP is missing", step("mlp.norm", earlier(inside))),
         (True, "pooled-norm-missing", "the norm after pooling is missing", step("pooled_norm", earlier("pool"))),
@@ -590,7 +596,7 @@ def norm_mistakes(c: ViTConfig) -> list[Row]:
 def attention_mistakes(c: ViTConfig) -> list[Row]:
     """Query, key and value mixed up, heads split or merged otherwise, scores scaled or normed otherwise."""
     K, heads = c.head_dim, c.heads > 1
-    used = "attention.biased_scores" if c.relative_positions else "attention.scores"
+    used = "attention.biased_scores" if c.relative_positions or c.relative_axes else "attention.scores"
     scores, probs = functools.partial(step, "attention.scores"), functools.partial(step, "attention.probs")
     return [
         *((True, f"qkv-order-{''.join(part[0] for part in order)}",
