@@ -84,7 +84,9 @@ def test_sam_agrees(case, tmp_path):
 
     model = sam(case)
     up.saved(model, tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "SamImageProcessor"}))
     assert convert(tmp_path).source["family"] == "sam"
+    assert any("SamImageProcessor prepares" in note for note in convert(tmp_path).notes)
     ours = numpy_vit.load(tmp_path, dtype="float64")
     pixels = crooked_pixels(ours.config.image)
     hidden, image_tokens = run_sam(model.vision_encoder, pixels)

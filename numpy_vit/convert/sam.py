@@ -234,6 +234,7 @@ SAM = Family(
     prefixes=("vision_encoder.",),
     fixed={**COMMON, "position_rule": "none"},
     says=says_sam,
+    unprepared="Sam",
     prepare=row_by_row,
     hugging_face=True,
 )
