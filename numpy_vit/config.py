@@ -35,7 +35,7 @@ POSITION_RULES = (
     "none",  # at no other size
 )
 ROPES = ("none", "centred_halves", "index_pairs", "index_halves", "column_pairs", "ladder_halves", "alternating_pairs",
-         "ladder_pairs", "axis_halves")  # fmt: skip
+         "alternating_halves", "ladder_pairs", "axis_halves")  # fmt: skip
 LADDERS = ("ladder_halves", "ladder_pairs")  # with K/2 frequencies, others with K/4
 GROUPS = {"windows": Windows, "merger": Merger, "deepstack": Deepstack}
 LINEARS = ("embed.projection", "attention.key", "attention.output", "mlp.gate", "mlp.hidden", "mlp.output", "head")
@@ -62,7 +62,8 @@ class ViTConfig:
     eps             added to the variance in every layer norm
     activation      "gelu" (exact, erf), "gelu_tanh", "quick_gelu", "relu", "silu"
     pooling         what the head sees: "class" (the class token), "mean" (of the patch tokens), "class_and_mean" (one after
-                    the other), "map" (a learned query attends to all tokens), "none" (a language model sees all tokens)
+                    the other), "map" (a learned query attends to all tokens; then an MLP), "query" (AIMv2: the same without
+                    an MLP, and the query is not projected), "none" (a language model sees all tokens)
     position_rule   how position embeddings are resized for another image size (numpy_vit.positions); "none": not
     qkv_bias        whether query, key and value have a bias
 
@@ -74,11 +75,12 @@ class ViTConfig:
     distillation_head    DeiT: and with a head of its own; the logits are the mean of both
     registers            DINOv2: so many more tokens, after these, without positions
     positions            learned positions of "all" tokens (but registers), of the "patches" alone, of their rows and columns
-                         (the "axes": Gemma 4), or "none"
+                         (the "axes": Gemma 4), "none"; or "sincos", sines and cosines of column and row (AIMv2)
     rope                 rotary positions: "none", "centred_halves" (DINOv3), "index_pairs" (EVA-02), "index_halves" (Qwen2-VL)
                          and others; see numpy_vit.rotary
     rope_grid            (rows, columns) that patches are counted in, whatever the image; or None
     rope_offset          the number of the first row and column
+    rope_class_angle     MLCD: the class token is rotated too, by learned angles
     relative_positions   BEiT: a learned number for every head and distance is added to the scores
     pre_norm             CLIP: a layer norm before the first block
     relative_axes        MViT, SAM, ViTDet: a learned row for every distance in rows, and in columns; the query times both is
@@ -99,6 +101,7 @@ class ViTConfig:
     And what the encoders of multimodal models add (docs/multimodal.md).
 
     any_size             pictures come at their own size, and positions are made for it; `image` is one of many
+    position_grid        (rows, columns) of the patches that learned positions are for, where not those of `image`; or None
     position_rows        how many rows, and columns, have a position, where positions are those of the "axes"
     norm                 "layer", or "rms": RMS norm wherever the encoder has one
     norm_places          "before" attention and MLP, "after" them, or "both"; always before the sum
@@ -106,6 +109,7 @@ class ViTConfig:
     qk_norm_of_heads     qk_norm is of each head by itself; or of all H * K numbers of a token
     value_norm           Gemma 4: an RMS norm of the values, without a scale
     scaled_scores        scores are divided by sqrt(K)
+    clipped_linears      Gemma 4: what goes into a block's linear layer and comes out of it is kept within learned bounds
     windows              blocks in which patches attend to their neighbours alone (numpy_vit.groups.Windows), or None
     merger               what is made of the tokens for the language model (Merger), or None
     deepstack            and of inner blocks' tokens (Deepstack), or None
@@ -124,7 +128,7 @@ class ViTConfig:
     pooler: int = field(metadata=MAY_BE_0)
     eps: float
     activation: str = field(metadata={"known": ACTIVATIONS})
-    pooling: str = field(metadata={"known": ("class", "mean", "class_and_mean", "map", "none")})
+    pooling: str = field(metadata={"known": ("class", "mean", "class_and_mean", "map", "query", "none")})
     position_rule: str = field(metadata={"known": POSITION_RULES})
     qkv_bias: bool
 
@@ -132,10 +136,11 @@ class ViTConfig:
     distillation_token: bool = False
     distillation_head: bool = False
     registers: int = field(default=0, metadata=MAY_BE_0)
-    positions: str = field(default="all", metadata={"known": ("all", "patches", "axes", "none")})
+    positions: str = field(default="all", metadata={"known": ("all", "patches", "axes", "sincos", "none")})
     rope: str = field(default="none", metadata={"known": ROPES})
     rope_grid: tuple[int, int] | None = None
     rope_offset: int = field(default=0, metadata=MAY_BE_0)
+    rope_class_angle: bool = False
     relative_positions: bool = False
     relative_axes: bool = False
     pre_norm: bool = False
@@ -153,6 +158,7 @@ class ViTConfig:
     without_bias: tuple[str, ...] = ()
 
     any_size: bool = False
+    position_grid: tuple[int, int] | None = None
     position_rows: int = field(default=0, metadata=MAY_BE_0)
     norm: str = field(default="layer", metadata={"known": ("layer", "rms")})
     norm_places: str = field(default="before", metadata={"known": ("before", "after", "both")})
@@ -160,6 +166,7 @@ class ViTConfig:
     qk_norm_of_heads: bool = True
     value_norm: bool = False
     scaled_scores: bool = True
+    clipped_linears: bool = False
     windows: Windows | None = None
     merger: Merger | None = None
     deepstack: Deepstack | None = None
@@ -201,6 +208,8 @@ class ViTConfig:
             object.__setattr__(self, "positions", "all")
         if self.rope_grid is not None:
             object.__setattr__(self, "rope_grid", check_image(self.rope_grid, 1))
+        if self.position_grid is not None:
+            object.__setattr__(self, "position_grid", check_image(self.position_grid, 1))
         for wrong, why in (
             (self.pooling.startswith("class") and not self.class_token, f"pooling {self.pooling!r} needs a class token"),
             (self.distillation_token and not self.class_token, "a distillation token needs a class token beside it"),
@@ -224,16 +233,25 @@ class ViTConfig:
              "windows go with patches alone, and without relative_positions"),
             (self.relative_axes and (self.special_tokens or self.relative_positions),
              "relative_axes go with patches alone, and without relative_positions"),
-            (self.windows is not None and self.windows.padded and (self.rope != "none" or self.qk_norm or self.value_norm),
-             "padded windows go without rope, qk_norm and value_norm"),
+            (self.windows is not None and self.windows.padded
+             and (self.rope != "none" or self.qk_norm or self.value_norm or self.clipped_linears),
+             "padded windows go without rope, qk_norm, value_norm and clipped_linears"),
             (self.relative_axes and self.windows is not None and not self.windows.padded,
              "relative_axes go with windows that are padded"),
-            (self.positions == "axes" and self.special_tokens, "positions of 'axes' go with patches alone"),
+            (self.position_grid is not None and (self.positions not in ("all", "patches") or self.relative_positions),
+             "position_grid says for which patches there are learned positions, which are not there"),
+            (self.positions in ("axes", "sincos") and self.special_tokens,
+             f"positions of {self.positions!r} go with patches alone"),
+            (self.positions == "sincos" and self.width % 4, "positions of 'sincos' need a width of 4, 8, ..."),
+            (self.rope_class_angle and (self.rope in ("none", "axis_halves") or self.special_tokens != 1),
+             f"rope_class_angle goes with a class token and no other, and not with rope {self.rope!r}"),
             ((self.positions == "axes") != (self.position_rows > 0), "positions 'axes' and position_rows go together"),
             (self.position_rows and max(self.grid) > self.position_rows, f"{max(self.grid)} patches in a row: there are "
              f"positions for {self.position_rows}"),
             (self.merger is not None and any(n % self.merger.side for n in self.grid),
              f"merger: the {self.grid[0]} x {self.grid[1]} patches cannot be merged by {self.merger and self.merger.side}"),
+            (self.deepstack is not None and (self.merger is None or self.merger.side != self.deepstack.merger.side),
+             "deepstack goes with a merger of as many patches"),
             (self.deepstack is not None and self.deepstack.blocks[-1:] >= (self.depth,),
              f"deepstack names a block that is not among the {self.depth}"),
             (self.relative_positions and (self.registers or self.distillation_token or not self.class_token),
@@ -274,6 +292,11 @@ class ViTConfig:
         return (self.windows.side,) * 2 if self.windows is not None and windowed else self.grid
 
     @property
+    def learned_grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patches that learned positions are for."""
+        return self.position_grid or self.grid
+
+    @property
     def patches(self) -> int:
         """G: how many patches."""
         return self.grid[0] * self.grid[1]
@@ -292,7 +315,8 @@ class ViTConfig:
     def positioned_tokens(self) -> int:
         """How many tokens have a learned position."""
         special = self.class_token + self.distillation_token
-        return {"all": special + self.patches, "patches": self.patches}.get(self.positions, 0)
+        rows, columns = self.learned_grid
+        return {"all": special + rows * columns, "patches": rows * columns}.get(self.positions, 0)
 
     @property
     def multiple(self) -> int:
@@ -335,7 +359,7 @@ class ViTConfig:
             "O": self.classes,
             "R": self.pooler,
             "E": self.projection,
-            "T": self.image_tokens,
+            **({"T": self.image_tokens} if self.merger else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from .positions import (
     resize_axis,
     resize_distances,
     resize_positions,
+    sincos_positions,
     with_rows_of_zeros,
 )
-from .rotary import rotate, rotation_tables
+from .rotary import class_rotation, rotate, rotation_tables
 from .steps import Array, Step
 from .windows import in_windows, standing_in
 
@@ -46,11 +47,11 @@ def uses(config: ViTConfig) -> dict[Callable[..., Any], Callable[..., Any]]:
         found[model.encoder_block] = encoder_block
     if not c.scaled_scores:
         found[model.attend] = attend_unscaled
-    if c.qk_norm or c.rope != "none" or c.relative_positions or c.value_norm or c.windows:
+    if c.qk_norm or c.rope != "none" or c.relative_positions or c.value_norm or c.windows or c.clipped_linears:
         found[model.multi_head_attention] = multi_head_attention
     if c.context_norm or c.relative_axes:
         found[model.multi_head_attention] = multi_head_attention
-    if c.gated_mlp or c.mlp_norm or c.activation != "gelu":
+    if c.gated_mlp or c.mlp_norm or c.activation != "gelu" or c.clipped_linears:
         found[model.mlp] = mlp
     tail = (c.pooling, c.final_norm, c.pooler, c.projection, c.distillation_head)
     if tail != ("class", "tokens", 0, 0, False) or not c.classes or c.norm != "layer":
@@ -80,7 +81,7 @@ def embedding_output(config: ViTConfig) -> str:
 
 def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: Step) -> tuple[Weights, ViTConfig]:
     """The model for pictures of (Y, X) pixels: what depends on the patches' places, resized or made for their grid."""
-    old, new = config.grid, (image[0] // config.patch, image[1] // config.patch)
+    old, new = config.learned_grid, (image[0] // config.patch, image[1] // config.patch)
     embed, blocks, rule = w.embed, w.blocks, config.position_rule
     step = step.under("embed")
     config = config.for_image(image)
@@ -93,6 +94,8 @@ def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: S
     if config.positions == "axes":
         positions = axis_positions(embed.row_positions[: new[0]], embed.column_positions[: new[1]])
         embed = embed.having(positions=step("axis_positions", positions, "N D"))
+    if config.positions == "sincos":
+        embed = embed.having(positions=step("sincos_positions", sincos_positions(embed.frequencies, new), "N D"))
     if new != old and config.relative_positions:
         tables = [resize_distances(block.attention.relative_positions, old, new, rule) for block in blocks]
         blocks = [with_attention(b, relative_positions=table) for b, table in zip(blocks, tables, strict=True)]
@@ -100,7 +103,12 @@ def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: S
         blocks = [with_axis_tables(block, config.attended_grid(n)) for n, block in enumerate(blocks)]
     if config.rope != "none":
         cos, sin = rotation_tables(w.rope.frequencies, new, config.rope, config.rope_grid, config.rope_offset)
-        rotation = Weights(cos=step("rope_cos", cos, "G K"), sin=step("rope_sin", sin, "G K"))
+        cos, sin = step("rope_cos", cos, "G K"), step("rope_sin", sin, "G K")
+        if config.rope_class_angle:
+            first_cos, first_sin = class_rotation(w.rope.class_angles, config.rope)
+            cos = np.concatenate([step("rope_class_cos", first_cos, "1 K"), cos])
+            sin = np.concatenate([step("rope_class_sin", first_sin, "1 K"), sin])
+        rotation = Weights(cos=cos, sin=sin)
         blocks = [with_attention(block, rotation=rotation) for block in blocks]
     if config.windows is not None:
         blocks = [with_attention(b, windowed=n not in config.windows.whole) for n, b in enumerate(blocks)]
@@ -177,7 +185,26 @@ def multi_head_attention(x: Array, w: Weights, config: ViTConfig, step: Step) ->
         step = scored_by_axes(step, w, (windows.side,) * 2 if windows else config.grid)
     if windows:
         step = in_windows(step, config.grid, windows, [filler(part, config) for part in (w.query, w.key, w.value)])
-    return model.multi_head_attention(x, w, config, step.then(after))
+    attention = attention_within_bounds if config.clipped_linears else model.multi_head_attention
+    return attention(x, w, config, step.then(after))
+
+
+def attention_within_bounds(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """The paper's attention, of such linear layers as Gemma 4 has. (B, N, D) -> (B, N, D)."""
+    query = step("query", split_heads(linear_within_bounds(x, w.query), config.heads), "B H N K")
+    key = step("key", split_heads(linear_within_bounds(x, w.key), config.heads), "B H N K")
+    value = step("value", split_heads(linear_within_bounds(x, w.value), config.heads), "B H N K")
+    context = step("context", step.into("", model.attend, query, key, value), "B H N K")
+    return step("output", linear_within_bounds(merge_heads(context), w.output), "B N D")
+
+
+def linear_within_bounds(x: Array, w: Weights) -> Array:
+    """A linear layer; where it has bounds, what goes in and comes out is kept within them. (..., in) -> (..., out)."""
+    if "bounds" not in w:
+        return linear(x, *w)
+    *learned, bounds = w
+    x = np.minimum(np.maximum(x, bounds[0:1]), bounds[1:2])
+    return np.minimum(np.maximum(linear(x, *learned), bounds[2:3]), bounds[3:4])
 
 
 def scored_by_axes(step: Step, w: Weights, grid: tuple[int, int]) -> Step:
@@ -242,16 +269,16 @@ def activation_name(config: ViTConfig) -> str:
 def mlp(x: Array, w: Weights, config: ViTConfig, step: Step, tokens: str = "N") -> Array:
     """Another activation; a gate for each hidden number (GLU, arXiv 2002.05202); a norm of them (EVA-02). -> (B, N, D)."""
     activate, name, dims = ACTIVATIONS[config.activation], activation_name(config), f"B {tokens} M"
-    hidden = step("hidden", linear(x, *w.hidden), dims)
+    hidden = step("hidden", linear_within_bounds(x, w.hidden), dims)
     if "gate" in w:
-        gate = step("gate", linear(x, *w.gate), dims)
+        gate = step("gate", linear_within_bounds(x, w.gate), dims)
         gate = step(name, activate(gate), dims)
         hidden = step("gated", gate * hidden, dims)
     else:
         hidden = step(name, activate(hidden), dims)
     if "norm" in w:
         hidden = norm("norm", w, config, dims)(hidden, step)
-    return step("output", linear(hidden, *w.output), f"B {tokens} D")
+    return step("output", linear_within_bounds(hidden, w.output), f"B {tokens} D")
 
 
 # After the blocks
@@ -300,17 +327,29 @@ def pool_class_and_mean(x: Array, w: Weights, config: ViTConfig, step: Step) -> 
 def pool_by_attention(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
     """MAP (Set Transformer, arXiv 1810.00825; SigLIP): a learned query attends to all tokens; then an MLP. -> (B, D)."""
     path, a = step.under("map").having(sizes={**step.sizes, **config.map_sizes}, fitting=set()), w.map.attention
-    H, K = config.map_sizes["H"], config.map_sizes["K"]
     probe = np.broadcast_to(w.map.probe, (len(x), *w.map.probe.shape))  # (B, 1, D)
-    query = path("query", split_heads(linear(probe, *a.query), H), "B H 1 K")
-    key = path("key", split_heads(linear(x, *a.key), H), "B H N K")
-    value = path("value", split_heads(linear(x, *a.value), H), "B H N K")
-    scores = path("scores", query @ key.swapaxes(-1, -2) * K**-0.5, "B H 1 N")
-    probs = path("probs", softmax(scores), "B H 1 N")
-    context = path("context", probs @ value, "B H 1 K")
-    attended = path("output", linear(merge_heads(context), *a.output), "B 1 D")
+    query = path("query", split_heads(linear(probe, *a.query), config.map_sizes["H"]), "B H 1 K")
+    attended = gathered(query, x, a, config, path)
     normed = norm("norm", w.map, config, "B 1 D")(attended, path)
     return step("pool", (attended + path.into("mlp", pooling_mlp, normed, w.map.mlp, config))[:, 0], "B D")
+
+
+def pool_by_query(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
+    """AIMv2 (arXiv 2411.14402): a learned token is the query, as it is; what it gathers is projected. -> (B, D)."""
+    path = step.under("map").having(sizes={**step.sizes, **config.map_sizes}, fitting=set())
+    probe = np.broadcast_to(w.map.probe, (len(x), *w.map.probe.shape))
+    query = path("query", split_heads(probe, config.map_sizes["H"]), "B H 1 K")
+    return step("pool", gathered(query, x, w.map.attention, config, path)[:, 0], "B D")
+
+
+def gathered(query: Array, x: Array, a: Weights, config: ViTConfig, path: Step) -> Array:
+    """What one query gathers from all tokens. (B, H, 1, K), (B, N, D) -> (B, 1, D)."""
+    key = path("key", split_heads(linear(x, *a.key), config.map_sizes["H"]), "B H N K")
+    value = path("value", split_heads(linear(x, *a.value), config.map_sizes["H"]), "B H N K")
+    scores = path("scores", query @ key.swapaxes(-1, -2) * config.map_sizes["K"] ** -0.5, "B H 1 N")
+    probs = path("probs", softmax(scores), "B H 1 N")
+    context = path("context", probs @ value, "B H 1 K")
+    return path("output", linear(merge_heads(context), *a.output), "B 1 D")
 
 
 def pooling_mlp(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
@@ -318,4 +357,10 @@ def pooling_mlp(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
     return mlp(x, w, config, step, "1")
 
 
-POOLINGS = {"class": pool_class, "mean": pool_mean, "class_and_mean": pool_class_and_mean, "map": pool_by_attention}
+POOLINGS = {
+    "class": pool_class,
+    "mean": pool_mean,
+    "class_and_mean": pool_class_and_mean,
+    "map": pool_by_attention,
+    "query": pool_by_query,
+}

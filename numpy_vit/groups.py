@@ -13,7 +13,7 @@ from .fields import from_plain, is_number, whole_number
 
 MAX_SIDE = 10_000
 JOINS = ("concat", "unfold", "mean")
-SIMPLE = ("norm", "gelu", "gelu_tanh", "silu", "scale", *JOINS)
+SIMPLE = ("norm", "gelu", "gelu_tanh", "silu", "softmax", "scale", "standardize", *JOINS)
 WIDE = ("hidden", "output", "gated", "conv")
 BIASED = ("hidden", "output", "conv")
 
@@ -52,7 +52,9 @@ class Merger:
               "gated 512"                two of them, one the gate of the other through SiLU
               "conv 256"                 a convolution of 3 x 3 neighbouring tokens, of zeros beyond the border; before a join
               "gelu", "gelu_tanh", "silu"
+              "softmax"                  over the numbers of a token (Ovis 2: how much of each word of a visual vocabulary)
               "scale"                    times the square root of the number of numbers
+              "standardize"              shifted and scaled by learned numbers
     norm      "layer", "rms", or "unit": RMS without a learned scale
     eps       of these norms
     without_bias   linear layers that have none

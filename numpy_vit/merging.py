@@ -12,7 +12,7 @@ import numpy as np
 from . import model
 from .config import ViTConfig
 from .groups import Merger
-from .ops import ACTIVATIONS, layer_norm, linear, merge_patches, neighbourhoods, rms_norm
+from .ops import ACTIVATIONS, layer_norm, linear, merge_patches, neighbourhoods, rms_norm, softmax
 from .parameters import Weights, merged_width
 from .steps import Array, Step
 
@@ -32,7 +32,8 @@ def forward(pixels: Array, w: Weights, config: ViTConfig, step: Step) -> dict[st
     blocks = config.deepstack.blocks if config.deepstack else ()
     outputs = model.forward(pixels, w, config, step.then({f"blocks.{block}": kept(n) for n, block in enumerate(blocks)}))
     if config.merger:
-        outputs["image_tokens"] = step.into("merger", merge, outputs["last_hidden_state"], w.merger, config.merger, config)
+        learned = getattr(w, "merger", Weights())  # a mean has none
+        outputs["image_tokens"] = step.into("merger", merge, outputs["last_hidden_state"], learned, config.merger, config)
     if inner:
         outputs["deepstack"] = np.concatenate([x[:, None] for x in inner], axis=1)
     return outputs
@@ -52,8 +53,12 @@ def merge(x: Array, w: Weights, merger: Merger, config: ViTConfig, step: Step) -
             x = merge_patches(x, config.grid, merger.side, kind)
         elif kind in ACTIVATIONS:
             x = ACTIVATIONS[kind](x)
+        elif kind == "softmax":
+            x = softmax(x)
         elif kind == "scale":
             x = x * math.sqrt(x.shape[-1])
+        elif kind == "standardize":
+            x = (x - getattr(w, name).shift) * getattr(w, name).scale
         elif kind == "gated":  # GLU, arXiv 2002.05202
             gate = step(f"{name}_gate", linear(x, *getattr(w, name).gate), dims)
             gate = step(f"{name}_silu", ACTIVATIONS["silu"](gate), dims)

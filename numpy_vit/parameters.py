@@ -4,7 +4,7 @@ Linear weights are (in, out), so that code reads `x @ W + b` as in the paper.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .config import LADDERS, ViTConfig, config_given
@@ -86,18 +86,21 @@ def parameter_dims(config: ViTConfig, depth: int | None = None) -> dict[str, str
     dims.array("embed.distillation_token", "D", c.distillation_token)
     dims.array("embed.registers", f"{c.registers} D", c.registers)
     dims.norm("embed.patch_norm", "D", c.patch_norm)
-    positions = "N D" if c.positioned_tokens == c.tokens else f"{c.positioned_tokens} D"
+    positions = "N D" if c.positioned_tokens == c.tokens and not c.position_grid else f"{c.positioned_tokens} D"
     dims.array("embed.positions", positions, c.positions in ("all", "patches"))
     dims.array("embed.row_positions", f"{c.position_rows} D", c.positions == "axes")
     dims.array("embed.column_positions", f"{c.position_rows} D", c.positions == "axes")
+    dims.array("embed.frequencies", str(c.width // 4), c.positions == "sincos")
     dims.norm("embed.norm", "D", c.pre_norm)
     dims.array("rope.frequencies", str(c.head_dim // (2 if c.rope in LADDERS else 4)), c.rope != "none")
+    dims.array("rope.class_angles", str(c.head_dim // 2), c.rope_class_angle)
     for n in range(c.depth if depth is None else depth):
         dims.block(f"blocks.{n}", c.attended_grid(n))
     dims.norm("norm", "D", c.final_norm == "tokens")
-    if c.pooling == "map":
+    if c.pooling in ("map", "query"):
         dims.array("map.probe", "1 D")
-        dims.attention("map.attention")
+        dims.attention("map.attention", dims.linear, query=c.pooling == "map")
+    if c.pooling == "map":
         dims.norm("map.norm", "D")
         hidden = str(c.map_mlp or "M")
         dims.linear("map.mlp.hidden", "D", hidden)
@@ -129,20 +132,25 @@ class Dims(dict[str, str]):
         self.array(f"{name}.weight", f"{inputs} {outputs}", there)
         self.array(f"{name}.bias", outputs, there and has_bias(self.config, name))
 
+    def inner_linear(self, name: str, inputs: str, outputs: str, there: object = True) -> None:
+        """One of a block's, which may have bounds: the least and largest numbers that go in, and those that come out."""
+        self.linear(name, inputs, outputs, there)
+        self.array(f"{name}.bounds", "4", there and self.config.clipped_linears)
+
     def norm(self, name: str, width: str, there: object = True) -> None:
         self.array(f"{name}.weight", width, there)
         self.array(f"{name}.bias", width, there and self.config.norm == "layer")
 
-    def attention(self, name: str) -> None:
-        for part in ("query", "key", "value"):
-            self.linear(f"{name}.{part}", "D", "H*K")
-        self.linear(f"{name}.output", "H*K", "D")
+    def attention(self, name: str, linear: Callable[..., None], query: bool = True) -> None:
+        for part in ("query", "key", "value") if query else ("key", "value"):
+            linear(f"{name}.{part}", "D", "H*K")
+        linear(f"{name}.output", "H*K", "D")
 
     def block(self, name: str, attended: tuple[int, int]) -> None:
         """What a block has; `attended` are the rows and columns that a patch attends to."""
         c = self.config
         self.norm(f"{name}.norm1", "D")
-        self.attention(f"{name}.attention")
+        self.attention(f"{name}.attention", self.inner_linear)
         normed = "K" if c.qk_norm_of_heads else "H*K"
         self.norm(f"{name}.attention.query_norm", normed, c.qk_norm)
         self.norm(f"{name}.attention.key_norm", normed, c.qk_norm)
@@ -155,10 +163,10 @@ class Dims(dict[str, str]):
         self.norm(f"{name}.norm1_after", "D", c.norm_places == "both")
         self.array(f"{name}.layer_scale1", "D", c.layer_scale)
         self.norm(f"{name}.norm2", "D")
-        self.linear(f"{name}.mlp.gate", "D", "M", c.gated_mlp)
-        self.linear(f"{name}.mlp.hidden", "D", "M")
+        self.inner_linear(f"{name}.mlp.gate", "D", "M", c.gated_mlp)
+        self.inner_linear(f"{name}.mlp.hidden", "D", "M")
         self.norm(f"{name}.mlp.norm", "M", c.mlp_norm)
-        self.linear(f"{name}.mlp.output", "M", "D")
+        self.inner_linear(f"{name}.mlp.output", "M", "D")
         self.norm(f"{name}.norm2_after", "D", c.norm_places == "both")
         self.array(f"{name}.layer_scale2", "D", c.layer_scale)
 
@@ -169,6 +177,9 @@ class Dims(dict[str, str]):
             if kind == "norm" and merger.norm != "unit":
                 self.array(f"{name}.{stage}.weight", width)
                 self.array(f"{name}.{stage}.bias", width, merger.norm == "layer")
+            elif kind == "standardize":
+                self.array(f"{name}.{stage}.shift", width)
+                self.array(f"{name}.{stage}.scale", width)
             elif kind == "gated":
                 self.array(f"{name}.{stage}.gate.weight", f"{width} {wanted}")
                 self.array(f"{name}.{stage}.hidden.weight", f"{width} {wanted}")
@@ -185,8 +196,8 @@ def merged_width(width: str, kind: str, wanted: int, side: int) -> str:
 
 def has_bias(config: ViTConfig, name: str) -> bool:
     """Whether the linear layer of this name has a bias."""
-    if name.startswith("map."):  # the families without biases have no attention pool
-        return True
+    if name.startswith("map."):
+        return config.pooling == "map" or config.qkv_bias or name == "map.attention.output"
     _, kind = place(name)
     if kind in ("attention.query", "attention.key", "attention.value") and not config.qkv_bias:
         return False
@@ -213,8 +224,8 @@ def check_parameters(shapes: Mapping[str, tuple[int, ...]], config: ViTConfig) -
 
 
 def is_learned(name: str) -> bool:
-    """Whether a tensor of this name is learned: the frequencies of rotary positions are computed, and stored all the same."""
-    return name != "rope.frequencies"
+    """Whether a tensor of this name is learned: the frequencies of positions are computed, and stored all the same."""
+    return name not in ("rope.frequencies", "embed.frequencies")
 
 
 def parameter_count(config: ViTConfig | str) -> int:

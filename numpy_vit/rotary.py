@@ -12,12 +12,14 @@ and which with the column, and what a patch's place is.
     index_halves        Qwen2-VL: i and i + K/2; row, then column; counted
     column_pairs        Llama 4, Perception Encoder: neighbours; column, then row; counted
     alternating_pairs   MoonViT: neighbours; column and row in turn; counted
+    alternating_halves  the same as transformers has it in memory: i and i + K/2
     ladder_halves       Pixtral: i and i + K/2; row, then column; counted. The rows turn with every other frequency, the columns
                         with those between
     ladder_pairs        the same in Mistral's own files: neighbours
     axis_halves         Gemma 4: the head is cut in two, for the column and for the row, and each is paired by halves; counted
 
-Counted places begin with `rope_offset`. Where there is a `rope_grid`, they are scaled to that grid, the trained one.
+Counted places begin with `rope_offset`. Where there is a `rope_grid`, they are scaled to that grid, the trained one. MLCD turns
+the class token too, by learned angles.
 """
 
 import decimal
@@ -57,11 +59,19 @@ def spread(by_row: Array, by_column: Array, rope: str) -> Array:
     """What belongs to each of a head's K numbers. by_row and by_column (..., K/4) -> (..., K)."""
     if rope == "axis_halves":
         return np.concatenate([by_column, by_column, by_row, by_row], axis=-1)
-    if rope == "alternating_pairs":
+    if rope in ("alternating_pairs", "alternating_halves"):
         pairs = np.stack([by_column, by_row], axis=-1).reshape(*by_row.shape[:-1], -1)
     else:
         pairs = np.concatenate([by_column, by_row] if rope == "column_pairs" else [by_row, by_column], axis=-1)  # (..., K/2)
     return np.repeat(pairs, 2, axis=-1) if rope in PAIRS else np.concatenate([pairs, pairs], axis=-1)
+
+
+@operation
+def class_rotation(angles: Array, rope: str) -> Array:
+    """The cosines and sines of the class token's own angles. (K/2,) -> (2, 1, K)."""
+    pairs = cos_sin((1.0,), tuple(angles.tolist()))
+    spread = np.repeat(pairs, 2, axis=-1) if rope in PAIRS else np.concatenate([pairs, pairs], axis=-1)
+    return spread.astype(angles.dtype)
 
 
 def coordinates(size: int, rope: str, trained: int, offset: int = 0) -> list[float]:
@@ -96,7 +106,10 @@ def series(angle: decimal.Decimal, first: int) -> decimal.Decimal:
 
 
 def rotate(x: Array, cos: Array, sin: Array, rope: str) -> Array:
-    """Rotate the patches' queries or keys by their positions. x (B, H, N, K), cos and sin (G, K) -> (B, H, N, K)."""
+    """Rotate the patches' queries or keys by their positions. x (B, H, N, K), cos and sin (G, K) -> (B, H, N, K).
+
+    With a row more in cos and sin, (N, K), the class token's too.
+    """
     special = x.shape[2] - len(cos)
     patches = x[:, :, special:]
     rotated = patches * cos + quarter_turn(patches, rope) * sin

@@ -41,7 +41,12 @@ OPTIONS = {
     "RoPE by halves": dict(rope="index_halves", positions="none"),
     "RoPE by columns": dict(rope="column_pairs", rope_offset=1),
     "RoPE in turn": dict(rope="alternating_pairs"),
+    "RoPE in turn, by halves": dict(rope="alternating_halves"),
+    "positions of another grid": dict(position_grid=(4, 3), registers=2),
     "RoPE of a ladder": dict(rope="ladder_halves", positions="none"),
+    "RoPE with an angle of the class token": dict(rope="index_halves", positions="none", rope_class_angle=True),
+    "sines and cosines": dict(class_token=False, positions="sincos", pooling="query", qkv_bias=False, projection=7, classes=0),
+    "query pooling": dict(pooling="query", norm="rms", gated_mlp=True),
     "RoPE of a ladder, neighbours": dict(rope="ladder_pairs", positions="none"),
     "windows": dict(class_token=False, pooling="mean", windows=dict(side=2, whole=(1,))),
     "padded windows": dict(
@@ -68,5 +73,20 @@ OPTIONS = {
         pooling="mean",
         merger=dict(side=2, stages=("scale", "mean", "norm", "output 7"), norm="unit", without_bias=("output",)),
     ),
+    "a visual vocabulary": dict(
+        class_token=False,
+        pooling="none",
+        classes=0,
+        merger=dict(side=1, stages=("hidden 30", "norm", "softmax", "output 7"), without_bias=("hidden", "output")),
+    ),
+    "standardized": dict(
+        image=(16, 24),
+        class_token=False,
+        pooling="none",
+        classes=0,
+        merger=dict(side=2, stages=("mean", "scale", "standardize")),
+    ),
+    "linear layers within bounds": dict(clipped_linears=True, activation="gelu_tanh", gated_mlp=True, qk_norm=True),
+    "linear layers within bounds, MAP": dict(clipped_linears=True, class_token=False, pooling="map"),
     "pre-logits": dict(pooler=9, pre_logits=True),
 }

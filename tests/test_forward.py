@@ -82,9 +82,9 @@ def test_another_image_size_is_asked_for_not_assumed():
     [
         (np.zeros((3, 12, 20)), r"must be an array \(B, C, Y, X\) .* not \(3, 12, 20\): one picture is a batch of one"),
         (np.zeros((2, 12, 20, 3)), r"pixels have 12 channels, the model takes 3: channels come first"),
-        ("picture.png", r"not str: model.preprocess"),
+        ("picture.png", r"not 'picture.png': model.preprocess"),
         (None, r"not None: model.preprocess"),
-        ({}, r"not dict: model.preprocess"),
+        ({}, r"not a dict: model.preprocess"),
         (np.zeros((1, 1, 12, 20)), "pixels have 1 channels, the model takes 3"),
         (np.zeros((1, 3, 12, 20), np.uint8), "preprocess them first"),
         (np.zeros((0, 3, 12, 20)), "an empty batch"),

@@ -15,7 +15,8 @@ COUNT = {"legacy": 60, "index": 60, "mapped": 60}  # of which few are read
 FOUND = {  # inputs that once went wrong: seed and numbers
     "index": {"1": [64]},  # a name of 1,000 characters
     "golden": {"1": [375]},  # noise floors with a list beside the numbers
-    "folder": {"1": [377], "2": [668], "77": [119]},  # tensors without an axis; registers with one
+    # tensors without an axis; registers with one; as many heads as a depth of billions has blocks
+    "folder": {"1": [377], "2": [668], "77": [119], "2026": [4126, 11148, 16916]},
 }
 
 

@@ -36,7 +36,7 @@ def test_the_trace_is_the_run(option):
     traced = numpy_vit.trace(model.config, batch=2, dtype="float64")
     assert [(row.name, row.shape) for row in traced] == seen
     assert embedding_output(model.config) in model.step_names()
-    learned = sum(tensor.size for name, tensor in model.tensors.items() if name != "rope.frequencies")
+    learned = sum(tensor.size for name, tensor in model.tensors.items() if not name.endswith("frequencies"))
     assert traced.parameters == parameter_count(model.config) == learned
     assert "{" not in " ".join(row.formula + row.why + row.why_zh for row in traced)
 
@@ -100,7 +100,8 @@ def test_every_tensor_matters(option):
         same = relative_error(outputs({**model.tensors, name: array + 0.1 * change}), before) < 1e-12
         last = "key_norm.bias" if model.config.qk_norm else "key.bias"  # what is added to the keys last
         rotated = model.config.rope != "none" and not name.startswith("map.")
-        free = name.endswith(f"attention.{last}") and not rotated
+        bounded = model.config.clipped_linears and last == "key.bias" and name.startswith("blocks.")
+        free = name.endswith(f"attention.{last}") and not rotated and not bounded
         assert same == free, name
 
 
@@ -117,7 +118,9 @@ def test_every_tensor_matters(option):
         ({"relative_positions": True, "registers": 2}, "relative positions"),
         ({"registers": -1}, "registers is -1"),
         ({"layer_scale": 1}, "layer_scale is 1: it must be true or false"),
-        ({"positions": "some"}, "positions 'some' is not one of all, patches, axes, none"),
+        ({"positions": "some"}, "positions 'some' is not one of all, patches, axes, sincos, none"),
+        ({"positions": "none", "rope": "index_halves", "position_grid": (4, 4)}, "position_grid says for which patches"),
+        ({"position_grid": (0, 4)}, "height is 0"),
     ],
 )
 def test_senseless_options_are_refused(changes, message):

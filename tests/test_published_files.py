@@ -254,7 +254,7 @@ def config_files() -> None:
     row(2, "SigLIP 2 of fixed size says siglip", "siglip", *SIGLIP_TOWERS)
     row(2, "SigLIP 2 NaFlex with num_patches", "siglip square", naflex,
         says(model_type="siglip2_vision_model", num_patches=16, architectures=["Siglip2VisionModel"]), says_not("image_size"),
-        must_be(position_rule="bilinear_antialias"))
+        must_be(position_rule="bilinear_antialias", any_size=True))
     row(2, "SigLIP 2 NaFlex: num_patches is no square", "siglip square", naflex, says_not("image_size"),
         says(model_type="siglip2_vision_model", num_patches=15, architectures=["Siglip2VisionModel"]), refused="num_patches 15")
     row(2, "timm's config of today", "timm_vit", pictures=dict(size=(13, 17), crop=(12, 16)))
@@ -362,10 +362,10 @@ def preprocessors() -> None:
         pictures=dict(AS_VIT, mean=IMAGENET.mean, arithmetic="torch"))
     row(3, "SigLIP's", "siglip", preprocessor(**SIGLIP, image_processor_type="SiglipImageProcessor"), pictures=AS_SIGLIP)
     row(3, "NaFlex's, as published (F1)", "siglip", preprocessor(**NAFLEX, image_processor_type="Siglip2ImageProcessorFast"),
-        refused="--preprocessor siglip")
+        pictures=dict(resize="none", size=None, crop=None, mean=HALF.mean))
     row(3, "NaFlex's way out (F2)", "siglip square", naflex, says_not("image_size"),
         says(model_type="siglip2_vision_model", num_patches=16, architectures=["Siglip2VisionModel"]),
-        must_be(position_rule="bilinear_antialias"), option(preprocessor="siglip"),
+        must_be(position_rule="bilinear_antialias", any_size=True), option(preprocessor="siglip"),
         preprocessor(**NAFLEX, image_processor_type="Siglip2ImageProcessorFast"), pictures={**AS_SIGLIP, "size": (16, 16)})
     row(3, "processor_config.json alone, of CLIP (36)", "clip",
         file("processor_config.json", {"processor_class": "CLIPProcessor",

@@ -10,6 +10,7 @@ from transformers import AttentionInterface, ViTConfig, ViTForImageClassificatio
 
 
 def attention_in_own_dtype(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling  # Llama 4 leaves it to torch
     probs = torch.softmax(query @ key.transpose(2, 3) * scaling, dim=-1)
     return (probs @ value).transpose(1, 2).contiguous(), probs
 

@@ -253,10 +253,10 @@ def divided(
 
 @functools.lru_cache(maxsize=32)
 def narrowed(config: Any, what: str, of: int) -> Any:
-    """The config of a part; None where equal parts cannot be made, or the numbers of all parts are normed together."""
+    """The config of a part; None where equal parts cannot be made, or something is done to the numbers of all together."""
     heads_together = config.context_norm or (config.qk_norm and not config.qk_norm_of_heads)
     together = config.mlp_norm if what == "mlp" else heads_together
-    if getattr(config, what) % of or together:
+    if getattr(config, what) % of or together or config.clipped_linears:  # a sum's bounds are not its parts'
         return None
     if what == "mlp":
         return config.replace(mlp=config.mlp // of)

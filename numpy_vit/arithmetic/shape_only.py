@@ -223,6 +223,14 @@ def _rotation_tables(frequencies: ShapeOnly, grid: tuple[int, int], rope: str, *
     return frequencies._new("cos and sin", (frequencies,), shape, frequencies.dtype)
 
 
+def _class_rotation(angles: ShapeOnly, rope: str) -> ShapeOnly:
+    return angles._new("cos and sin", (angles,), (2, 1, 2 * len(angles)), angles.dtype)
+
+
+def _sincos_positions(frequencies: ShapeOnly, grid: tuple[int, int]) -> ShapeOnly:
+    return frequencies._new("sin and cos", (frequencies,), (grid[0] * grid[1], 4 * len(frequencies)), frequencies.dtype)
+
+
 # In place where float32 arrays are (numpy_vit.arithmetic.fast), so that the memory is counted that a run takes
 
 
@@ -264,5 +272,7 @@ ops.WAYS[ShapeOnly] = {
     **{each: _elementwise(each) for each in (ops.erf, ops.gelu, ops.gelu_tanh, ops.quick_gelu, ops.silu)},
     positions.resize_positions: _resize_positions,
     positions.resize_axis: _resize_axis,
+    positions.sincos_positions: _sincos_positions,
     rotary.rotation_tables: _rotation_tables,
+    rotary.class_rotation: _class_rotation,
 }

@@ -12,26 +12,34 @@ from ..files import outside
 from ..files.converted import FORMAT, Checkpoint, read_converted, validate
 from ..files.jsonfile import LARGEST, parse_json
 from . import timm_models
+from .aimv2 import AIMV2, OVIS2
 from .beit import BEIT
 from .dinov3 import DINOV3, TIMM_DINOV3
 from .eva02 import EVA02
 from .family import Family
+from .gemma4 import GEMMA4
+from .glm_v import GLM_4V, GLM_OCR
 from .google import AUGREG, BIG_VISION
 from .hf_beit import HF_BEIT
 from .hf_clip import HF_CLIP
 from .hf_deit import HF_DEIT
 from .hf_dinov2 import HF_DINOV2, HF_DINOV2_REGISTERS
 from .hf_dinov3 import HF_DINOV3
+from .hf_mlcd import HF_MLCD
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_vit import HF_MAE, HF_VIT
-from .hugging_face_config import TOWERS
+from .hugging_face_config import REFUSED, TOWERS
 from .internvl import INTERNVL
+from .kimi import MOONVIT
+from .llama4 import LLAMA4
 from .openai_clip import OPENAI_CLIP
+from .paddleocr_vl import PADDLEOCR_VL, VIDEO_LLAMA_3
 from .pixtral import PIXTRAL
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from .rename_table import class_names, read_map
 from .sam import SAM, SEGMENT_ANYTHING, VITDET
+from .siglip_vl import GEMMA3, IDEFICS3, LFM2_VL, PALIGEMMA
 from .sources import Source, open_source, sha256
 from .table import compare, first_names
 from .timm import DEIT, DEIT3, DINO, DINOV2, MAE, TIMM
@@ -49,16 +57,30 @@ FAMILIES: dict[str, Family] = {
         HF_DINOV2,
         HF_VIT,
         HF_CLIP,
+        HF_MLCD,
+        GEMMA3,
+        GEMMA4,
+        PALIGEMMA,
+        IDEFICS3,
+        LFM2_VL,
         HF_SIGLIP,
         HF_SIGLIP2,
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,
+        LLAMA4,
+        AIMV2,
+        OVIS2,
         INTERNVL,
         PIXTRAL,
         SAM,
         VITDET,
         SEGMENT_ANYTHING,
+        MOONVIT,
+        PADDLEOCR_VL,
+        VIDEO_LLAMA_3,
+        GLM_4V,
+        GLM_OCR,
         OPENAI_CLIP,
         TORCHVISION,
         AUGREG,
@@ -93,6 +115,8 @@ def recognise(source: Source) -> tuple[str, str]:
             if why is not None:
                 return name, why
     model_type = (source.config or {}).get("model_type")
+    if isinstance(model_type, str) and model_type in REFUSED:
+        raise InputError(f"{source.name}: {REFUSED[model_type]}")
     first = f"first tensor '{min(source.tensors)}'" if source.tensors else "its config names no model_type and no architecture"
     said = f"config.json says model_type {in_words(model_type)}{tower_types(source)}" if model_type else first
     known = f"known: {', '.join(FAMILIES)}"

@@ -92,7 +92,7 @@ class Family:
 
     def recognise(self, source: Source) -> str | None:
         """Why a checkpoint is of this family, in a few words, or None."""
-        model_type = own_config(source.config, []).get("model_type")
+        model_type = own_config(source.config, [], self.model_types).get("model_type")
         if isinstance(model_type, str):
             return f"config.json says model_type '{model_type}'" if model_type in self.model_types else None
         names = self.marked(self.without_prefix(source.tensors))
@@ -161,7 +161,7 @@ class Family:
     def reading(self, source: Source, notes: list[str]) -> OpenCheckpoint:
         """A checkpoint of this family, opened."""
         prefix = self.prefix(source.tensors)
-        refuse_place(prefix)
+        refuse_place(prefix, self.prefixes)
         names = self.stripped_names(source.tensors, prefix)
         bare = {short: source.tensors[name] for short, name in names.items()}  # of shards, only those that hold them are read
         if len(bare) < len(source.tensors):
@@ -175,7 +175,7 @@ class Family:
         tensors = dict(self.prepare(bare, source.config or {})) if bare else None
         seen = measure(self.table, tensors) if tensors else {}
         shapes = {name: tensor.shape for name, tensor in bare.items()}
-        config = own_config(source.config, notes)
+        config = own_config(source.config, notes, self.model_types)
         return OpenCheckpoint(source, config, tensors, seen, notes, dict(self.left_out), shapes)
 
     def config(self, reading: OpenCheckpoint, told: Mapping[str, Any]) -> ViTConfig:

@@ -2,8 +2,9 @@
 
 No class token: a learned query attends to all tokens (MAP). Its query, key and value lie in one matrix, as torch's
 nn.MultiheadAttention has them. SiglipForImageClassification takes the mean of the tokens instead. SigLIP 2 "NaFlex" files
-(model_type siglip2) have the patch projection as a linear layer of (py, px, c) rows; a square picture of their num_patches is
-what is run here.
+(model_type siglip2) have the patch projection as a linear layer of (py, px, c) rows, and take pictures of any size: the square
+table of positions is resized for each. Upstream fills up a batch's smaller pictures and masks what was added; here a picture
+is run by itself, which is the same.
 """
 
 from typing import Any
@@ -84,13 +85,13 @@ HF_SIGLIP = Family(
 )
 HF_SIGLIP2 = Family(
     name="hf-siglip2",
-    title="Hugging Face SigLIP 2, the picture's tower at its square size",
+    title="Hugging Face SigLIP 2 NaFlex, the picture's tower",
     upstream="transformers, models/siglip2",
     table=TABLE_2,
     marks=(),
     model_types=("siglip2", "siglip2_vision_model"),
     prefixes=("vision_model.",),
-    fixed={**FIXED, "position_rule": "bilinear_antialias"},
+    fixed={**FIXED, "position_rule": "bilinear_antialias", "any_size": True},
     says=says_2,
     left_out=TEXT_TOWER,
     labels=labels,

@@ -41,6 +41,7 @@ READ = {
         "use_relative_position_bias", "use_shared_relative_position_bias", "use_absolute_position_embeddings",
         "use_mean_pooling", "layer_scale_init_value",
     },
+    "MLCD": {"num_key_value_groups", "rope_parameters", "rope_theta"},
     "two towers": {"projection_dim", "vision_config", "vision_config_dict"},
 }  # fmt: skip
 """What each family reads beside the sizes that all have (hugging_face.OURS, and head_dim)."""
@@ -69,8 +70,7 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "smolvlm_vision": ("siglip_vision_model", WIDE),
 }
 # Where they resize positions otherwise.
-# Idefics looks them up by the share of the way: that is not done here.
-OTHER_RULES = {"dpt": "bilinear", **dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "none")}
+OTHER_RULES = {"dpt": "bilinear", **dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "nearest")}
 # Models of several parts -> their picture tower's type, where config.json does not say it: absent, or, as hub files have it,
 # the whole model's (transformers 5.24, configuration_*.py). What it does say counts, but for those whose tower is of one class.
 CLIP_INSIDE = ("llava", "llava_next", "llava_next_video", "vipllava", "video_llava", "granite4_vision")
@@ -99,6 +99,12 @@ OWN_TOWERS = {
     "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp", "sam", "sam3", "sam_hq",
     "slanext", "step3p7", "tipsv2", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
 }  # fmt: skip
+TILES_TOGETHER = (
+    "Llama 3.2 Vision's encoder is not supported: all tiles of a picture are one sequence, each with its class token, "
+    "padding between, and published weights want other inner blocks' tokens than transformers 5 takes"
+)
+REFUSED = dict.fromkeys(("mllama", "mllama_vision_model"), TILES_TOGETHER)
+"""Types that cannot be said in ViTConfig's options, and why."""
 PLACES = {
     "git.image_encoder.": "git",
     "embed_tokens_extend.image_embed.": "phi4_multimodal",
@@ -109,11 +115,15 @@ ENCODERS = ("pixtral",)  # that several kinds of larger models have, and that no
 TOWERS = ("vision_config", "image_config")  # what the part about pictures is called, where its type is not said
 
 
-def own_config(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str, Any]:
+def own_config(config: Mapping[str, Any] | None, notes: list[str], known: Collection[str] = ()) -> dict[str, Any]:
     """A config.json as that of a family we know: a copy's as the original's, a larger model's as its picture tower's.
+
+    known   the family's own types, whose config.json is taken whole: it knows where its parts are
 
     Raises InputError where a larger model has several towers.
     """
+    if (config or {}).get("model_type") in known:
+        return dict(config or {})
     found = picture_part(config, notes)
     model_type = found.get("model_type")
     if not isinstance(model_type, str) or model_type not in COPIES:
@@ -150,10 +160,10 @@ def position_rule(config: Mapping[str, Any] | None) -> dict[str, Any]:
     return {} if rule is None else {"position_rule": rule}
 
 
-def refuse_place(prefix: str) -> None:
-    """Raise InputError where a tower lies under a prefix that tells another kind than its names do."""
+def refuse_place(prefix: str, own: Collection[str]) -> None:
+    """Raise InputError where a tower lies under a prefix that tells another kind than its names do; `own` are the family's."""
     for place, parent in PLACES.items():
-        if place in prefix:
+        if place in prefix and place not in own:
             raise InputError(
                 f"its tensors lie under '{prefix}', as a {parent}'s tower, which is of a kind of its own: not supported"
             )
@@ -195,5 +205,6 @@ CLASSES = {
     "vit": "vit", "deit": "deit", "vit_mae": "vitmae", "clip": "clip", "clip_vision_model": "clip", "siglip": "siglip",
     "siglip_vision_model": "siglip", "siglip2": "siglip2", "siglip2_vision_model": "siglip2", "dinov2": "dinov2",
     "dinov2_with_registers": "dinov2withregisters", "dinov3_vit": "dinov3vit", "beit": "beit",
+    "mlcd": "mlcd", "mlcd_vision_model": "mlcd",
 }  # fmt: skip
 """model_type -> how its classes' names begin."""

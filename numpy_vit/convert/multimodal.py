@@ -65,10 +65,10 @@ def sizes(
     return fields, section
 
 
-def activation(name: Any) -> str:
-    """transformers' name of an activation -> ours."""
+def activation(name: Any, key: str = "hidden_act") -> str:
+    """transformers' name of an activation -> ours; `key` is where config.json has it."""
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise InputError(f"config.json: hidden_act {name!r} is not one of {', '.join(ACTIVATIONS)}")
+        raise InputError(f"config.json: {key} {name!r} is not one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 

@@ -87,7 +87,9 @@ ALL = Table((*EMBEDDINGS, *OTHERS, *BLOCK, *TAIL), "torch")
 def unpacked(tensors: Tensors) -> Mapping[str, Tensor]:
     """timm calls DINOv2's gated MLP fc1 and fc2, like a plain one: it is seen from fc1 having twice the rows."""
     first, second = tensors.get("blocks.0.mlp.fc1.weight"), tensors.get("blocks.0.mlp.fc2.weight")
-    if first is None or second is None or len(first.shape) != 2 or first.shape[0] != 2 * second.shape[-1]:
+    if first is None or second is None or (len(first.shape), len(second.shape)) != (2, 2):
+        return tensors
+    if first.shape[0] != 2 * second.shape[-1]:
         return tensors
     return {
         re.sub(r"\.mlp\.fc([12])\.", lambda m: ".mlp.w12." if m[1] == "1" else ".mlp.w3.", n): t for n, t in tensors.items()

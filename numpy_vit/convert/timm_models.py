@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from ..config import MAX_DEPTH, whole_number
 from ..errors import InputError, nearest
 
 POOLINGS = {"token": "class", "avg": "mean", "map": "map"}
@@ -106,6 +107,7 @@ class Arguments:
         self.sure = {*args, *own, *({"num_classes"} & told.keys())}
         pool = {key: told.pop(key) for key in ("global_pool",) if key in config and key in told}
         self.values = {**known["classes"][self.kind], **told, **own, **pool, **args}
+        whole_number(f"config.json: timm's {self.name}: depth", self.values.get("depth", 1), 1, MAX_DEPTH)
         self.read: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:

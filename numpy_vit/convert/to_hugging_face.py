@@ -124,7 +124,8 @@ def fitting(checkpoint: Checkpoint) -> tuple[Family, dict[str, Any], str]:
             back = family.config(family.reading(source, []), {})
         except InputError:
             continue
-        same_but = {"position_rule": config.position_rule, **({} if config.classes else {"pooler": config.pooler})}
+        same_but = {"position_rule": config.position_rule, "any_size": config.any_size}
+        same_but |= {} if config.classes else {"pooler": config.pooler}
         if family.recognise(source) and back.replace(**same_but) == config:
             content |= {"rope_theta": rope_theta(checkpoint)} if family is hf_dinov3.HF_DINOV3 else {}
             return family, content, back.position_rule

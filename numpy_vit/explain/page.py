@@ -49,6 +49,8 @@ OPERATIONS = {
     "linear, tanh": "线性，tanh",
     "cosine": "余弦",
     "sine": "正弦",
+    "sines and cosines": "正弦和余弦",
+    "take": "取出",
     "rotate": "旋转",
     "look up": "查表",
     "multiply": "相乘",
@@ -58,6 +60,7 @@ OPERATIONS = {
     "norm": "归一化",
     "concatenate neighbours": "相邻词元相接",
     "activation": "激活函数",
+    "shift and scale": "平移并缩放",
 }
 
 
@@ -164,6 +167,7 @@ def page(
         },
         "ramp": RAMP,
         "pooled": pooling_in_words(config),
+        "image_tokens": config.image_tokens,
         "vector": None if out.pooled is None else out.pooled.shape[-1],
         "best": [{key: b[key] for key in ("label", "probability", "logit")} for b in best],
         "embedding": None if out.image_embedding is None else int(out.image_embedding.shape[-1]),
@@ -270,9 +274,14 @@ def positions_in_words(config: ViTConfig, resized: bool) -> list[Bilingual]:
     whom = ("patch and class", "图块和类别") if config.positions == "all" else ("patch", "图块")
     sentences = (
         (
-            config.positions != "none",
+            config.positions not in ("none", "sincos"),
             f"To every {f'{whom[0]} ' if only else ''}token the learned vector of its position is added.",
             f"每个{whom[1] if only else ''}词元加上一个可学习的位置向量。",
+        ),
+        (
+            config.positions == "sincos",
+            "To every token sines and cosines of its row and column are added.",
+            "每个词元加上其行和列的正弦和余弦。",
         ),
         (
             resized,
@@ -283,6 +292,11 @@ def positions_in_words(config: ViTConfig, resized: bool) -> list[Bilingual]:
             config.rope != "none",
             "In every block the patches' queries and keys are rotated by angles of row and column (rotary positions).",
             "在每个编码器块里，图块的查询和键按其行和列的角度旋转（旋转位置）。",
+        ),
+        (
+            config.rope_class_angle,
+            "The class token's are rotated by learned angles.",
+            "类别词元的查询和键按学出来的角度旋转。",
         ),
         (
             config.relative_positions,
@@ -309,6 +323,11 @@ def pooling_in_words(config: ViTConfig) -> Bilingual:
             "A learned query, the same for every picture, attends to all tokens (MAP pooling); what it gathers stands for "
             "the picture. Its map is among those of the attention above.",
             "一个可学习的、对每张图片都相同的查询关注所有词元（MAP 池化）；它收集到的代表整张图片。它的注意力图也在上面。",
+        ),
+        "query": (
+            "A learned query, the same for every picture, attends to all tokens; what it gathers stands for the picture. Its "
+            "map is among those of the attention above.",
+            "一个可学习的、对每张图片都相同的查询关注所有词元；它收集到的代表整张图片。它的注意力图也在上面。",
         ),
         "none": (
             "No one vector stands for the picture: a language model sees all its tokens.",

@@ -163,8 +163,9 @@ def positions_become(change: Callable[[Array], Array]) -> OnStep:
     """Other positions are added: what is made of those learned, or resized."""
 
     def added(result: Array, run: Run) -> Array:
+        made = {"axes": "axis_positions", "sincos": "sincos_positions"}
         try:
-            positions = run["embed.axis_positions" if run.config.positions == "axes" else "embed.resized_positions"]
+            positions = run[f"embed.{made.get(run.config.positions, 'resized_positions')}"]
         except KeyError:
             positions = run["embed.positions"]
         tokens, c = run["embed.tokens"], run.config
@@ -266,11 +267,16 @@ def qkv_order(*order: str) -> OnWeight:
 
     def change(name: str, get: Get, config: ViTConfig) -> Array | None:
         for part, taken in zip(QKV, order, strict=True):
-            if f".attention.{part}." in name:
+            if f".attention.{part}." in name and has_all_three(name, config):
                 return get(name.replace(f".{part}.", f".{taken}."))
         return None
 
     return change
+
+
+def has_all_three(name: str, config: ViTConfig) -> bool:
+    """Whether the attention of a weight of this name projects its query too."""
+    return not (name.startswith("map.") and config.pooling == "query")
 
 
 def of_qkv(change: OnWeight) -> Change:
@@ -286,7 +292,7 @@ def of_qkv(change: OnWeight) -> Change:
 def packed_by_head(name: str, get: Get, config: ViTConfig) -> Array | None:
     """One fused matrix of columns (3, H, K), read as (H, 3, K)."""
     for part in QKV:
-        if f".attention.{part}." in name:
+        if f".attention.{part}." in name and has_all_three(name, config) and not name.endswith("bounds"):
             fused = np.concatenate([get(name.replace(f".{part}.", f".{p}.")) for p in QKV], axis=-1)
             by_head = fused.reshape(*fused.shape[:-1], config.heads, 3, config.head_dim)
             return by_head[..., QKV.index(part), :].reshape(get(name).shape)
@@ -295,7 +301,7 @@ def packed_by_head(name: str, get: Get, config: ViTConfig) -> Array | None:
 
 def heads_last(name: str, get: Get, config: ViTConfig) -> Array | None:
     """Query, key and value split (K, H) instead of (H, K): the same as their columns in another order."""
-    if any(f".attention.{part}." in name for part in QKV):
+    if any(f".attention.{part}." in name for part in QKV) and not name.endswith("bounds"):
         weight = get(name)
         return weight.reshape(*weight.shape[:-1], config.head_dim, config.heads).swapaxes(-1, -2).reshape(weight.shape)
     return None
@@ -417,6 +423,8 @@ def paired_otherwise(part: str) -> OnStep:
     def change(rotated: Array, run: Run) -> Array:
         pairs = run.config.rope in PAIRS
         cos, sin = (run[f"embed.rope_{name}"] for name in ("cos", "sin"))
+        if run.config.rope_class_angle:
+            cos, sin = (np.concatenate([run[f"embed.rope_class_{n}"], table]) for n, table in (("cos", cos), ("sin", sin)))
         once = [table[:, ::2] if pairs else table[:, : table.shape[1] // 2] for table in (cos, sin)]
         cos, sin = (np.tile(t, 2) if pairs else np.repeat(t, 2, axis=-1) for t in once)
         return rotate(before_rotation(part, run), cos, sin, "centred_halves" if pairs else "index_pairs")
@@ -551,7 +559,7 @@ def multimodal_mistakes(c: ViTConfig) -> list[Row]:
 def embedding_mistakes(c: ViTConfig, size: tuple[int, int]) -> list[Row]:
     """Patches in another order, tokens or positions missing or moved."""
     grid, several = (size[0] // c.patch, size[1] // c.patch), c.patch > 1 and c.channels > 1
-    placed, resized = c.class_token and c.positions == "all", c.positions != "none" or c.relative_positions
+    placed, resized = c.class_token and c.positions == "all", c.positions in ("all", "patches") or c.relative_positions
     add = lambda change: step("embed.positions", positions_become(change))  # noqa: E731
     shifted = "positions are shifted by the class token: "
     return [
@@ -571,7 +579,7 @@ def embedding_mistakes(c: ViTConfig, size: tuple[int, int]) -> list[Row]:
         (placed, "positions-rotated", shifted + "its own is taken for the last patch", add(rolled(-1))),
         (placed, "positions-rotated-back", shifted + "it has the last patch's", add(rolled(1))),
         (placed, "class-position-missing", "the class token has no position", add(without_first)),
-        *((resized and differ(rule, c.position_rule, c.grid, grid), f"positions-{rule}",
+        *((resized and differ(rule, c.position_rule, c.learned_grid, grid), f"positions-{rule}",
            f"positions are resized by the rule '{rule}' instead of '{c.position_rule}'", config(position_rule=rule))
           for rule in RULES if rule != "linear_geometric" or (c.relative_positions and c.positions == "none")),
     ]  # fmt: skip

@@ -173,6 +173,12 @@ class Eye:
         assert self.config is not None
         return Plan(self.config.image, (1, 1), None, (self.config.image,))
 
+    def macs(self, pictures: Sequence[Size]) -> int | None:
+        """Of the encoder, all pictures; None where it is not read, or pads what cannot be merged."""
+        if self.config is None or any(side % self.config.multiple for picture in pictures for side in picture):
+            return None
+        return sum(encoder_macs(self.config, picture) for picture in pictures)
+
     def look(self, size: Size, *, macs: bool = True) -> ImageTokens:
         """A picture of this size; the multiply-accumulates, which take most of the time, if they are wanted."""
         with about(self.name):
@@ -190,7 +196,7 @@ class Eye:
                 patches=sum(rows * columns for rows, columns in grids),
                 image_tokens=sum(rows * columns for rows, columns in merged) if kind else None,
                 markers=kind.markers(plan, merged) if kind else {},
-                macs=sum(encoder_macs(self.config, picture) for picture in plan.pictures) if macs and self.config else None,
+                macs=self.macs(plan.pictures) if macs else None,
             )
 
 

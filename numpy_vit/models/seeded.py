@@ -53,7 +53,7 @@ def random_model(model: str | ViTConfig, seed: int = 0, dtype: npt.DTypeLike = "
     """A variant's name or a config -> a model with seeded weights of sensible size; nothing is zero or one.
 
     Linear weights are uniform in +-2**-4, biases in +-2**-6, norm scales in 1 +-2**-3, positions and the class
-    token in +-2**-3. All are powers of two, so the numbers stay exact.
+    token in +-2**-3; bounds keep in a part of the numbers. All are powers of two, so the numbers stay exact.
     """
     config = config_given(model)
     check_kind("seed", seed, int, "a whole number")
@@ -64,6 +64,8 @@ def random_model(model: str | ViTConfig, seed: int = 0, dtype: npt.DTypeLike = "
         if "norm" in name and name.endswith("weight"):
             values *= 2.0**-3
             values += 1
+        elif name.endswith("bounds"):
+            values = (abs(values) + 1) * np.array([-0.5, 0.5, -(2.0**-5), 2.0**-5], dtype)
         elif name.endswith("bias"):
             values *= 2.0**-6
         else:

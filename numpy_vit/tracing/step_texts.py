@@ -96,6 +96,13 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Every row and every column of patches has a learned position; a patch has the sum of both.",
         "每一行和每一列图块都有一个可学习的位置；图块的位置是两者之和。",
     ),
+    "embed.sincos_positions": Explanation(
+        "sines and cosines",
+        "AIMv2; 1706.03762, section 3.5",
+        "sin, cos(column * frequency), then of the row: {G} x {D}",
+        "Positions that are computed, not learned: so there are some for pictures of any size.",
+        "位置是算出来的，不是学出来的：所以任何尺寸的图片都有位置。",
+    ),
     "embed.positions": Explanation(
         "add",
         "eq. 1: E_pos",
@@ -157,7 +164,7 @@ EXPLANATIONS: dict[str, Explanation] = {
         "eq. 6 in windows (2103.14030)",
         "q k^T / sqrt({K}) of a window's patches, {H} times",
         "Queries meet only the keys of their own window: the cost grows with the picture, not with its square.",
-        "查询只与自己窗口里的键相乘：开销随图片大小增长，而不是随其平方增长。",
+        "查询只与自己窗口里的键相乘：开销随图像尺寸增长，而不是随其平方增长。",
     ),
     "attention.windows.probs": Explanation(
         "softmax",
@@ -310,6 +317,20 @@ EXPLANATIONS |= {
         "The sines of the same angles.",
         "同样角度的正弦。",
     ),
+    "embed.rope_class_cos": Explanation(
+        "cosine",
+        "MLCD (2407.17331)",
+        "cos(learned angle), {K}",
+        "The class token lies nowhere in the picture: the angles that it is rotated by are learned.",
+        "类别词元在图片中没有位置：它旋转的角度是学出来的。",
+    ),
+    "embed.rope_class_sin": Explanation(
+        "sine",
+        "MLCD (2407.17331)",
+        "sin(learned angle), {K}",
+        "The sines of the class token's angles.",
+        "类别词元角度的正弦。",
+    ),
     "attention.query_norm": Explanation(
         "layer norm",
         "ViT-22B (2302.05442)",
@@ -401,6 +422,13 @@ EXPLANATIONS |= {
         "A learned token, the same for every picture, asks what the picture shows.",
         "一个可学习的、对每张图片都相同的词元询问图片的内容。",
     ),
+    "map.query.itself": Explanation(
+        "as is",
+        "AIMv2 (2411.14402)",
+        "1 x {D}, seen as {H} heads of {K}",
+        "A learned token, the same for every picture, is the query itself.",
+        "一个可学习的、对每张图片都相同的词元，它自己就是查询。",
+    ),
     "map.key": Explanation(
         "linear", "MAP (1810.00825)", _LINEAR, "What each token has to offer to it.", "每个词元能提供什么。"
     ),
@@ -442,6 +470,13 @@ EXPLANATIONS |= {
         "{D} + {D}",
         "The output of the MLP is added: this vector stands for the picture.",
         "加上 MLP 的结果：这个向量代表整张图片。",
+    ),
+    "pool.query": Explanation(
+        "take",
+        "AIMv2 (2411.14402)",
+        "{D}",
+        "What the one query gathered stands for the picture.",
+        "这一个查询收集到的代表整张图片。",
     ),
     "pool.class_and_mean": Explanation(
         "take token 0, mean",
@@ -535,6 +570,20 @@ _MERGER: dict[str, Explanation] = {
         "Each hidden number is let through as far as its gate is open.",
         "每个隐藏数字按它的门打开的程度通过。",
     ),
+    "softmax": Explanation(
+        "softmax",
+        "Ovis (2405.20797)",
+        "exp(x) / sum(exp(x)), each token over its numbers",
+        "How much of each word of a visual vocabulary a token is; it becomes the mean of those words' vectors.",
+        "一个词元由视觉词表中各个词按多少比例组成；它变成这些词的向量的加权平均。",
+    ),
+    "standardize": Explanation(
+        "shift and scale",
+        _MERGED,
+        "(x - shift) * scale, both learned, over the width",
+        "Every number of a token is centred and scaled by what it mostly is.",
+        "词元的每个数字按它通常的大小平移并缩放。",
+    ),
     "scale": Explanation(
         "multiply",
         _MERGED,
@@ -562,6 +611,8 @@ def step_key(name: str, activation: str, pooling: str, special_tokens: int = 1) 
     _, key = place(name)
     if key == "embed.tokens" and special_tokens != 1:
         return f"{key}.{'several' if special_tokens else 'none'}"
+    if key == "map.query" and pooling == "query":
+        return "map.query.itself"
     if key == "pool":
         return f"pool.{pooling}"
     if key.startswith(("merger.", "deepstack.")):
