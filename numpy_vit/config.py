@@ -83,11 +83,15 @@ class ViTConfig:
     rope_class_angle     MLCD: the class token is rotated too, by learned angles
     relative_positions   BEiT: a learned number for every head and distance is added to the scores
     pre_norm             CLIP: a layer norm before the first block
+    relative_axes        MViT, SAM, ViTDet: a learned row for every distance in rows, and in columns; the query times both is
+                         added to the scores
     layer_scale          CaiT, DeiT-3, DINOv2: what attention and MLP give is scaled before it is added
     qk_norm              a norm of query and key, for each head
     inner                H * K, where it is not D; or 0
     gated_mlp            SwiGLU: the activation is that of a gate, which the hidden numbers are multiplied with
     mlp_norm             EVA-02: a layer norm of the MLP's hidden numbers
+    context_norm         EVA-02 CLIP, BEiT-3: and one of what the heads give, all H * K numbers, before the output layer
+    map_heads, map_mlp   heads and hidden numbers of pooling "map" (Perception Encoder), where not those of the blocks; or 0
     final_norm           the last layer norm: of the "tokens" before pooling, of the "pooled" vector, or "none"
     pre_logits           old ImageNet-21k ViTs: the head sees the tanh pooler's output
     projection           CLIP: E, the width of the space shared with texts; or 0
@@ -138,12 +142,16 @@ class ViTConfig:
     rope_offset: int = field(default=0, metadata=MAY_BE_0)
     rope_class_angle: bool = False
     relative_positions: bool = False
+    relative_axes: bool = False
     pre_norm: bool = False
     layer_scale: bool = False
     qk_norm: bool = False
     inner: int = field(default=0, metadata=MAY_BE_0)
     gated_mlp: bool = False
     mlp_norm: bool = False
+    context_norm: bool = False
+    map_heads: int = field(default=0, metadata=MAY_BE_0)
+    map_mlp: int = field(default=0, metadata=MAY_BE_0)
     final_norm: str = field(default="tokens", metadata={"known": ("tokens", "pooled", "none")})
     pre_logits: bool = False
     projection: int = field(default=0, metadata=MAY_BE_0)
@@ -180,6 +188,9 @@ class ViTConfig:
         if self.inner_width % self.heads:
             what = "inner width" if self.inner else "width"
             raise InputError(f"config: {self.heads} heads do not divide the {what} {self.inner_width}")
+        for own, of_blocks in (("map_heads", self.heads), ("map_mlp", self.mlp)):
+            if getattr(self, own) == of_blocks:
+                object.__setattr__(self, own, 0)
         if not is_number(self.eps) or self.eps <= 0:
             raise InputError(f"config: eps is {self.eps!r}: it must be a number above 0")
         self._check_options()
@@ -213,10 +224,20 @@ class ViTConfig:
              f"rope {self.rope!r} counts no rows and columns: rope_grid and rope_offset do not go with it"),
             (self.pooling == "none" and (self.classes or self.pooler or self.projection or self.final_norm == "pooled"),
              "pooling 'none' gives no vector for a head, a pooler, a projection or a norm"),
+            ((self.map_heads or self.map_mlp) and self.pooling != "map", "map_heads and map_mlp go with pooling 'map'"),
+            (self.map_heads and self.inner_width % self.map_heads,
+             f"map_heads: {self.map_heads} heads do not divide the width {self.inner_width}"),
             (self.value_norm and self.norm != "rms", "value_norm goes with norm 'rms'"),
             (not self.qk_norm_of_heads and not self.qk_norm, "qk_norm_of_heads says of what qk_norm is"),
             (self.windows is not None and (self.special_tokens or self.relative_positions),
              "windows go with patches alone, and without relative_positions"),
+            (self.relative_axes and (self.special_tokens or self.relative_positions),
+             "relative_axes go with patches alone, and without relative_positions"),
+            (self.windows is not None and self.windows.padded
+             and (self.rope != "none" or self.qk_norm or self.value_norm or self.clipped_linears),
+             "padded windows go without rope, qk_norm, value_norm and clipped_linears"),
+            (self.relative_axes and self.windows is not None and not self.windows.padded,
+             "relative_axes go with windows that are padded"),
             (self.position_grid is not None and (self.positions not in ("all", "patches") or self.relative_positions),
              "position_grid says for which patches there are learned positions, which are not there"),
             (self.positions in ("axes", "sincos") and self.special_tokens,
@@ -255,9 +276,20 @@ class ViTConfig:
         return self.inner_width // self.heads
 
     @property
+    def map_sizes(self) -> dict[str, int]:
+        """The letters that are others in pooling "map", and their sizes."""
+        heads = self.map_heads or self.heads
+        return {"H": heads, "K": self.inner_width // heads, "M": self.map_mlp or self.mlp}
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of patches."""
         return self.image[0] // self.patch, self.image[1] // self.patch
+
+    def attended_grid(self, block: int) -> tuple[int, int]:
+        """(rows, columns) of the patches that those of a block attend to: all, or those of a window."""
+        windowed = self.windows is not None and block not in self.windows.whole
+        return (self.windows.side,) * 2 if self.windows is not None and windowed else self.grid
 
     @property
     def learned_grid(self) -> tuple[int, int]:

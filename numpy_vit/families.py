@@ -18,7 +18,9 @@ from .ops import ACTIVATIONS, layer_norm, linear, merge_heads, patchify, prepend
 from .parameters import Weights
 from .positions import (
     axis_positions,
+    axis_scores,
     relative_bias,
+    resize_axis,
     resize_distances,
     resize_positions,
     sincos_positions,
@@ -26,7 +28,7 @@ from .positions import (
 )
 from .rotary import class_rotation, rotate, rotation_tables
 from .steps import Array, Step
-from .windows import in_windows
+from .windows import in_windows, standing_in
 
 NORMS: dict[str, Callable[..., Array]] = {"layer": layer_norm, "rms": rms_norm}
 After = Callable[[Array, Step], Array]
@@ -46,6 +48,8 @@ def uses(config: ViTConfig) -> dict[Callable[..., Any], Callable[..., Any]]:
     if not c.scaled_scores:
         found[model.attend] = attend_unscaled
     if c.qk_norm or c.rope != "none" or c.relative_positions or c.value_norm or c.windows or c.clipped_linears:
+        found[model.multi_head_attention] = multi_head_attention
+    if c.context_norm or c.relative_axes:
         found[model.multi_head_attention] = multi_head_attention
     if c.gated_mlp or c.mlp_norm or c.activation != "gelu" or c.clipped_linears:
         found[model.mlp] = mlp
@@ -95,6 +99,8 @@ def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: S
     if new != old and config.relative_positions:
         tables = [resize_distances(block.attention.relative_positions, old, new, rule) for block in blocks]
         blocks = [with_attention(b, relative_positions=table) for b, table in zip(blocks, tables, strict=True)]
+    if config.relative_axes:
+        blocks = [with_axis_tables(block, config.attended_grid(n)) for n, block in enumerate(blocks)]
     if config.rope != "none":
         cos, sin = rotation_tables(w.rope.frequencies, new, config.rope, config.rope_grid, config.rope_offset)
         cos, sin = step("rope_cos", cos, "G K"), step("rope_sin", sin, "G K")
@@ -112,6 +118,14 @@ def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: S
 def with_attention(block: Weights, **changes: Any) -> Weights:
     """The same block with something changed in its attention."""
     return block.having(attention=block.attention.having(**changes))
+
+
+def with_axis_tables(block: Weights, grid: tuple[int, int]) -> Weights:
+    """The same block with tables of distances for so many rows and columns."""
+    a = block.attention
+    return with_attention(
+        block, relative_rows=resize_axis(a.relative_rows, grid[0]), relative_columns=resize_axis(a.relative_columns, grid[1])
+    )
 
 
 # Inside a block
@@ -164,8 +178,13 @@ def multi_head_attention(x: Array, w: Weights, config: ViTConfig, step: Step) ->
         after["scores"] = lambda scores, step: step("biased_scores", scores + step.part_of(bias), "B H N N")
     if config.value_norm:
         after["value"] = lambda x, step: step("value_norm", rms_norm(x, 1.0, config.eps), "B H N K")
-    if config.windows and w.windowed:
-        step = in_windows(step, config.grid, config.windows.side)
+    if config.context_norm:
+        after["context"] = normed_context(w, config)
+    windows = config.windows if config.windows and w.windowed else None
+    if config.relative_axes:
+        step = scored_by_axes(step, w, (windows.side,) * 2 if windows else config.grid)
+    if windows:
+        step = in_windows(step, config.grid, windows, [filler(part, config) for part in (w.query, w.key, w.value)])
     attention = attention_within_bounds if config.clipped_linears else model.multi_head_attention
     return attention(x, w, config, step.then(after))
 
@@ -188,6 +207,29 @@ def linear_within_bounds(x: Array, w: Weights) -> Array:
     return np.minimum(np.maximum(linear(x, *learned), bounds[2:3]), bounds[3:4])
 
 
+def scored_by_axes(step: Step, w: Weights, grid: tuple[int, int]) -> Step:
+    """The same contract, in which every score has besides what its query makes of the distance in rows, and in columns."""
+
+    def attend(query: Array, key: Array, value: Array, inner: Step) -> Array:
+        rows = inner("row_scores", axis_scores(query, w.relative_rows, grid, 0), f"B H N {grid[0]}")
+        columns = inner("column_scores", axis_scores(query, w.relative_columns, grid, 1), f"B H N {grid[1]}")
+
+        def biased(scores: Array, step: Step) -> Array:
+            bias = step.part_of(rows)[..., :, None] + step.part_of(columns)[..., None, :]  # (B, H, N, rows, columns)
+            return step("biased_scores", scores + bias.reshape(*scores.shape), "B H N N")
+
+        below = inner.then({"scores": biased}).having(uses=step.uses, ways=step.ways)
+        return below.into("", model.attend, query, key, value)
+
+    return standing_in(step, attend)
+
+
+def filler(w: Weights, config: ViTConfig) -> Array:
+    """The query, key or value of a token of zeros: (H, 1, K)."""
+    bias = w.bias if "bias" in w else np.zeros(config.inner_width, w.weight.dtype)
+    return bias.reshape(config.heads, 1, config.head_dim)
+
+
 def attend_unscaled(query: Array, key: Array, value: Array, step: Step) -> Array:
     """Attention whose scores are not divided by sqrt(K): Gemma 4 norms query and key instead. Each (B, H, N, K) -> the same."""
     scores = step("scores", query @ key.swapaxes(-1, -2), "B H N N")
@@ -206,6 +248,15 @@ def normed_and_rotated(name: str, w: Weights, config: ViTConfig) -> After:
         if config.rope != "none":
             x = step(f"{name}_rotated", rotate(x, w.rotation.cos, w.rotation.sin, config.rope), "B H N K")
         return x
+
+    return finish
+
+
+def normed_context(w: Weights, config: ViTConfig) -> After:
+    """A norm of what all heads give together, before the output layer (arXiv 2210.06423, EVA-02 CLIP)."""
+
+    def finish(x: Array, step: Step) -> Array:
+        return split_heads(norm("context_norm", w, config, "B N H*K")(merge_heads(x), step), config.heads)
 
     return finish
 
@@ -275,9 +326,9 @@ def pool_class_and_mean(x: Array, w: Weights, config: ViTConfig, step: Step) -> 
 
 def pool_by_attention(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
     """MAP (Set Transformer, arXiv 1810.00825; SigLIP): a learned query attends to all tokens; then an MLP. -> (B, D)."""
-    path, a = step.under("map"), w.map.attention
+    path, a = step.under("map").having(sizes={**step.sizes, **config.map_sizes}, fitting=set()), w.map.attention
     probe = np.broadcast_to(w.map.probe, (len(x), *w.map.probe.shape))  # (B, 1, D)
-    query = path("query", split_heads(linear(probe, *a.query), config.heads), "B H 1 K")
+    query = path("query", split_heads(linear(probe, *a.query), config.map_sizes["H"]), "B H 1 K")
     attended = gathered(query, x, a, config, path)
     normed = norm("norm", w.map, config, "B 1 D")(attended, path)
     return step("pool", (attended + path.into("mlp", pooling_mlp, normed, w.map.mlp, config))[:, 0], "B D")
@@ -285,16 +336,17 @@ def pool_by_attention(x: Array, w: Weights, config: ViTConfig, step: Step) -> Ar
 
 def pool_by_query(x: Array, w: Weights, config: ViTConfig, step: Step) -> Array:
     """AIMv2 (arXiv 2411.14402): a learned token is the query, as it is; what it gathers is projected. -> (B, D)."""
-    path, probe = step.under("map"), np.broadcast_to(w.map.probe, (len(x), *w.map.probe.shape))
-    query = path("query", split_heads(probe, config.heads), "B H 1 K")
+    path = step.under("map").having(sizes={**step.sizes, **config.map_sizes}, fitting=set())
+    probe = np.broadcast_to(w.map.probe, (len(x), *w.map.probe.shape))
+    query = path("query", split_heads(probe, config.map_sizes["H"]), "B H 1 K")
     return step("pool", gathered(query, x, w.map.attention, config, path)[:, 0], "B D")
 
 
 def gathered(query: Array, x: Array, a: Weights, config: ViTConfig, path: Step) -> Array:
     """What one query gathers from all tokens. (B, H, 1, K), (B, N, D) -> (B, 1, D)."""
-    key = path("key", split_heads(linear(x, *a.key), config.heads), "B H N K")
-    value = path("value", split_heads(linear(x, *a.value), config.heads), "B H N K")
-    scores = path("scores", query @ key.swapaxes(-1, -2) * config.head_dim**-0.5, "B H 1 N")
+    key = path("key", split_heads(linear(x, *a.key), config.map_sizes["H"]), "B H N K")
+    value = path("value", split_heads(linear(x, *a.value), config.map_sizes["H"]), "B H N K")
+    scores = path("scores", query @ key.swapaxes(-1, -2) * config.map_sizes["K"] ** -0.5, "B H 1 N")
     probs = path("probs", softmax(scores), "B H 1 N")
     context = path("context", probs @ value, "B H 1 K")
     return path("output", linear(merge_heads(context), *a.output), "B 1 D")

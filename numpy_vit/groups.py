@@ -14,8 +14,8 @@ from .fields import from_plain, is_number, whole_number
 MAX_SIDE = 10_000
 JOINS = ("concat", "unfold", "mean")
 SIMPLE = ("norm", "gelu", "gelu_tanh", "silu", "softmax", "scale", "standardize", *JOINS)
-WIDE = ("hidden", "output", "gated")
-BIASED = ("hidden", "output")
+WIDE = ("hidden", "output", "gated", "conv")
+BIASED = ("hidden", "output", "conv")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,13 +24,17 @@ class Windows:
 
     side      patches along a window's side
     whole     the numbers of the blocks that attend to the whole picture all the same
+    padded    those at the edges are filled up with tokens of zeros, which are attended to as others are (SAM, ViTDet)
     """
 
     side: int
     whole: tuple[int, ...] = ()
+    padded: bool = False
 
     def __post_init__(self) -> None:
         whole_number("config: windows: side", self.side, 1, MAX_SIDE)
+        if type(self.padded) is not bool:
+            raise InputError(f"config: windows: padded is {self.padded!r}: it must be true or false")
         object.__setattr__(self, "whole", block_numbers("config: windows: whole", self.whole))
 
 
@@ -46,6 +50,7 @@ class Merger:
               "mean"                     the neighbours' mean
               "hidden 512", "output 64"  a linear layer to so many numbers
               "gated 512"                two of them, one the gate of the other through SiLU
+              "conv 256"                 a convolution of 3 x 3 neighbouring tokens, of zeros beyond the border; before a join
               "gelu", "gelu_tanh", "silu"
               "softmax"                  over the numbers of a token (Ovis 2: how much of each word of a visual vocabulary)
               "scale"                    times the square root of the number of numbers
@@ -82,6 +87,9 @@ class Merger:
             raise InputError(f"config: merger: stages {', '.join(names)}: a name is there twice (hidden, hidden2)")
         if sum(kind in JOINS for _, kind, _ in self.parsed) != (self.side > 1):
             raise InputError(f"config: merger: side {self.side}: one of the stages {', '.join(JOINS)} goes with a side above 1")
+        kinds = [kind for _, kind, _ in self.parsed]
+        if "conv" in kinds and any(kind in JOINS for kind in kinds[: len(kinds) - kinds[::-1].index("conv")]):
+            raise InputError("config: merger: a convolution of tokens that are merged already is not supported")
         for name in self.without_bias:
             check_known("config: merger: without_bias", name, [name for name, kind, _ in self.parsed if kind in BIASED])
 

@@ -12,7 +12,7 @@ import numpy as np
 from . import model
 from .config import ViTConfig
 from .groups import Merger
-from .ops import ACTIVATIONS, layer_norm, linear, merge_patches, rms_norm, softmax
+from .ops import ACTIVATIONS, layer_norm, linear, merge_patches, neighbourhoods, rms_norm, softmax
 from .parameters import Weights, merged_width
 from .steps import Array, Step
 
@@ -63,6 +63,8 @@ def merge(x: Array, w: Weights, merger: Merger, config: ViTConfig, step: Step) -
             gate = step(f"{name}_gate", linear(x, *getattr(w, name).gate), dims)
             gate = step(f"{name}_silu", ACTIVATIONS["silu"](gate), dims)
             x = gate * step(f"{name}_hidden", linear(x, *getattr(w, name).hidden), dims)
+        elif kind == "conv":
+            x = linear(neighbourhoods(x, config.grid), *getattr(w, name))
         else:
             x = linear(x, *getattr(w, name))
         x = step(name, x, dims)

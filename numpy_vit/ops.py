@@ -82,6 +82,22 @@ def merge_patches(x: Array, grid: tuple[int, int], side: int, way: str) -> Array
     return squares.reshape(B, rows * columns, side * side * D)
 
 
+@operation
+def neighbourhoods(x: Array, grid: tuple[int, int]) -> Array:
+    """Each patch's token and its 8 neighbours', zeros beyond the border. x (B, rows * columns, D) -> (B, rows * columns, D*9).
+
+    The numbers lie as the kernel (out, D, 3, 3) of a convolution has them: number d of all nine, row by row, then d + 1.
+    """
+    B, N, D = x.shape
+    rows, columns = grid
+    x = x.reshape(B, rows, columns, D)
+    zeros = np.zeros((), x.dtype)
+    above, beside = np.broadcast_to(zeros, (B, 1, columns, D)), np.broadcast_to(zeros, (B, rows + 2, 1, D))
+    x = np.concatenate([beside, np.concatenate([above, x, above], axis=1), beside], axis=2)
+    shifted = [x[:, y : y + rows, z : z + columns, :, None] for y in range(3) for z in range(3)]
+    return np.concatenate(shifted, axis=4).reshape(B, N, D * 9)
+
+
 # Tokens
 
 

@@ -95,15 +95,16 @@ def parameter_dims(config: ViTConfig, depth: int | None = None) -> dict[str, str
     dims.array("rope.frequencies", str(c.head_dim // (2 if c.rope in LADDERS else 4)), c.rope != "none")
     dims.array("rope.class_angles", str(c.head_dim // 2), c.rope_class_angle)
     for n in range(c.depth if depth is None else depth):
-        dims.block(f"blocks.{n}")
+        dims.block(f"blocks.{n}", c.attended_grid(n))
     dims.norm("norm", "D", c.final_norm == "tokens")
     if c.pooling in ("map", "query"):
         dims.array("map.probe", "1 D")
         dims.attention("map.attention", dims.linear, query=c.pooling == "map")
     if c.pooling == "map":
         dims.norm("map.norm", "D")
-        dims.linear("map.mlp.hidden", "D", "M")
-        dims.linear("map.mlp.output", "M", "D")
+        hidden = str(c.map_mlp or "M")
+        dims.linear("map.mlp.hidden", "D", hidden)
+        dims.linear("map.mlp.output", hidden, "D")
     dims.norm("pooled_norm", "D", c.final_norm == "pooled")
     dims.linear("pooler", "D", "R", c.pooler)
     dims.linear("head", "R" if c.pre_logits else "2*D" if c.pooling == "class_and_mean" else "D", "O", c.classes)
@@ -145,16 +146,20 @@ class Dims(dict[str, str]):
             linear(f"{name}.{part}", "D", "H*K")
         linear(f"{name}.output", "H*K", "D")
 
-    def block(self, name: str) -> None:
+    def block(self, name: str, attended: tuple[int, int]) -> None:
+        """What a block has; `attended` are the rows and columns that a patch attends to."""
         c = self.config
         self.norm(f"{name}.norm1", "D")
         self.attention(f"{name}.attention", self.inner_linear)
         normed = "K" if c.qk_norm_of_heads else "H*K"
         self.norm(f"{name}.attention.query_norm", normed, c.qk_norm)
         self.norm(f"{name}.attention.key_norm", normed, c.qk_norm)
+        self.norm(f"{name}.attention.context_norm", "H*K", c.context_norm)
         rows, columns = c.grid
         distances = (2 * rows - 1) * (2 * columns - 1) + 3  # numpy_vit.positions.distance_numbers
         self.array(f"{name}.attention.relative_positions", f"{distances} H", c.relative_positions)
+        for axis, size in zip(("rows", "columns"), attended, strict=True):
+            self.array(f"{name}.attention.relative_{axis}", f"{2 * size - 1} K", c.relative_axes)
         self.norm(f"{name}.norm1_after", "D", c.norm_places == "both")
         self.array(f"{name}.layer_scale1", "D", c.layer_scale)
         self.norm(f"{name}.norm2", "D")
@@ -179,7 +184,7 @@ class Dims(dict[str, str]):
                 self.array(f"{name}.{stage}.gate.weight", f"{width} {wanted}")
                 self.array(f"{name}.{stage}.hidden.weight", f"{width} {wanted}")
             elif wanted:
-                self.array(f"{name}.{stage}.weight", f"{width} {wanted}")
+                self.array(f"{name}.{stage}.weight", f"{'9*' if kind == 'conv' else ''}{width} {wanted}")
                 self.array(f"{name}.{stage}.bias", str(wanted), stage not in merger.without_bias)
             width = merged_width(width, kind, wanted, merger.side)
 
@@ -226,7 +231,7 @@ def is_learned(name: str) -> bool:
 def parameter_count(config: ViTConfig | str) -> int:
     """How many learned numbers the model has (86,567,656 for ViT-B/16 with 1,000 classes).
 
-    Counted from one block, so that it costs the same for any depth.
+    Counted from one block, so that it costs the same for any depth, where all blocks are alike.
     """
     config = config_given(config)
 
@@ -234,5 +239,7 @@ def parameter_count(config: ViTConfig | str) -> int:
         shapes = parameter_shapes(config, depth)
         return sum(math.prod(shape) for name, shape in shapes.items() if is_learned(name))
 
+    if config.relative_axes and config.windows:
+        return count(config.depth)
     outside = count(0)
     return outside + config.depth * (count(1) - outside)

@@ -86,6 +86,29 @@ def resize_distances(table: Array, old: tuple[int, int], new: tuple[int, int], r
     return np.concatenate([resized, table[-3:]])
 
 
+@operation
+def resize_axis(table: Array, size: int) -> Array:
+    """A table of distances along one axis, (2*old - 1, K), for `size` patches: (2*size - 1, K), linearly between its rows."""
+    if len(table) == 2 * size - 1:
+        return table
+    return (RULES["bilinear"](len(table), 2 * size - 1) @ table.astype(np.float64)).astype(table.dtype)
+
+
+def axis_scores(query: Array, table: Array, grid: tuple[int, int], axis: int) -> Array:
+    """Every query times what is learned for its distance to each row (axis 0) or column (1).
+
+    query (B, H, rows * columns, K), table (2*n - 1, K) for the axis of n patches -> (B, H, rows * columns, n). MViTv2 (arXiv
+    2112.01526), "decomposed" relative positions; ViTDet (arXiv 2203.16527) has them without pooling.
+    """
+    B, H, N, K = query.shape
+    place = np.arange(grid[axis])
+    learned = table[place[:, None] - place + grid[axis] - 1].swapaxes(1, 2)  # (n of the query, K, n of the key)
+    cells = query.reshape(B, H, *grid, K)
+    if axis == 0:
+        return (cells @ learned).reshape(B, H, N, -1)
+    return (cells.swapaxes(2, 3) @ learned).swapaxes(2, 3).reshape(B, H, N, -1)
+
+
 # A kernel says how much a point counts by its distance, and how far it reaches.
 Kernel = Callable[[Array], Array]
 

@@ -124,7 +124,7 @@ class Step:
         return any(self.path + name in self.touched for name in names) if names else self.path.rstrip(".") in self.touched
 
     def part_of(self, array: Array) -> Array:
-        """Of an array (H, N, N), what goes with the scores at hand: all of it, but in tiles (arithmetic.parallel)."""
+        """Of an array (H, N, N) or (B, H, N, n), what goes with the scores at hand: all, but in tiles (arithmetic.parallel)."""
         return array
 
 

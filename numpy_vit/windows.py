@@ -2,16 +2,18 @@
 
 As in Swin (arXiv 2103.14030), without its shift: Qwen2.5-VL in all blocks but a few. Windows are cut from the top left. What
 is left over at the right and bottom edge makes windows that are smaller, so that there are up to four kinds of them; those of
-one kind go through attention together, as if they were pictures of a batch. No N x N mask, and no N x N scores.
+one kind go through attention together, as if they were pictures of a batch. No N x N mask, and no N x N scores. SAM and ViTDet
+fill those at the edges up with tokens of zeros instead, which are queried like others and thrown away.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from . import model
 from .config import ViTConfig
+from .groups import Windows
 from .steps import Array, Step
 
 
@@ -42,19 +44,56 @@ def pieces(size: int, side: int) -> list[tuple[slice, int]]:
     return [(part, n) for part, n in ((slice(0, whole), side), (slice(whole, size), size - whole)) if part.start < part.stop]
 
 
-def in_windows(step: Step, grid: tuple[int, int], side: int) -> Step:
-    """The same contract, in which queries meet only the keys of their own window."""
+def in_windows(step: Step, grid: tuple[int, int], windows: Windows, fillers: Sequence[Array]) -> Step:
+    """The same contract, in which queries meet only the keys of their own window.
+
+    fillers   query, key and value of a token of zeros, (H, 1, K) each: what padded windows are filled up with
+    """
+    whole = padded(grid, windows)
 
     def attend(query: Array, key: Array, value: Array, inner: Step) -> Array:
+        filled = [filled_up(x, grid, whole, filler) for x, filler in zip((query, key, value), fillers, strict=True)]
+
         def of_part(part: Part) -> Array:
-            cut = [windows_of(x, grid, part) for x in (query, key, value)]
+            cut = [windows_of(x, whole, part) for x in filled]
             sizes = {**step.sizes, "B": cut[0].shape[0], "N": cut[0].shape[2]}
             below = inner.under(part.name).having(sizes=sizes, fitting=set(), uses=step.uses, ways=step.ways)
             return put_back(below.into("", model.attend, *cut), len(query), part)
 
-        rows = [np.concatenate([of_part(part) for part in row], axis=3) for row in parts(grid, side)]
-        return np.concatenate(rows, axis=2).reshape(*query.shape)
+        rows = [np.concatenate([of_part(part) for part in row], axis=3) for row in parts(whole, windows.side)]
+        return np.concatenate(rows, axis=2)[:, :, : grid[0], : grid[1]].reshape(*query.shape)
 
+    return standing_in(step, attend)
+
+
+def padded(grid: tuple[int, int], windows: Windows) -> tuple[int, int]:
+    """The rows and columns that are cut into windows: those of the grid, or where they are padded whole windows' of them."""
+    if not windows.padded:
+        return grid
+    down, across = (-(-n // windows.side) * windows.side for n in grid)
+    return down, across
+
+
+def filled_up(x: Array, grid: tuple[int, int], whole: tuple[int, int], filler: Array) -> Array:
+    """x (B, H, rows * columns, K) with `filler` (H, 1, K) at the right and bottom, up to the whole rows and columns."""
+    if whole == grid:
+        return x
+    B, H, _, K = x.shape
+    x, (rows, columns) = x.reshape(B, H, *grid, K), grid
+    if whole[1] > columns:
+        x = np.concatenate([x, filling(filler, (B, H, rows, whole[1] - columns, K))], axis=3)
+    if whole[0] > rows:
+        x = np.concatenate([x, filling(filler, (B, H, whole[0] - rows, whole[1], K))], axis=2)
+    return x.reshape(B, H, whole[0] * whole[1], K)
+
+
+def filling(filler: Array, shape: tuple[int, ...]) -> Array:
+    """(H, 1, K) everywhere in (B, H, rows, columns, K)."""
+    return np.broadcast_to(filler[:, :, None], shape)
+
+
+def standing_in(step: Step, attend: Callable[..., Array]) -> Step:
+    """The same contract with another function for attention, which calls the one that it stands for itself."""
     ways = {function: way for function, way in step.ways.items() if function is not model.attend}
     return step.having(uses={**step.uses, model.attend: attend}, ways=ways)
 
@@ -64,25 +103,35 @@ def attention_names(config: ViTConfig) -> list[tuple[str, ...]]:
     found = []
     for n in range(config.depth):
         windows = None if config.windows is None or n in config.windows.whole else config.windows
-        kinds = [f"{part.name}." for row in parts(config.grid, windows.side) for part in row] if windows else [""]
+        kinds = [f"{part.name}." for part in kinds_of(config.grid, windows)] if windows else [""]
         found.append(tuple(f"blocks.{n}.attention.{kind}probs" for kind in kinds))
     return found
 
 
 def whole_map(maps: Sequence[Array], config: ViTConfig) -> Array:
-    """A block's attention of its steps (`attention_names`) as one map: (B, H, N, N), 0 from one window to another."""
+    """A block's attention of its steps (`attention_names`) as one map: (B, H, N, N), 0 from one window to another.
+
+    What goes to the tokens that windows are filled up with is left out.
+    """
     if len(maps) == 1 and maps[0].shape[-1] == config.tokens:
         return maps[0]
     assert config.windows is not None
-    kinds = [part for row in parts(config.grid, config.windows.side) for part in row]
-    numbers = [windows_of(np.arange(config.patches).reshape(1, 1, -1, 1), config.grid, part)[:, 0, :, 0] for part in kinds]
+    grid, kinds = padded(config.grid, config.windows), kinds_of(config.grid, config.windows)
+    every = filled_up(np.arange(config.patches).reshape(1, 1, -1, 1), config.grid, grid, np.full((1, 1, 1), -1))
+    numbers = [windows_of(every, grid, part)[:, 0, :, 0] for part in kinds]
     batch = len(maps[0]) // len(numbers[0])
     whole = np.zeros((batch, config.heads, config.tokens, config.tokens), maps[0].dtype)
     for some, of_windows in zip(numbers, maps, strict=True):
         own = of_windows.reshape(batch, len(some), *of_windows.shape[1:])
         for window, tokens in enumerate(some):
-            whole[:, :, tokens[:, None], tokens] = own[:, window]
+            there = np.flatnonzero(tokens >= 0)
+            whole[:, :, tokens[there][:, None], tokens[there]] = own[:, window][:, :, there[:, None], there]
     return whole
+
+
+def kinds_of(grid: tuple[int, int], windows: Windows) -> list[Part]:
+    """The parts of a grid that have windows of one size each."""
+    return [part for row in parts(padded(grid, windows), windows.side) for part in row]
 
 
 def windows_of(x: Array, grid: tuple[int, int], part: Part) -> Array:

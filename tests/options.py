@@ -12,6 +12,8 @@ OPTIONS = {
     "positions of patches": dict(positions="patches", layer_scale=True),
     "MAP": dict(class_token=False, pooling="map", projection=7, classes=0, activation="gelu_tanh"),
     "MAP with a head": dict(class_token=False, pooling="map"),
+    "MAP of its own": dict(pooling="map", map_heads=4, map_mlp=17, rope="column_pairs", rope_grid=(4, 4), rope_offset=1),
+    "norm of the heads": dict(context_norm=True, mlp_norm=True, gated_mlp=True, activation="silu"),
     "CLIP": dict(pre_norm=True, final_norm="pooled", projection=7, classes=0, without_bias=("embed.projection",)),
     "centred RoPE": dict(positions="none", rope="centred_halves", registers=2, without_bias=("attention.key",)),
     "indexed RoPE": dict(
@@ -47,6 +49,16 @@ OPTIONS = {
     "query pooling": dict(pooling="query", norm="rms", gated_mlp=True),
     "RoPE of a ladder, neighbours": dict(rope="ladder_pairs", positions="none"),
     "windows": dict(class_token=False, pooling="mean", windows=dict(side=2, whole=(1,))),
+    "padded windows": dict(
+        class_token=False,
+        pooling="none",
+        classes=0,
+        final_norm="none",
+        relative_axes=True,
+        windows=dict(side=2, whole=(1,), padded=True),
+        merger=dict(side=1, stages=("hidden 12", "norm", "conv 7", "norm2"), without_bias=("hidden", "conv")),
+    ),
+    "distances by axis": dict(class_token=False, pooling="mean", relative_axes=True, qkv_bias=False),
     "image tokens": dict(
         class_token=False,
         pooling="none",

@@ -77,7 +77,7 @@ def test_any_model_is_explained(option, tmp_path):
     names = [english for english, _ in page.facts["special"]]
     assert len(names) == len(set(names)) == config.special_tokens
     if config.pooling == "map":
-        got, off = page.weights("pooling", config.heads)
+        got, off = page.weights("pooling", config.map_sizes["H"])
         assert (np.abs(got - out.steps["map.probs"][0, :, 0]) <= off[:, None] * 1.001).all()
     assert page.facts["vector"] == (None if out.pooled is None else out.pooled.shape[1])
     if out.logits is None:

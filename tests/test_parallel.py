@@ -96,7 +96,7 @@ def test_heads_and_hidden_numbers_in_shares(threads, option, monkeypatch):
         if getattr(heard, name) is not None:
             assert difference(getattr(out, name), getattr(heard, name)) < 1e-13, name
     of = threads.count if threads.own_products and not config.clipped_linears else 1
-    divided = of > 1 and (config.qk_norm_of_heads or not config.qk_norm)
+    divided = of > 1 and not config.context_norm and (config.qk_norm_of_heads or not config.qk_norm)
     assert {(c.heads, c.head_dim) for c in shares if c.mlp == 42} == ({(6 // of, config.head_dim)} if divided else set())
     assert {c.mlp for c in shares if c.heads == 6} == ({42 // of} if of > 1 and not config.mlp_norm else set())
 

@@ -27,6 +27,7 @@ CASES = {  # name: (family named, what is told, what the refusal says)
     "vit_pe_spatial_base_patch16_512": (None, TOLD, "also those of timm's"),
     "vit_base_patch32_siglip_gap_256": (None, {}, "the file cannot tell activation"),
     "vit_small_patch16_rope_224": (None, {}, "also those of timm's"),
+    "eva02_enormous_patch14_clip_224": (None, {"heads": 16}, "also those of timm's"),
     "vit_small_patch16_rope_224 ": ("timm-dinov3", {"pooling": "mean"}, "not of timm's DINOv3"),
 }
 

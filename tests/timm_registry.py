@@ -120,8 +120,6 @@ def made(name, options, seed=0):
     known = table()
     arguments = {**known["classes"][known["models"][name][0]], **known["models"][name][1]}
     small = {**SMALL, "global_pool": arguments["global_pool"]}
-    if arguments.get("attn_pool_num_heads"):
-        small["attn_pool_num_heads"] = HEADS
     if arguments.get("num_kv_heads"):
         small["num_kv_heads"] = HEADS
     small |= options

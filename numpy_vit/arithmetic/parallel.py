@@ -178,7 +178,7 @@ class TileStep(Step):
         return shape[:3] == self.first and super().fits(shape[3:], rest)
 
     def part_of(self, array: Array) -> Array:
-        return array[self.tile[1:]]
+        return array[self.tile if array.ndim == 4 else self.tile[1:]]
 
 
 def in_tiles(attend: Callable[..., Array], query: Array, key: Array, value: Array, step: Step) -> Array:
@@ -254,7 +254,8 @@ def divided(
 @functools.lru_cache(maxsize=32)
 def narrowed(config: Any, what: str, of: int) -> Any:
     """The config of a part; None where equal parts cannot be made, or something is done to the numbers of all together."""
-    together = config.mlp_norm if what == "mlp" else config.qk_norm and not config.qk_norm_of_heads
+    heads_together = config.context_norm or (config.qk_norm and not config.qk_norm_of_heads)
+    together = config.mlp_norm if what == "mlp" else heads_together
     if getattr(config, what) % of or together or config.clipped_linears:  # a sum's bounds are not its parts'
         return None
     if what == "mlp":

@@ -212,6 +212,12 @@ def _resize_positions(table: ShapeOnly, old: tuple[int, int], new: tuple[int, in
     return table._new(f"resize ({rule})", (table,), (special + new[0] * new[1], table.shape[1]), table.dtype)
 
 
+def _resize_axis(table: ShapeOnly, size: int) -> ShapeOnly:
+    if len(table) == 2 * size - 1:
+        return table
+    return table._new("resize (linear)", (table,), (2 * size - 1, table.shape[1]), table.dtype)
+
+
 def _rotation_tables(frequencies: ShapeOnly, grid: tuple[int, int], rope: str, *rest: Any) -> ShapeOnly:
     shape = 2, grid[0] * grid[1], len(frequencies) * (2 if rope in LADDERS else 4)
     return frequencies._new("cos and sin", (frequencies,), shape, frequencies.dtype)
@@ -265,6 +271,7 @@ ops.WAYS[ShapeOnly] = {
     ops.softmax: _softmax,
     **{each: _elementwise(each) for each in (ops.erf, ops.gelu, ops.gelu_tanh, ops.quick_gelu, ops.silu)},
     positions.resize_positions: _resize_positions,
+    positions.resize_axis: _resize_axis,
     positions.sincos_positions: _sincos_positions,
     rotary.rotation_tables: _rotation_tables,
     rotary.class_rotation: _class_rotation,

@@ -38,6 +38,7 @@ from .pixtral import PIXTRAL
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from .rename_table import class_names, read_map
+from .sam import SAM, SEGMENT_ANYTHING, VITDET
 from .siglip_vl import GEMMA3, IDEFICS3, LFM2_VL, PALIGEMMA
 from .sources import Source, open_source, sha256
 from .table import compare, first_names
@@ -72,6 +73,9 @@ FAMILIES: dict[str, Family] = {
         OVIS2,
         INTERNVL,
         PIXTRAL,
+        SAM,
+        VITDET,
+        SEGMENT_ANYTHING,
         MOONVIT,
         PADDLEOCR_VL,
         VIDEO_LLAMA_3,

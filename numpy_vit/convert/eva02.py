@@ -1,7 +1,10 @@
 """EVA-02 (timm/models/eva.py; baaivision/EVA, EVA-02/asuka/modeling_finetune.py).
 
 Learned positions and rotary ones too, counted in the grid of pre-training, 16 x 16; a gated MLP with a norm inside; the key has
-no bias; the last norm is of the mean of the patch tokens.
+no bias; the last norm is of the mean of the patch tokens. EVA-02 CLIP norms what the heads give, too.
+
+With timm's config.json also the other models of its eva.py whose rotary positions are counted: Perception Encoder (arXiv
+2504.13181; columns first, its own heads in the attention pool) and naver's RoPE ViTs (arXiv 2403.13298) but the mixed ones.
 """
 
 from .family import Family

@@ -62,6 +62,7 @@ class Family:
     confusable    another model that the tensors may be as well, or None
     policy     how its pictures are prepared (numpy_vit.convert.preprocessing.POLICIES), where no file says it
     preprocess    reads it from the family's own files; gives None where they do not say
+    unprepared    how the name of its image processor begins, whose steps are not done here: said, and no reason to refuse
     labels     class names, likewise
     hugging_face   its config.json says all that tensors do not
     whole_names    names are as the file has them: nothing that comes before is left off (a rename table's)
@@ -85,6 +86,7 @@ class Family:
     policy: str | None = None
     preprocess: Callable[[OpenCheckpoint, ViTConfig], Preprocess | None] = lambda reading, config: None
     labels: Callable[[OpenCheckpoint, ViTConfig], list[str] | None] = lambda reading, config: None
+    unprepared: str = ""
     hugging_face: bool = False
     whole_names: bool = False
 
@@ -246,6 +248,12 @@ class Family:
         source, notes = reading.source, reading.notes
         if source.policy is not None:
             return policy(source.policy, config.image, config.channels)
+        said = source.preprocessor or {}
+        inner = said.get("image_processor")
+        processor = (inner if isinstance(inner, dict) else said).get("image_processor_type")
+        if self.unprepared and isinstance(processor, str) and processor.startswith(self.unprepared):
+            notes.append(f"{processor} prepares pictures in a way of its own, which is not done here: give pixels that it made")
+            return None
         if source.preprocessor is not None or self.hugging_face:
             return read_preprocessor(source.preprocessor, config.channels, notes, reading.config.get("model_type"))
         found = self.preprocess(reading, config)

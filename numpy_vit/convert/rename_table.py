@@ -99,7 +99,7 @@ def our_names() -> tuple[frozenset[str], frozenset[str]]:
     common: dict[str, Any] = dict(
         image=4, patch=4, channels=1, width=4, depth=1, heads=1, mlp=4, classes=2, pooler=2, eps=1.0, activation="gelu",
         position_rule="bicubic", qkv_bias=True, registers=1, pre_norm=True, layer_scale=True, qk_norm=True, gated_mlp=True,
-        mlp_norm=True, projection=2,
+        mlp_norm=True, context_norm=True, projection=2,
     )  # fmt: skip
     distilled: dict[str, Any] = dict(distillation_token=True, distillation_head=True)
     configs = (

@@ -225,6 +225,8 @@ def measure(table: Table, tensors: Tensors) -> dict[str, Any]:
         "relative_positions": there(f"{block}attention.relative_positions"),
         "gated_mlp": there(f"{block}mlp.gate.weight"),
         "mlp_norm": there(f"{block}mlp.norm.weight"),
+        "context_norm": there(f"{block}attention.context_norm.weight"),
+        "map_mlp": sides("map.mlp.hidden")[1],
         "final_norm": "tokens" if there("norm.weight") else "pooled" if there("pooled_norm.weight") else "none",
     }
     if there("map.probe"):

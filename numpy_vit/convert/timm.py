@@ -39,6 +39,7 @@ BLOCK = (
     *QKV,
     Row("blocks.{n}.attention.query_norm", "blocks.{n}.attn.q_norm"),
     Row("blocks.{n}.attention.key_norm", "blocks.{n}.attn.k_norm"),
+    Row("blocks.{n}.attention.context_norm", "blocks.{n}.attn.norm"),
     Row("blocks.{n}.attention.output", "blocks.{n}.attn.proj"),
     Row("blocks.{n}.layer_scale1", "blocks.{n}.ls1.gamma"),
     Row("blocks.{n}.layer_scale1", "blocks.{n}.gamma_1"),  # Facebook's DeiT-3, BEiT, EVA
@@ -155,7 +156,7 @@ def confusable(reading: OpenCheckpoint) -> str | None:
             fields = timm_models.fields({"architecture": name}, [])[0]
         except InputError:
             return name
-        if fields["rope"] != "none":
+        if fields["rope"] != "none" or fields.get("norm_places", "before") != "before":
             return name
     return None
 
@@ -175,11 +176,12 @@ def rotary_frequencies(config: ViTConfig, reading: OpenCheckpoint, theta: float)
 # What timm's config.json and the tensors both tell.
 COMPARED = (
     "patch", "channels", "width", "depth", "heads", "mlp", "classes", "class_token", "distillation_token", "registers",
-    "qkv_bias", "pre_norm", "layer_scale", "qk_norm", "relative_positions", "gated_mlp", "mlp_norm", "final_norm",
-    "without_bias",
+    "qkv_bias", "pre_norm", "layer_scale", "qk_norm", "relative_positions", "gated_mlp", "mlp_norm", "context_norm", "map_mlp",
+    "final_norm", "without_bias",
 )  # fmt: skip
 UNSAID = {"distillation_token": False, "distillation_head": False, "qk_norm": False, "relative_positions": False,
-          "mlp_norm": False, "pre_norm": False, "registers": 0, "projection": 0, "pre_logits": False}  # fmt: skip
+          "mlp_norm": False, "context_norm": False, "map_mlp": 0, "pre_norm": False, "registers": 0, "projection": 0,
+          "pre_logits": False}  # fmt: skip
 
 
 def pooling(reading: OpenCheckpoint) -> str:

@@ -206,10 +206,10 @@ def vision_transformer(a: Arguments, notes: list[str]) -> dict[str, Any]:
         raise a.refuse("pool_include_prefix", ": the mean over all tokens is not supported")
     if pool == "map" and prefix and not takes_all:
         raise a.refuse("global_pool", ": attention over the patches alone, beside class token or registers, is not supported")
-    for key, kind in (("embed_layer", "PatchEmbed"), ("block_fn", "Block"), ("attn_layer", "Attention")):
+    for key, kind in (("embed_layer", "PatchEmbed"), ("attn_layer", "Attention")):
         a.layer(key, kind)
-    for key in ("scale_attn_norm", "scale_mlp_norm", "embed_norm_layer"):
-        a.only(key, False, None)
+    a.only("embed_norm_layer", False, None)
+    after = a.layer("block_fn", "Block", "ResPostBlock") == "ResPostBlock"  # whose init_values are its norms' weights
     mlp = a.layer("mlp_layer", "Mlp", "GluMlp", "SwiGLU")
     if mlp == "GluMlp" and gate_last(a["mlp_layer"]):
         raise a.refuse("mlp_layer", ": a gate in the second half is not supported")
@@ -232,9 +232,13 @@ def vision_transformer(a: Arguments, notes: list[str]) -> dict[str, Any]:
         "registers": registers,
         "positions": placed(bool(learned), a["no_embed_class"]),
         "pre_norm": pre_norm,
-        "layer_scale": bool(a["init_values"]),
+        "norm_places": "after" if after else "before",
+        "layer_scale": bool(a["init_values"]) and not after,
         "qk_norm": bool(a["qk_norm"]),
         "gated_mlp": gated,
+        "mlp_norm": bool(a["scale_mlp_norm"]),
+        "context_norm": bool(a["scale_attn_norm"]),
+        "map_mlp": found["mlp"] if pool == "map" else 0,
         "final_norm": "none" if not final else "pooled" if norm else "tokens",
         "without_bias": tuple(without),
     }
@@ -256,15 +260,15 @@ def eva(a: Arguments, notes: list[str]) -> dict[str, Any]:
     """timm/models/eva.py, Eva: EVA, EVA-02, DINOv3 and more."""
     pool, registers, pre_norm = pooling(a, notes), a["num_reg_tokens"] or 0, bool(a["use_pre_transformer_norm"])
     found, gated, attention = common(a), bool(a["swiglu_mlp"]), a["attn_type"]
-    for key in ("use_post_norm", "scale_attn_inner", "attn_only_layer_scale"):
-        a.only(key, False)
+    a.only("attn_only_layer_scale", False)
+    after, normed = bool(a["use_post_norm"]), bool(a["scale_mlp"])
     a.only("attn_type", "eva", "rope")
     a.only("num_kv_heads", None, a["num_heads"], [a["num_heads"]] * a["depth"])
     heads, ratio = a["attn_pool_num_heads"] or a["num_heads"], a["attn_pool_mlp_ratio"] or a["mlp_ratio"]
-    if pool == "map" and (heads, int(ratio * a["embed_dim"]), gated) != (a["num_heads"], found["mlp"], False):
-        raise a.refuse("attn_pool_num_heads", ": only attention pooling of as many heads and hidden numbers as the blocks' is "
-                                              "supported, without gates")  # fmt: skip
+    if pool == "map" and gated:
+        raise a.refuse("swiglu_mlp", ": with attention pooling, whose own MLP has no gate, it is not supported")
     aligned = a["swiglu_align_to"] or 0
+    aligned = 0 if after and not normed else aligned  # EvaBlockPostNorm then has another layer, which does not align
     pooled_norm = a["use_fc_norm"] if a["use_fc_norm"] is not None else a["global_pool"] == "avg"
     norm = a["use_post_transformer_norm"] if a["use_post_transformer_norm"] is not None else not pooled_norm
     if norm and pooled_norm:
@@ -281,14 +285,21 @@ def eva(a: Arguments, notes: list[str]) -> dict[str, Any]:
         "registers": registers,
         "positions": placed(a["use_abs_pos_emb"], a["no_embed_class"]),
         "pre_norm": pre_norm,
-        "layer_scale": a["init_values"] is not None,
+        "norm_places": "after" if after else "before",
+        "layer_scale": a["init_values"] is not None and not after,
         "qk_norm": bool(a["qk_norm"]),
         "gated_mlp": gated,
-        "mlp_norm": bool(a["scale_mlp"]),
+        "mlp_norm": normed,
+        "context_norm": bool(a["scale_attn_inner"]),
+        **({"map_heads": heads, "map_mlp": int(ratio * a["embed_dim"])} if pool == "map" else {}),
         "final_norm": "tokens" if norm else "pooled" if pooled_norm else "none",
         "without_bias": tuple(without),
         **rotary(a),
     }
+
+
+COUNTED = {("ij", False): "index_pairs", ("ij", True): "index_halves", ("xy", False): "column_pairs"}
+"""Of counted places: (which axis comes first, whether halves are paired) -> ViTConfig.rope."""
 
 
 def rotary(a: Arguments) -> dict[str, Any]:
@@ -298,16 +309,25 @@ def rotary(a: Arguments) -> dict[str, Any]:
     if not a["use_rot_pos_emb"]:
         return {"rope": "none"}
     a.only("rope_type", "cat", "dinov3")
-    a.only("rope_grid_offset", 0)
-    a.only("rope_rotate_half", kind == "dinov3")
     if kind == "dinov3":  # (row, column) whatever the indexing, unless it is "xy"
+        a.only("rope_grid_offset", 0)
+        a.only("rope_rotate_half", True)
         a.only("rope_grid_indexing", "ij")
         return {"rope": "centred_halves", "rope_theta": a["rope_temperature"]}
-    a.only("rope_grid_indexing", "ij")
-    if grid is None:
-        raise a.refuse("ref_feat_shape", ": without the grid of training, the patches' places are not known")
+    a.only("rope_grid_indexing", "ij", "xy")
+    rope = COUNTED.get((a["rope_grid_indexing"], bool(a["rope_rotate_half"])))
+    if rope is None:
+        raise a.refuse("rope_rotate_half", " with columns first is not supported")
+    offset = a["rope_grid_offset"]
+    if isinstance(offset, bool) or not isinstance(offset, int | float) or offset < 0 or offset != int(offset):
+        raise a.refuse("rope_grid_offset", " is no whole number from 0 on")
     grid = [grid, grid] if isinstance(grid, int) else grid
-    return {"rope": "index_pairs", "rope_grid": tuple(grid), "rope_theta": a["rope_temperature"]}
+    return {
+        "rope": rope,
+        "rope_grid": None if grid is None else tuple(grid),
+        "rope_offset": int(offset),
+        "rope_theta": a["rope_temperature"],
+    }
 
 
 def beit(a: Arguments, notes: list[str]) -> dict[str, Any]:

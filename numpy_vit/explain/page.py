@@ -36,6 +36,7 @@ MAX_SIDE = 720  # pixels of a side of the picture as it was given
 OPERATIONS = {
     "patchify": "切成图块",
     "linear": "线性",
+    "convolution": "卷积",
     "prepend": "前置",
     "as is": "原样",
     "resize": "缩放",
@@ -162,7 +163,7 @@ def page(
             "heads": config.heads if recording.kept.heads else 0,
             "of": config.heads,
             "bytes": recording.kept.bytes,
-            "pooling": recording.pooling is not None,
+            "pooling": 0 if recording.pooling is None else config.map_sizes["H"],
         },
         "ramp": RAMP,
         "pooled": pooling_in_words(config),

@@ -243,7 +243,7 @@ def unbiased(run: Variation) -> Variation:
 def swapped(one: str, other: str) -> OnWeight:
     def change(name: str, get: Get, config: ViTConfig) -> Array | None:
         for a, b in ((one, other), (other, one)):
-            if f".{a}." in name:
+            if name.startswith("blocks.") and f".{a}." in name:
                 return get(name.replace(f".{a}.", f".{b}."))
         return None
 
@@ -444,6 +444,10 @@ def bias_transposed(scores: Array, run: Run) -> Array:
     return run["attention.scores"] + run["attention.relative_bias"].swapaxes(-1, -2)
 
 
+def backwards(name: str, get: Get, config: ViTConfig) -> Array | None:
+    return get(name)[::-1] if name.endswith((".relative_rows", ".relative_columns")) else None
+
+
 def option_mistakes(c: ViTConfig) -> tuple[Row, ...]:
     """What later families have; whether the model has it is seen from its steps and weights (`applies`)."""
     parts, scales = ("query", "key"), ("layer_scale1", "layer_scale2")
@@ -465,7 +469,9 @@ def option_mistakes(c: ViTConfig) -> tuple[Row, ...]:
         (True, "relative-positions-missing", "no relative positions are added to the scores",
          step("attention.biased_scores", earlier("attention.scores"))),
         (True, "relative-positions-transposed", "relative positions are from key to query, not query to key",
-         step("attention.biased_scores", bias_transposed)),
+         weight(backwards) if c.relative_axes else step("attention.biased_scores", bias_transposed)),
+        (True, "context-norm-missing", "the norm of what the heads give is missing",
+         step("attention.context_norm", lambda normed, run: merge_heads(run["attention.context"]))),
         (True, "gate-swapped", "the MLP's gate and hidden layer are swapped", weight(swapped("mlp.gate", "mlp.hidden"))),
         (True, "mlp-norm-missing", "the norm inside the MLP is missing", step("mlp.norm", earlier(inside))),
         (True, "pooled-norm-missing", "the norm after pooling is missing", step("pooled_norm", earlier("pool"))),
@@ -537,9 +543,9 @@ def multimodal_mistakes(c: ViTConfig) -> list[Row]:
          both(centred("norm1", "input"), centred("norm2", "residual1"))),
         (windows, "windows-missing", "every block attends to the whole picture: there are no windows", config(windows=None)),
         (windows and windows.whole, "windows-everywhere", "no block attends to the whole picture: all have windows",
-         config(windows={"side": windows.side} if windows else None)),
+         config(windows=dataclasses.replace(windows, whole=()) if windows else None)),
         *((True, f"windows-{side}", text.format(side, windows and windows.side),
-           config(windows={"side": side, "whole": windows.whole} if windows else None)) for side in sorted(other_sides)),
+           config(windows=dataclasses.replace(windows, side=side) if windows else None)) for side in sorted(other_sides)),
         (merger, "merged-by-column", "the patches that are merged are taken column by column",
          step("merger.concat", neighbours((1, 0, 2)))),
         (merger, "merged-as-unfolded", "merged tokens have their numbers as a convolution's kernel has them",
@@ -598,7 +604,7 @@ def norm_mistakes(c: ViTConfig) -> list[Row]:
 def attention_mistakes(c: ViTConfig) -> list[Row]:
     """Query, key and value mixed up, heads split or merged otherwise, scores scaled or normed otherwise."""
     K, heads = c.head_dim, c.heads > 1
-    used = "attention.biased_scores" if c.relative_positions else "attention.scores"
+    used = "attention.biased_scores" if c.relative_positions or c.relative_axes else "attention.scores"
     scores, probs = functools.partial(step, "attention.scores"), functools.partial(step, "attention.probs")
     return [
         *((True, f"qkv-order-{''.join(part[0] for part in order)}",
@@ -609,7 +615,7 @@ def attention_mistakes(c: ViTConfig) -> list[Row]:
         (heads and K > 1, "heads-kh-merged", "heads are split and merged (K, H) instead of (H, K)", weight(heads_last_merged)),
         (heads, "heads-not-moved", "heads are split by a reshape to (B, H, N, K), without moving the axes",
          both(*(step(f"attention.{part}", reshaped_heads) for part in QKV))),
-        (heads, "merged-not-moved", "heads are merged by a reshape, without moving the axes",
+        (heads and not c.context_norm, "merged-not-moved", "heads are merged by a reshape, without moving the axes",
          step("attention.output", output_of_unmoved_heads)),
         (K > 1, "scale-missing", "scores are not divided by sqrt(K)", scores(times(K**0.5))),
         (c.width != K, "scale-by-D", "scores are divided by sqrt(D) instead of sqrt(K)", scores(times((K / c.width) ** 0.5))),

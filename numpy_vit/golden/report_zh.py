@@ -57,6 +57,7 @@ TEXTS = {
     "the norm before attention is missing": "缺少注意力之前的归一化",
     "the norm before the MLP is missing": "缺少 MLP 之前的归一化",
     "the norm before the first block is missing": "缺少第一个编码器块之前的归一化",
+    "the norm of what the heads give is missing": "缺少对各个头的结果的归一化",
     "the norm inside the MLP is missing": "缺少 MLP 内部的归一化",
     "the norm after pooling is missing": "缺少汇聚之后的归一化",
     "the last norm is missing": "缺少最后的归一化",

@@ -23,6 +23,21 @@ class Explanation(NamedTuple):
 LAYER_NORM = "(x - mean) / sqrt(variance + eps) * weight + bias"
 _LINEAR = "{N} x {D} @ {D} x {H*K} + {H*K}, seen as {H} heads of {K}"
 
+_ROW_SCORES = Explanation(
+    "matmul",
+    "MViTv2 (2112.01526)",
+    "q times what is learned for each distance in rows, {H} times",
+    "Every query meets what is learned for its distance to each row of patches.",
+    "每个查询与它到各行图块的距离所对应的可学习向量相乘。",
+)
+_COLUMN_SCORES = Explanation(
+    "matmul",
+    "MViTv2 (2112.01526)",
+    "q times what is learned for each distance in columns, {H} times",
+    "And its distance to each column.",
+    "到各列的距离也一样。",
+)
+
 EXPLANATIONS: dict[str, Explanation] = {
     "embed.patches": Explanation(
         "patchify",
@@ -158,6 +173,17 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Scores become weights: every patch looks at the patches of its own window.",
         "分数变成权重：每个图块只看自己窗口里的图块。",
     ),
+    "attention.windows.row_scores": _ROW_SCORES,
+    "attention.windows.column_scores": _COLUMN_SCORES,
+    "attention.windows.biased_scores": Explanation(
+        "add",
+        "MViTv2 (2112.01526)",
+        "scores + what the query makes of the row + of the column, {H} times",
+        "Added to the scores, it lets a query prefer what is near, or above, or to the left.",
+        "加到分数上，让查询可以偏好近处、上方或左侧。",
+    ),
+    "attention.row_scores": _ROW_SCORES,
+    "attention.column_scores": _COLUMN_SCORES,
     "attention.value_norm": Explanation(
         "rms norm without scale",
         "Gemma 4",
@@ -382,6 +408,13 @@ EXPLANATIONS |= {
         "A norm inside the MLP keeps the products of gate and hidden numbers at one scale.",
         "MLP 内部的归一化让门与隐藏数字之积保持同一尺度。",
     ),
+    "attention.context_norm": Explanation(
+        "layer norm",
+        "EVA-02 CLIP (2303.15389)",
+        f"{LAYER_NORM}, each token over {{H*K}}",
+        "What all heads give is brought to one scale before it is mixed.",
+        "各个头的结果在混合之前先调到同一尺度。",
+    ),
     "map.query": Explanation(
         "linear",
         "MAP (1810.00825)",
@@ -519,6 +552,13 @@ _MERGER: dict[str, Explanation] = {
         "{T} x {in} @ {in} x {out} + {out}",
         "A learned matrix on the way to the width of the language model.",
         "通向语言模型宽度的一个可学习的矩阵。",
+    ),
+    "conv": Explanation(
+        "convolution",
+        "SAM (2304.02643): neck",
+        "each of {G} tokens with its 8 neighbours, {in} numbers @ {in} x {out}",
+        "Neighbouring tokens are mixed, so that the map of them is smooth.",
+        "相邻的词元混合起来，使它们组成的特征图更平滑。",
     ),
     "activation": Explanation(
         "activation", _MERGED, "of every number", "The non-linearity between two matrices.", "两个矩阵之间的非线性。"

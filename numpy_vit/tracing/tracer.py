@@ -128,6 +128,7 @@ class _Recorder:
         self._counted: set[str] = set()
         self._shapes: dict[str, tuple[int, ...]] = {}
         self.filled = functools.cache(lambda text: fill_in(text, sizes))  # every block says the same
+        self.filled_in_map = functools.cache(lambda text: fill_in(text, {**sizes, **config.map_sizes}))
 
     def __call__(self, name: str, array: ShapeOnly, dims: str) -> None:
         used: dict[str, ShapeOnly] = {}
@@ -157,6 +158,7 @@ class _Recorder:
         if "{in}" in formula:
             rows, columns = weights[0].shape
             formula = formula.replace("{in}", str(rows)).replace("{out}", str(columns))
+        filled = self.filled_in_map if name.startswith("map.") else self.filled
         self.rows.append(
             Row(
                 name=name,
@@ -170,10 +172,10 @@ class _Recorder:
                 macs=macs,
                 read=sum(operand.nbytes for operand in used.values()),
                 written=array.nbytes,
-                formula=self.filled(formula),
+                formula=filled(formula),
                 paper=where,
-                why=self.filled(entry.why),
-                why_zh=self.filled(entry.why_zh),
+                why=filled(entry.why),
+                why_zh=filled(entry.why_zh),
             )
         )
 
