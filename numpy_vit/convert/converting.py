@@ -18,12 +18,14 @@ from .eva02 import EVA02
 from .family import Family
 from .google import AUGREG, BIG_VISION
 from .hf_beit import HF_BEIT
+from .hf_blip import HF_BLIP, HF_GIT, HF_JANUS
 from .hf_clip import HF_CLIP
 from .hf_deit import HF_DEIT
-from .hf_dinov2 import HF_DINOV2, HF_DINOV2_REGISTERS
+from .hf_dinov2 import HF_DINOV2, HF_DINOV2_REGISTERS, HF_TIPSV2
 from .hf_dinov3 import HF_DINOV3
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
-from .hf_vit import HF_MAE, HF_VIT
+from .hf_tokens import HF_PIXIO, HF_YOLOS
+from .hf_vit import HF_IJEPA, HF_MAE, HF_VIT
 from .hugging_face_config import TOWERS
 from .internvl import INTERNVL
 from .openai_clip import OPENAI_CLIP
@@ -50,6 +52,13 @@ FAMILIES: dict[str, Family] = {
         HF_CLIP,
         HF_SIGLIP,
         HF_SIGLIP2,
+        HF_IJEPA,
+        HF_YOLOS,
+        HF_PIXIO,
+        HF_TIPSV2,
+        HF_BLIP,
+        HF_GIT,
+        HF_JANUS,
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,

@@ -159,7 +159,7 @@ class Family:
     def reading(self, source: Source, notes: list[str]) -> OpenCheckpoint:
         """A checkpoint of this family, opened."""
         prefix = self.prefix(source.tensors)
-        refuse_place(prefix)
+        refuse_place(prefix, self.model_types)
         names = self.stripped_names(source.tensors, prefix)
         bare = {short: source.tensors[name] for short, name in names.items()}  # of shards, only those that hold them are read
         if len(bare) < len(source.tensors):

@@ -42,6 +42,22 @@ READ = {
         "use_mean_pooling", "layer_scale_init_value",
     },
     "two towers": {"projection_dim", "vision_config", "vision_config_dict"},
+    "TIPSv2": {"mlp_ratio", "use_swiglu_ffn", "num_register_tokens", "qkv_bias"},
+    "I-JEPA": {"pooler_act", "pooler_output_size", "qkv_bias"},
+    "YOLOS": {
+        "qkv_bias", "num_detection_tokens", "use_mid_position_embeddings", "auxiliary_loss", "bbox_cost",
+        "bbox_loss_coefficient", "class_cost", "eos_coefficient", "giou_cost", "giou_loss_coefficient",
+    },
+    "Pixio": {"mlp_ratio", "qkv_bias", "n_cls_tokens"},
+    "RADIO": {
+        "mlp_ratio", "use_swiglu_ffn", "qkv_bias", "max_img_size", "num_cls_tokens", "num_registers", "norm_mean", "norm_std",
+        "patch_dim", "summary_idxs", "video_patch_dim", "video_temporal_patch_size",
+    },
+    "BLIP": {"qkv_bias", "projection_dim"},
+    "GIT": set(),
+    "Janus": {
+        "attention_bias", "depth", "hidden_dropout_rate", "mlp_ratio", "projection_dim", "projection_dropout", "use_qk_norm",
+    },
 }  # fmt: skip
 """What each family reads beside the sizes that all have (hugging_face.OURS, and head_dim)."""
 CLIPSEG = (
@@ -56,6 +72,17 @@ DPT = (
 DECODERS = {"dpt": DPT, "clipseg": CLIPSEG}  # what a copy says of what follows its encoder
 NO_HEAD = {"vision_use_head": False, "patch_size": 32, "hidden_act": "gelu_pytorch_tanh"}
 WIDE = {**NO_HEAD, "hidden_size": 1152, "num_attention_heads": 16}
+BLIP_2 = {
+    "hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "image_size": 224, "patch_size": 14,
+    "num_attention_heads": 16, "layer_norm_eps": 1e-6,
+}  # fmt: skip
+KOSMOS_2 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
 # Model types that are copies of another: whose, and where their defaults differ (transformers 5.24, configuration_*.py).
 COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_msn": ("vit", {"layer_norm_eps": 1e-6, "pooler_output_size": 0}),
@@ -67,6 +94,12 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "idefics2_vision": ("siglip_vision_model", NO_HEAD),
     "idefics3_vision": ("siglip_vision_model", WIDE),
     "smolvlm_vision": ("siglip_vision_model", WIDE),
+    "owlvit_vision_model": ("clip_vision_model", {"image_size": 768}),
+    "owlv2_vision_model": ("clip_vision_model", {"image_size": 768, "patch_size": 16}),
+    "owlvit": ("clip", {}),
+    "owlv2": ("clip", {}),
+    "kosmos_2_vision_model": ("clip_vision_model", KOSMOS_2),
+    **{f"{name}_vision_model": ("blip_vision_model", BLIP_2) for name in ("blip_2", "instructblip", "instructblipvideo")},
 }
 # Where they resize positions otherwise.
 # Idefics looks them up by the share of the way: that is not done here.
@@ -85,19 +118,30 @@ INSIDE = {
     "idefics3": "idefics3_vision",
     "smolvlm": "smolvlm_vision",
     "flava": "flava_image_model",
+    "blip": "blip_vision_model",
+    "blip-2": "blip_2_vision_model",
+    "instructblip": "instructblip_vision_model",
+    "instructblipvideo": "instructblipvideo_vision_model",
+    "git": "git_vision_model",
+    "janus": "janus_vision_model",
+    "kosmos-2": "kosmos_2_vision_model",
+    "kosmos-2.5": "kosmos_2_5_vision_model",
+    "pix2struct": "pix2struct_vision_model",
+    "tipsv2": "tipsv2_vision_model",
 }
 # Those whose tower is of a class of its own, whatever model_type its part has: of one that we know, and of others.
-OF_ONE_CLASS = ("idefics2", "idefics3", "smolvlm", "flava")
+OF_ONE_CLASS = ("idefics2", "idefics3", "smolvlm", "flava", "blip", "blip-2", "instructblip", "instructblipvideo", "git",
+                "janus", "kosmos-2", "kosmos-2.5", "pix2struct", "tipsv2")  # fmt: skip
 OWN_TOWERS = {
-    "aimv2", "align", "apertus1p5", "blip", "blip-2", "bridgetower", "cohere_compass", "cosmos3_edge", "deepseek_ocr2",
-    "dots3_note", "ernie4_5_vl_moe", "exaone4_5", "florence2", "gemma3n", "gemma4", "gemma4_unified", "git", "glm4v",
+    "aimv2", "align", "apertus1p5", "bridgetower", "cohere_compass", "cosmos3_edge", "deepseek_ocr2",
+    "dots3_note", "ernie4_5_vl_moe", "exaone4_5", "florence2", "gemma3n", "gemma4", "gemma4_unified", "glm4v",
     "glm4v_moe", "glm5_next", "glm_image", "glm_ocr", "got_ocr2", "granite_docling", "groupvit", "hunyuan_vl", "hy_v4_vl",
-    "idefics", "inkling2", "inkling_mm_model", "instructblip", "instructblipvideo", "internvl", "janus", "kimi_k25", "kosmos-2",
-    "kosmos-2.5", "lfm3_vl", "llama4", "minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "minimax_m3_vl", "mllama", "molmo2",
-    "muse_glimmer", "muse_spark", "ovis2", "owlv2", "owlvit", "paddleocr_vl", "pe_video_encoder", "phi4_multimodal",
-    "pix2struct", "pp_chart2table", "pp_formulanet", "qianfan_ocr", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl",
+    "idefics", "inkling2", "inkling_mm_model", "internvl", "kimi_k25",
+    "lfm3_vl", "llama4", "minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "minimax_m3_vl", "mllama", "molmo2",
+    "muse_glimmer", "muse_spark", "ovis2", "paddleocr_vl", "pe_video_encoder", "phi4_multimodal",
+    "pp_chart2table", "pp_formulanet", "qianfan_ocr", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl",
     "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp", "sam", "sam3", "sam_hq",
-    "slanext", "step3p7", "tipsv2", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
+    "slanext", "step3p7", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
 }  # fmt: skip
 PLACES = {
     "git.image_encoder.": "git",
@@ -105,7 +149,19 @@ PLACES = {
     "visual.vision_model.": "paddleocr_vl",
 }
 """Where such towers lie whose names and shapes are a known one's, and whose last steps are not."""
-ENCODERS = ("pixtral",)  # that several kinds of larger models have, and that no class of classifiers has
+ENCODERS = (
+    "pixtral",
+    "blip_vision_model",
+    "git_vision_model",
+    "janus_vision_model",
+    "kosmos_2_5_vision_model",
+    "pix2struct_vision_model",
+    "radio",
+    "tipsv2_vision_model",
+    "pixio",
+    "ijepa",
+    "yolos",
+)  # that several kinds of larger models have, and that no class of classifiers has
 TOWERS = ("vision_config", "image_config")  # what the part about pictures is called, where its type is not said
 
 
@@ -120,6 +176,9 @@ def own_config(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str, 
         return found
     original, defaults = COPIES[model_type]
     others = DECODERS.get(model_type, ())
+    inner = COPIES.get(f"{model_type}_vision_model", ("", {}))[1]
+    if inner and isinstance(found.get("vision_config"), dict):  # of both towers, where the picture's has defaults of its own
+        found["vision_config"] = {**inner, **found["vision_config"]}
     return {**defaults, **{key: value for key, value in found.items() if key not in others}, "model_type": original}
 
 
@@ -150,10 +209,10 @@ def position_rule(config: Mapping[str, Any] | None) -> dict[str, Any]:
     return {} if rule is None else {"position_rule": rule}
 
 
-def refuse_place(prefix: str) -> None:
-    """Raise InputError where a tower lies under a prefix that tells another kind than its names do."""
+def refuse_place(prefix: str, model_types: Collection[str]) -> None:
+    """Raise InputError where a tower lies under a prefix that tells another kind than its names do; `model_types` are these."""
     for place, parent in PLACES.items():
-        if place in prefix:
+        if place in prefix and INSIDE.get(parent) not in model_types:
             raise InputError(
                 f"its tensors lie under '{prefix}', as a {parent}'s tower, which is of a kind of its own: not supported"
             )
