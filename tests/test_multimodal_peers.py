@@ -415,7 +415,7 @@ DINOV2_PART = {**DINOV2, "model_type": "dinov2"}
     [
         ({"model_type": "depth_pro", "image_model_config": DINOV2_PART, "patch_model_config": DINOV2_PART},
          r"several towers \(image_model_config, patch_model_config\): save the one that is meant"),
-        ({"model_type": "llava", "vision_config": {"model_type": "pixtral"}}, "'llava', of its vision_config 'pixtral'"),
+        ({"model_type": "llava", "vision_config": {"model_type": "hiera"}}, "'llava', of its vision_config 'hiera'"),
         ({"model_type": "dpt", "is_hybrid": True, **SIZES}, "a hybrid dpt"),
         ({"model_type": "groupvit", "vision_config": CLIP}, "a groupvit is of a kind of its own"),
     ],
@@ -451,9 +451,15 @@ def test_a_tower_whose_type_is_not_said_is_transformers_default(case, kind):
     )
     config, _ = numpy_vit.models.loading.find_config(write({"model_type": case, key: part}))
     found = (config.depth, config.heads, config.mlp, config.patch, config.eps)
-    assert found == (reference.num_hidden_layers, reference.num_attention_heads, reference.intermediate_size,
-                     reference.patch_size, reference.layer_norm_eps)  # fmt: skip
-    assert ACTIVATIONS[reference.hidden_act] == config.activation
+
+    def theirs(*names):
+        return next(getattr(reference, name) for name in names if hasattr(reference, name))
+
+    ratio = getattr(reference, "mlp_ratio", 0)
+    mlp = int(reference.hidden_size * ratio) if ratio else theirs("intermediate_size", "d_ff")
+    patch = reference.patch_size if hasattr(reference, "patch_size") else (reference.patch_embed_hidden_size // 3) ** 0.5
+    assert found == (reference.num_hidden_layers, reference.num_attention_heads, mlp, patch, reference.layer_norm_eps)
+    assert ACTIVATIONS[theirs("hidden_act", "dense_act_fn")] == config.activation
 
 
 def test_which_towers_are_of_a_class_of_their_own():

@@ -5,6 +5,7 @@ pytest -m peers tests/test_spellings_peers.py
 
 import json
 
+import numpy as np
 import pytest
 
 from numpy_vit.convert import convert
@@ -17,6 +18,7 @@ OBLONG = {**SIZES, "image_size": [12, 20]}
 RATIO = {**{key: value for key, value in SIZES.items() if key != "intermediate_size"}, "mlp_ratio": 3}
 TEXT = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=99, pad_token_id=0,
             bos_token_id=1, eos_token_id=2)  # fmt: skip
+ROWS = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=3, patch_embed_hidden_size=48)
 OPT = {**TEXT, "model_type": "opt", "ffn_dim": 8, "word_embed_proj_dim": 16}
 QFORMER = dict(**TEXT, encoder_hidden_size=24)
 LLAMA = {**TEXT, "model_type": "llama", "num_key_value_heads": 2}
@@ -80,6 +82,22 @@ CASES = {
               "vision_model", "hf-janus", {"last_hidden_state": "last_hidden_state"}),
     "Janus, no biases": ("JanusVisionModel", "JanusVisionConfig", {**RATIO, "attention_bias": False}, "", "hf-janus",
                          {"last_hidden_state": "last_hidden_state"}),
+    "Kosmos-2.5": ("Kosmos2_5ForConditionalGeneration", "Kosmos2_5Config", both(
+        {**ROWS, "intermediate_size": 40, "head_dim": 4, "max_num_patches": 9}, KOSMOS, latent_query_num=3), "vision_model",
+        "pix2struct", {"last_hidden_state": "last_hidden_state"}),
+    "Pix2Struct": ("Pix2StructForConditionalGeneration", "Pix2StructConfig", both(
+        {**ROWS, "d_ff": 40, "d_kv": 4, "seq_len": 9},
+        dict(vocab_size=99, hidden_size=24, d_kv=8, d_ff=8, num_layers=1, num_heads=2)),
+        "encoder", "pix2struct", {"last_hidden_state": "last_hidden_state"}),
+    "Pix2Struct's encoder": ("Pix2StructVisionModel", "Pix2StructVisionConfig",
+                             {**ROWS, "d_ff": 40, "d_kv": 8, "seq_len": 12, "dense_act_fn": "gelu"}, "", "pix2struct",
+                             {"last_hidden_state": "last_hidden_state"}),
+    "RADIO": ("RadioModel", "RadioConfig", {**RATIO, "mlp_ratio": 3.0, "max_img_size": 26}, "", "radio",
+              {"last_hidden_state": "last_hidden_state"}),
+    "RADIO, gated": ("RadioModel", "RadioConfig",
+                     {**RATIO, "mlp_ratio": 3.0, "max_img_size": 20, "use_swiglu_ffn": True, "num_cls_tokens": 1,
+                      "num_registers": 1, "norm_mean": [0.1, 0.2, 0.3], "norm_std": [2.0, 3.0, 0.5], "summary_idxs": [0], "qkv_bias": False,
+                      "video_temporal_patch_size": 2}, "", "radio", {"last_hidden_state": "last_hidden_state"}),
 }  # fmt: skip
 AT = ((20, 20), (12, 20), (28, 16), (8, 24))
 ONE_SIZE = ("I-JEPA, no biases",)  # its table is oblong, and upstream takes tables for squares
@@ -108,6 +126,14 @@ def ours_first(hidden, config):
     return hidden[:, order]
 
 
+def rows_of(pixels, patch):
+    """Pixels as Pix2Struct's processor lays them: (1, G, 2 + P * P * C), row and column counted from 1 before each patch."""
+    _, C, Y, X = pixels.shape
+    h, w = Y // patch, X // patch
+    rows = pixels.reshape(C, h, patch, w, patch).transpose(1, 3, 2, 4, 0).reshape(h * w, -1)
+    return np.concatenate([np.indices((h, w)).reshape(2, -1).T + 1, rows], axis=1)[None]
+
+
 def run(case, model, pixels, config):
     """The outputs of its encoder."""
     import inspect
@@ -120,8 +146,12 @@ def run(case, model, pixels, config):
     options = {}
     if "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters and case not in ONE_SIZE:
         options["interpolate_pos_encoding"] = True
+    given = rows_of(pixels, config.patch) if family == "pix2struct" else pixels
+    if family == "radio":  # which normalises itself
+        mean, std = (np.reshape(values, (-1, 1, 1)) for values in (model.config.norm_mean, model.config.norm_std))
+        given = given * std + mean
     with up.everything_in_float64(), torch.inference_mode():
-        out = tower(torch.from_numpy(pixels), output_hidden_states=True, **options)
+        out = tower(torch.from_numpy(given), output_hidden_states=True, **options)
         found = {ours: getattr(out, theirs) for ours, theirs in outputs.items()}
         if case == "Janus":
             found["image_tokens"] = model.model.aligner(out.last_hidden_state)

@@ -29,9 +29,11 @@ from .hf_vit import HF_IJEPA, HF_MAE, HF_VIT
 from .hugging_face_config import TOWERS
 from .internvl import INTERNVL
 from .openai_clip import OPENAI_CLIP
+from .pix2struct import PIX2STRUCT
 from .pixtral import PIXTRAL
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from .radio import RADIO
 from .rename_table import class_names, read_map
 from .sources import Source, open_source, sha256
 from .table import compare, first_names
@@ -59,6 +61,8 @@ FAMILIES: dict[str, Family] = {
         HF_BLIP,
         HF_GIT,
         HF_JANUS,
+        PIX2STRUCT,
+        RADIO,
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,

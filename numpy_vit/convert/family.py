@@ -62,6 +62,7 @@ class Family:
     confusable    another model that the tensors may be as well, or None
     policy     how its pictures are prepared (numpy_vit.convert.preprocessing.POLICIES), where no file says it
     preprocess    reads it from the family's own files; gives None where they do not say
+    prepared   what its code itself does to pictures before the first layer, added to how files say they are prepared
     labels     class names, likewise
     hugging_face   its config.json says all that tensors do not
     whole_names    names are as the file has them: nothing that comes before is left off (a rename table's)
@@ -84,6 +85,7 @@ class Family:
     confusable: Callable[[OpenCheckpoint], str | None] = lambda reading: None
     policy: str | None = None
     preprocess: Callable[[OpenCheckpoint, ViTConfig], Preprocess | None] = lambda reading, config: None
+    prepared: Callable[[OpenCheckpoint, Preprocess], Preprocess] = lambda reading, preprocess: preprocess
     labels: Callable[[OpenCheckpoint, ViTConfig], list[str] | None] = lambda reading, config: None
     hugging_face: bool = False
     whole_names: bool = False
@@ -247,7 +249,8 @@ class Family:
         if source.policy is not None:
             return policy(source.policy, config.image, config.channels)
         if source.preprocessor is not None or self.hugging_face:
-            return read_preprocessor(source.preprocessor, config.channels, notes, reading.config.get("model_type"))
+            read = read_preprocessor(source.preprocessor, config.channels, notes, reading.config.get("model_type"))
+            return read and self.prepared(reading, read)
         found = self.preprocess(reading, config)
         if found is None and self.policy is not None and config.channels == 3:
             notes.append(f"no file says how pictures are prepared: as in {self.upstream} ({self.policy})")
