@@ -96,8 +96,22 @@ CASES = {
               {"last_hidden_state": "last_hidden_state"}),
     "RADIO, gated": ("RadioModel", "RadioConfig",
                      {**RATIO, "mlp_ratio": 3.0, "max_img_size": 20, "use_swiglu_ffn": True, "num_cls_tokens": 1,
-                      "num_registers": 1, "norm_mean": [0.1, 0.2, 0.3], "norm_std": [2.0, 3.0, 0.5], "summary_idxs": [0], "qkv_bias": False,
-                      "video_temporal_patch_size": 2}, "", "radio", {"last_hidden_state": "last_hidden_state"}),
+                      "num_registers": 1, "norm_mean": [0.1, 0.2, 0.3], "norm_std": [2.0, 3.0, 0.5], "summary_idxs": [0],
+                      "qkv_bias": False, "video_temporal_patch_size": 2}, "", "radio",
+                     {"last_hidden_state": "last_hidden_state"}),
+    "Nemotron 3": ("NemotronH_Omni_Reasoning_V3", "NemotronH_Omni_Reasoning_V3_Config", dict(
+        vision_config={**RATIO, "mlp_ratio": 3.0, "max_img_size": 24, "video_temporal_patch_size": 2}, vision_hidden_size=24,
+        projector_hidden_size=16,
+        text_config=dict(vocab_size=99, hidden_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+                         intermediate_size=8, layers_block_type=["attention"], mamba_num_heads=2, mamba_head_dim=4,
+                         ssm_state_size=4, n_groups=1, pad_token_id=0),
+        audio_config=dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, num_mel_bins=16,
+                          subsampling_conv_channels=4, projection_hidden_size=16, projection_bias=False)),
+        "vision_model", "radio", {"last_hidden_state": "last_hidden_state"}),
+    "TIPSv2 for depth": ("Tipsv2DptForDepthEstimation", "Tipsv2DptConfig", dict(
+        backbone_config={**RATIO, "model_type": "tipsv2_vision_model", "out_indices": [1, 3], "apply_layernorm": True,
+                         "reshape_hidden_states": False},
+        neck_hidden_sizes=[4, 4], reassemble_factors=[1, 1], fusion_hidden_size=4), "backbone", "hf-tipsv2", {}),
 }  # fmt: skip
 AT = ((20, 20), (12, 20), (28, 16), (8, 24))
 ONE_SIZE = ("I-JEPA, no biases",)  # its table is oblong, and upstream takes tables for squares
@@ -107,7 +121,11 @@ def built(case):
     import transformers
 
     kind, config, values, *_ = CASES[case]
-    return getattr(transformers, kind)(getattr(transformers, config)(**values))
+    if kind.startswith("NemotronH"):  # which transformers does not name at its top
+        from transformers.models import nemotron_h_omni as module
+    else:
+        module = transformers
+    return getattr(module, kind)(getattr(module, config)(**values))
 
 
 def crooked(case, folder):
@@ -147,7 +165,7 @@ def run(case, model, pixels, config):
     if "interpolate_pos_encoding" in inspect.signature(tower.forward).parameters and case not in ONE_SIZE:
         options["interpolate_pos_encoding"] = True
     given = rows_of(pixels, config.patch) if family == "pix2struct" else pixels
-    if family == "radio":  # which normalises itself
+    if family == "radio" and case != "Nemotron 3":  # which normalises itself
         mean, std = (np.reshape(values, (-1, 1, 1)) for values in (model.config.norm_mean, model.config.norm_std))
         given = given * std + mean
     with up.everything_in_float64(), torch.inference_mode():

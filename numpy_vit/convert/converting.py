@@ -26,7 +26,7 @@ from .hf_dinov3 import HF_DINOV3
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_tokens import HF_PIXIO, HF_YOLOS
 from .hf_vit import HF_IJEPA, HF_MAE, HF_VIT
-from .hugging_face_config import TOWERS
+from .hugging_face_config import TOWERS, why_not
 from .internvl import INTERNVL
 from .openai_clip import OPENAI_CLIP
 from .pix2struct import PIX2STRUCT
@@ -103,7 +103,11 @@ def recognise(source: Source) -> tuple[str, str]:
                 return name, why
     model_type = (source.config or {}).get("model_type")
     first = f"first tensor '{min(source.tensors)}'" if source.tensors else "its config names no model_type and no architecture"
-    said = f"config.json says model_type {in_words(model_type)}{tower_types(source)}" if model_type else first
+    said = (
+        f"config.json says model_type {in_words(model_type)}{tower_types(source)}{why_not(source.config)}"
+        if model_type
+        else first
+    )
     known = f"known: {', '.join(FAMILIES)}"
     raise InputError(
         f"{source.name}: of no known family ({said}; {known}){nearest_family(source)}; --map takes a table of names for a "

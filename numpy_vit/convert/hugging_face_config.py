@@ -25,7 +25,7 @@ NO_EFFECT = {
     "pos_embed_rescale", "pos_embed_shift", "add_fpn", "auxiliary_channels", "auxiliary_concat_input",
     "auxiliary_loss_weight", "auxiliary_num_convs", "out_features", "out_indices", "pool_scales", "reshape_hidden_states",
     "apply_layernorm", "segmentation_indices", "semantic_loss_ignore_index", "stage_names", "use_auxiliary_head",
-    "text_config", "text_config_dict", "num_image_tokens", "projector_hidden_act",
+    "return_class_token", "text_config", "text_config_dict", "num_image_tokens", "projector_hidden_act",
 }  # fmt: skip
 READ = {
     "ViT": {"pooler_act", "pooler_output_size", "qkv_bias"},
@@ -162,6 +162,37 @@ ENCODERS = (
     "ijepa",
     "yolos",
 )  # that several kinds of larger models have, and that no class of classifiers has
+# Vision Transformers that are not the plain one, and what about them is not done here.
+WHY_NOT = {
+    "vitpose_backbone": "its patches begin two pixels outside the picture",
+    "xclip_vision_model": "a token of each frame's goes to the other frames",
+    "groupvit_vision_model": "its tokens are grouped between the blocks",
+    "bridgetower_vision_model": "its inner blocks' tokens are normed and go to the text's",
+    "florence_vision": "a DaViT, with convolutions, and attention between channels",
+    "align_vision_model": "an EfficientNet, which is no Vision Transformer",
+    "gemma3n_vision": "a MobileNet, which is no Vision Transformer",
+    "timm_wrapper": "a model of timm's: give timm's own config.json and weights",
+    "eomt": "its last blocks see queries too",
+    "eomt_dinov3": "its last blocks see queries too",
+    "videomt": "its last blocks see queries too",
+    "vilt": "its blocks see pictures and texts together",
+    "layoutlmv3": "its blocks see pictures and texts together",
+    "udop": "its blocks see pictures and texts together",
+    "fuyu": "patches go into the language model itself",
+    "mgp-str": "its tokens are made into characters by attention of another kind",
+    "seggpt": "two pictures one above the other, with relative positions of rows and columns",
+    **dict.fromkeys(("videomae", "vivit", "timesformer", "vjepa2", "videoprism_vision_model"), "it is for videos"),
+    **dict.fromkeys(("audio-spectrogram-transformer", "clap_audio_model"), "it is for sounds"),
+    **dict.fromkeys(
+        ("convnext", "convnextv2", "dinov3_convnext", "efficientnet", "mobilenet_v1", "mobilenet_v2", "poolformer", "textnet"),
+        "it is no Vision Transformer",
+    ),
+    **dict.fromkeys(
+        ("dinat", "donut-swin", "focalnet", "hiera", "levit", "maskformer-swin", "mobilevit", "mobilevitv2", "pvt", "pvt_v2",
+         "swiftformer", "swin", "swin2sr", "swinv2", "sam2_hiera_det_model"),
+        "a grid that gets coarser from stage to stage is no plain Vision Transformer's",
+    ),
+}  # fmt: skip
 TOWERS = ("vision_config", "image_config")  # what the part about pictures is called, where its type is not said
 
 
@@ -239,6 +270,17 @@ def towers(config: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any
         else:
             found |= towers(part, f"{path}{key}.")
     return found
+
+
+def why_not(config: Mapping[str, Any] | None) -> str:
+    """What of a config.json's model, or of a part of it, is not done here, after a colon; or nothing where that is open."""
+    parts = [config or {}]
+    for part in parts:
+        reason = WHY_NOT.get(str(part.get("model_type")))
+        if reason is not None:
+            return f": {reason}"
+        parts += [inner for inner in part.values() if isinstance(inner, dict)]
+    return ""
 
 
 def refuse_unknown(config: Mapping[str, Any], known: Collection[str]) -> None:

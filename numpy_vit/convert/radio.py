@@ -59,8 +59,9 @@ def says(reading: OpenCheckpoint) -> dict[str, Any]:
     scaled = reading.tensors is None or reading.seen["layer_scale"]  # a file may lack it, and then it is this number
     only(f"layerscale_value {scale!r:.40}", scaled or scale == 1, "there are no layer_scale tensors")
     registers = number(config, "num_cls_tokens", 3) + number(config, "num_registers", 7)
-    mean, std = normalisation(reading)
-    reading.notes.append(f"pixels are to be normalised, with mean {mean} and std {std}: upstream's model does so itself")
+    if normalises(reading):
+        mean, std = normalisation(reading)
+        reading.notes.append(f"pixels are to be normalised, with mean {mean} and std {std}: upstream's model does so itself")
     return {
         **fields,
         "gated_mlp": gated,
@@ -69,6 +70,13 @@ def says(reading: OpenCheckpoint) -> dict[str, Any]:
         "image": number(config, "max_img_size", 2048, reading.notes, "RADIO") // patch * patch,
         "qkv_bias": qkv_bias(reading),
     }
+
+
+def normalises(reading: OpenCheckpoint) -> bool:
+    """Whether upstream's model normalises pixels itself: as part of a larger model (Nemotron 3) it does not."""
+    if reading.tensors is None:
+        return (reading.source.config or {}).get("model_type") == "radio"
+    return "input_conditioner.norm_mean" in reading.tensors
 
 
 def normalisation(reading: OpenCheckpoint) -> tuple[list[float], list[float]]:
@@ -89,6 +97,8 @@ def normalisation(reading: OpenCheckpoint) -> tuple[list[float], list[float]]:
 
 def prepared(reading: OpenCheckpoint, preprocess: Preprocess) -> Preprocess:
     """Pictures normalised as upstream's model does it inside."""
+    if not normalises(reading):
+        return preprocess
     only("do_normalize of the preprocessor", preprocess.mean is None, "the model normalises too")
     mean, std = normalisation(reading)
     return dataclasses.replace(preprocess, mean=tuple(mean), std=tuple(std))
