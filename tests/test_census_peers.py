@@ -20,7 +20,13 @@ HERE = Path(__file__)
 SIGNS = (*TOWERS, "image_size", "patch_size", "backbone_config", "vlm_config")
 NOT_MADE = {"gemma4_assistant", "nougat"}  # whose class makes no config without being told
 # Compared as what they are a part of, or as a copy: names their tests do not write out.
-AS = {"dinov3_vit": "chmv2", "flava_image_model": "flava"}
+AS = {
+    "dinov3_vit": "chmv2",
+    "flava_image_model": "flava",
+    "qwen3_5_moe": "qwen3_5",
+    "qwen3_5_moe_vision": "qwen3_5_vision",  # the same code
+    "t5gemma2_encoder": "t5gemma2",
+}
 
 
 def contents():
