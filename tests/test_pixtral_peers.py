@@ -181,9 +181,9 @@ def test_mistrals_own_names(case, tmp_path, monkeypatch):
 
 
 LARGE4 = dict(vocab_size=99, hidden_size=20, intermediate_size=8, moe_intermediate_size=8, num_hidden_layers=1,
-              num_attention_heads=2, num_key_value_heads=2, n_routed_experts=2, kv_lora_rank=8, qk_rope_head_dim=4, v_head_dim=4,
-              qk_nope_head_dim=4, num_experts_per_tok=1, index_head_dim=8, index_n_heads=2, head_dim=4, rms_norm_eps=1e-4,
-              index_topk=4)  # fmt: skip
+              num_attention_heads=2, num_key_value_heads=2, n_routed_experts=2, kv_lora_rank=8, qk_rope_head_dim=4,
+              v_head_dim=4, qk_nope_head_dim=4, num_experts_per_tok=1, index_head_dim=8, index_n_heads=2, head_dim=4,
+              rms_norm_eps=1e-4, index_topk=4)  # fmt: skip
 
 
 def test_mistral_large_4_which_transformers_saves_under_mistrals_own_names(tmp_path):
