@@ -30,6 +30,7 @@ POSITION_RULES = (
     "bilinear",
     "bilinear_corners",
     "bilinear_antialias",
+    "bilinear_cropped",
     "linear_geometric",
     "nearest",
     "none",  # at no other size

@@ -24,10 +24,17 @@ def resize_positions(positions: Array, old: tuple[int, int], new: tuple[int, int
     """
     special = len(positions) - old[0] * old[1]
     special_positions, grid = positions[:special], positions[special:].reshape(*old, -1)
-    rows, columns = (RULES[rule](size, wanted) for size, wanted in zip(old, new, strict=True))
+    rows, columns = axis_weights(old, new, rule)
     down = rows @ grid.astype(np.float64).reshape(old[0], -1)  # (new rows, columns * D)
     resized = columns @ down.reshape(new[0], old[1], -1)  # (new rows, new columns, D)
     return np.concatenate([special_positions, resized.reshape(new[0] * new[1], -1).astype(positions.dtype)])
+
+
+def axis_weights(old: tuple[int, int], new: tuple[int, int], rule: str) -> tuple[Array, Array]:
+    """How much each old row counts for each new one, (new rows, old rows); and likewise for columns."""
+    whole = (max(new), max(new)) if rule in CROPPED else new
+    rows, columns = (RULES[rule](*sizes)[:wanted] for *sizes, wanted in zip(old, whole, new, strict=True))
+    return rows, columns
 
 
 def with_rows_of_zeros(positions: Array, before: int, count: int) -> Array:
@@ -222,5 +229,9 @@ RULES: dict[str, Callable[[int, int], Array]] = {
     "nearest": nearest,
     # SigLIP 2: interpolate(mode="bilinear", antialias=True)
     "bilinear_antialias": lambda old, new: antialiased(linear, 1, old, new),
+    # RADIO: interpolate(mode="bilinear") to a square, and cropped
+    "bilinear_cropped": lambda old, new: interpolation(linear, half_pixel(old, new), old),
 }
 """Rule -> the weights of `old` points for `new` points along one axis: (new, old), rows sum to 1."""
+CROPPED = ("bilinear_cropped",)
+"""Rules that make a square as large as the longer side, of which the left and upper part counts."""

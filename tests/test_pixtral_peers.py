@@ -180,6 +180,25 @@ def test_mistrals_own_names(case, tmp_path, monkeypatch):
     assert convert(tmp_path / "published").config == theirs.config  # config.json says no more than params.json
 
 
+LARGE4 = dict(vocab_size=99, hidden_size=20, intermediate_size=8, moe_intermediate_size=8, num_hidden_layers=1,
+              num_attention_heads=2, num_key_value_heads=2, n_routed_experts=2, kv_lora_rank=8, qk_rope_head_dim=4,
+              v_head_dim=4, qk_nope_head_dim=4, num_experts_per_tok=1, index_head_dim=8, index_n_heads=2, head_dim=4,
+              rms_norm_eps=1e-4, index_topk=4)  # fmt: skip
+
+
+def test_mistral_large_4_which_transformers_saves_under_mistrals_own_names(tmp_path):
+    import multimodal_upstream as up
+    from transformers.models import mistral_large4 as module
+
+    config = module.MistralLarge4Config(vision_config=VISION, text_config=LARGE4, attn_implementation="own_dtype")
+    model = up.crooked(lambda: module.MistralLarge4ForConditionalGeneration(config))
+    up.saved(model, tmp_path)
+    assert up.agree(tmp_path, lambda pixels, config: run(model, pixels), SIZES) < 1e-12
+    found = convert(tmp_path).config
+    alone = config_of_content("", json.loads((tmp_path / "config.json").read_text()))[0]
+    assert found.rope == "ladder_pairs" and alone == found.replace(rope="ladder_halves")  # names tell what pairs are
+
+
 MISTRAL3 = {"model_type": "mistral3", "vision_config": VISION, "text_config": TEXT}
 PIXTRAL = {"model_type": "llava", "vision_config": VISION, "text_config": TEXT, **LLAVA}
 

@@ -21,22 +21,26 @@ from .gemma4 import GEMMA4
 from .glm_v import GLM_4V, GLM_OCR
 from .google import AUGREG, BIG_VISION
 from .hf_beit import HF_BEIT
+from .hf_blip import HF_BLIP, HF_GIT, HF_JANUS
 from .hf_clip import HF_CLIP
 from .hf_deit import HF_DEIT
-from .hf_dinov2 import HF_DINOV2, HF_DINOV2_REGISTERS
+from .hf_dinov2 import HF_DINOV2, HF_DINOV2_REGISTERS, HF_TIPSV2
 from .hf_dinov3 import HF_DINOV3
 from .hf_mlcd import HF_MLCD
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
-from .hf_vit import HF_MAE, HF_VIT
-from .hugging_face_config import REFUSED, TOWERS
+from .hf_tokens import HF_PIXIO, HF_YOLOS
+from .hf_vit import HF_IJEPA, HF_MAE, HF_VIT
+from .hugging_face_config import REFUSED, TOWERS, why_not
 from .internvl import INTERNVL
 from .kimi import MOONVIT
 from .llama4 import LLAMA4
 from .openai_clip import OPENAI_CLIP
 from .paddleocr_vl import PADDLEOCR_VL, VIDEO_LLAMA_3
+from .pix2struct import PIX2STRUCT
 from .pixtral import PIXTRAL
 from .preprocessing import policy, read_preprocessor
 from .qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
+from .radio import RADIO
 from .rename_table import class_names, read_map
 from .sam import SAM, SEGMENT_ANYTHING, VITDET
 from .siglip_vl import GEMMA3, IDEFICS3, LFM2_VL, PALIGEMMA
@@ -65,6 +69,15 @@ FAMILIES: dict[str, Family] = {
         LFM2_VL,
         HF_SIGLIP,
         HF_SIGLIP2,
+        HF_IJEPA,
+        HF_YOLOS,
+        HF_PIXIO,
+        HF_TIPSV2,
+        HF_BLIP,
+        HF_GIT,
+        HF_JANUS,
+        PIX2STRUCT,
+        RADIO,
         QWEN2_VL,
         QWEN2_5_VL,
         QWEN3_VL,
@@ -118,7 +131,11 @@ def recognise(source: Source) -> tuple[str, str]:
     if isinstance(model_type, str) and model_type in REFUSED:
         raise InputError(f"{source.name}: {REFUSED[model_type]}")
     first = f"first tensor '{min(source.tensors)}'" if source.tensors else "its config names no model_type and no architecture"
-    said = f"config.json says model_type {in_words(model_type)}{tower_types(source)}" if model_type else first
+    said = (
+        f"config.json says model_type {in_words(model_type)}{tower_types(source)}{why_not(source.config)}"
+        if model_type
+        else first
+    )
     known = f"known: {', '.join(FAMILIES)}"
     raise InputError(
         f"{source.name}: of no known family ({said}; {known}){nearest_family(source)}; --map takes a table of names for a "

@@ -63,6 +63,7 @@ class Family:
     policy     how its pictures are prepared (numpy_vit.convert.preprocessing.POLICIES), where no file says it
     preprocess    reads it from the family's own files; gives None where they do not say
     unprepared    how the name of its image processor begins, whose steps are not done here: said, and no reason to refuse
+    prepared   what its code itself does to pictures before the first layer, added to how files say they are prepared
     labels     class names, likewise
     hugging_face   its config.json says all that tensors do not
     whole_names    names are as the file has them: nothing that comes before is left off (a rename table's)
@@ -85,6 +86,7 @@ class Family:
     confusable: Callable[[OpenCheckpoint], str | None] = lambda reading: None
     policy: str | None = None
     preprocess: Callable[[OpenCheckpoint, ViTConfig], Preprocess | None] = lambda reading, config: None
+    prepared: Callable[[OpenCheckpoint, Preprocess], Preprocess] = lambda reading, preprocess: preprocess
     labels: Callable[[OpenCheckpoint, ViTConfig], list[str] | None] = lambda reading, config: None
     unprepared: str = ""
     hugging_face: bool = False
@@ -161,7 +163,7 @@ class Family:
     def reading(self, source: Source, notes: list[str]) -> OpenCheckpoint:
         """A checkpoint of this family, opened."""
         prefix = self.prefix(source.tensors)
-        refuse_place(prefix, self.prefixes)
+        refuse_place(prefix, self.model_types)
         names = self.stripped_names(source.tensors, prefix)
         bare = {short: source.tensors[name] for short, name in names.items()}  # of shards, only those that hold them are read
         if len(bare) < len(source.tensors):
@@ -255,7 +257,8 @@ class Family:
             notes.append(f"{processor} prepares pictures in a way of its own, which is not done here: give pixels that it made")
             return None
         if source.preprocessor is not None or self.hugging_face:
-            return read_preprocessor(source.preprocessor, config.channels, notes, reading.config.get("model_type"))
+            read = read_preprocessor(source.preprocessor, config.channels, notes, reading.config.get("model_type"))
+            return read and self.prepared(reading, read)
         found = self.preprocess(reading, config)
         if found is None and self.policy is not None and config.channels == 3:
             notes.append(f"no file says how pictures are prepared: as in {self.upstream} ({self.policy})")

@@ -2,6 +2,7 @@
 
 A norm comes before the first block (spelt "pre_layrnorm" in every file); the last norm is of the class token alone; the
 projection into the space shared with texts has no bias. CLIPForImageClassification takes the un-normed patches' mean.
+OWL-ViT and OWLv2 are this with other sizes (what they detect with is not run), and so is Kosmos-2's encoder.
 """
 
 from typing import Any
@@ -26,6 +27,7 @@ TABLE = Table(
         Row("embed.class_token", "embeddings.class_embedding"),
         Row("embed.positions", "embeddings.position_embedding.weight"),
         Row("embed.norm", "pre_layrnorm"),
+        Row("embed.norm", "pre_layernorm"),  # OWL-ViT's
         *BLOCK,
         *(row._replace(theirs=row.theirs.replace("encoder.layers.", "encoder.layer.")) for row in BLOCK),  # AltCLIP's, of late
         Row("pooled_norm", "post_layernorm"),
@@ -45,7 +47,8 @@ def says(reading: OpenCheckpoint) -> dict[str, Any]:
     config, defaults = reading.config, {**DEFAULTS, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
     fields = sizes(reading, "CLIP", defaults, section_of(reading))
     kinds = " ".join(architectures(reading))
-    projected = "WithProjection" in kinds or "CLIPModel" in kinds
+    both = "vision_config" in config and kinds and not is_classifier(reading) and "VisionModel" not in kinds
+    projected = "WithProjection" in kinds or both
     width = reading.seen.get("projection", config.get("projection_dim", 512) if projected else 0)
     fields |= {"classes": classes(reading), "pooler": 0, "projection": width}
     if fields["classes"] or is_classifier(reading):

@@ -1,8 +1,8 @@
-"""Hugging Face ViT (transformers, models/vit/modeling_vit.py): ViTModel and ViTForImageClassification; and the encoder of MAE.
+"""Hugging Face ViT (transformers, models/vit/modeling_vit.py): ViTModel and ViTForImageClassification; MAE's encoder; I-JEPA.
 
 Names come in two dialects: as the hub's files have them, and as transformers 5 has them in memory. Linear weights are
 (out, in) and are transposed; the patch convolution (D, C, P, P) becomes (C*P*P, D). DINO and DeiT without distillation are
-on the hub as this family.
+on the hub as this family. I-JEPA has no class token: its classifier sees the mean of the patches.
 """
 
 from typing import Any
@@ -34,6 +34,11 @@ def mae_says(reading: OpenCheckpoint) -> dict[str, Any]:
     return {**sizes(reading, "ViTMAE", DEFAULTS), "classes": 0, "pooler": 0, "qkv_bias": qkv_bias(reading)}
 
 
+def ijepa_says(reading: OpenCheckpoint) -> dict[str, Any]:
+    """What I-JEPA's config.json says. A pooler, which it can have, would see the first patch: that is not read."""
+    return {**sizes(reading, "I-JEPA", DEFAULTS), "classes": classes(reading), "pooler": 0, "qkv_bias": qkv_bias(reading)}
+
+
 FIXED = {"pooling": "class", "position_rule": "bicubic"}
 HF_VIT = Family(
     name="hf-vit",
@@ -60,5 +65,19 @@ HF_MAE = Family(
     fixed=FIXED,
     says=mae_says,
     left_out={r"decoder\..*": "the decoder serves masked-image training only"},
+    hugging_face=True,
+)
+HF_IJEPA = Family(
+    name="hf-ijepa",
+    title="Hugging Face I-JEPA, the encoder",
+    upstream="transformers, models/ijepa",
+    table=Table(tuple(row for row in TABLE.rows if row.ours not in ("embed.class_token", "pooler")), "torch"),
+    marks=(),
+    model_types=("ijepa",),
+    prefixes=("ijepa.",),
+    fixed={"pooling": "mean", "position_rule": "bicubic", "class_token": False},
+    says=ijepa_says,
+    left_out=MASK_TOKEN,
+    labels=labels,
     hugging_face=True,
 )

@@ -25,7 +25,7 @@ NO_EFFECT = {
     "pos_embed_rescale", "pos_embed_shift", "add_fpn", "auxiliary_channels", "auxiliary_concat_input",
     "auxiliary_loss_weight", "auxiliary_num_convs", "out_features", "out_indices", "pool_scales", "reshape_hidden_states",
     "apply_layernorm", "segmentation_indices", "semantic_loss_ignore_index", "stage_names", "use_auxiliary_head",
-    "text_config", "text_config_dict", "num_image_tokens", "projector_hidden_act",
+    "return_class_token", "text_config", "text_config_dict", "num_image_tokens", "projector_hidden_act",
 }  # fmt: skip
 READ = {
     "ViT": {"pooler_act", "pooler_output_size", "qkv_bias"},
@@ -43,6 +43,22 @@ READ = {
     },
     "MLCD": {"num_key_value_groups", "rope_parameters", "rope_theta"},
     "two towers": {"projection_dim", "vision_config", "vision_config_dict"},
+    "TIPSv2": {"mlp_ratio", "use_swiglu_ffn", "num_register_tokens", "qkv_bias"},
+    "I-JEPA": {"pooler_act", "pooler_output_size", "qkv_bias"},
+    "YOLOS": {
+        "qkv_bias", "num_detection_tokens", "use_mid_position_embeddings", "auxiliary_loss", "bbox_cost",
+        "bbox_loss_coefficient", "class_cost", "eos_coefficient", "giou_cost", "giou_loss_coefficient",
+    },
+    "Pixio": {"mlp_ratio", "qkv_bias", "n_cls_tokens"},
+    "RADIO": {
+        "mlp_ratio", "use_swiglu_ffn", "qkv_bias", "max_img_size", "num_cls_tokens", "num_registers", "norm_mean", "norm_std",
+        "patch_dim", "summary_idxs", "video_patch_dim", "video_temporal_patch_size",
+    },
+    "BLIP": {"qkv_bias", "projection_dim"},
+    "GIT": set(),
+    "Janus": {
+        "attention_bias", "depth", "hidden_dropout_rate", "mlp_ratio", "projection_dim", "projection_dropout", "use_qk_norm",
+    },
 }  # fmt: skip
 """What each family reads beside the sizes that all have (hugging_face.OURS, and head_dim)."""
 CLIPSEG = (
@@ -57,6 +73,17 @@ DPT = (
 DECODERS = {"dpt": DPT, "clipseg": CLIPSEG}  # what a copy says of what follows its encoder
 NO_HEAD = {"vision_use_head": False, "patch_size": 32, "hidden_act": "gelu_pytorch_tanh"}
 WIDE = {**NO_HEAD, "hidden_size": 1152, "num_attention_heads": 16}
+BLIP_2 = {
+    "hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "image_size": 224, "patch_size": 14,
+    "num_attention_heads": 16, "layer_norm_eps": 1e-6,
+}  # fmt: skip
+KOSMOS_2 = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
 # Model types that are copies of another: whose, and where their defaults differ (transformers 5.24, configuration_*.py).
 COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_msn": ("vit", {"layer_norm_eps": 1e-6, "pooler_output_size": 0}),
@@ -68,6 +95,12 @@ COPIES: dict[str, tuple[str, dict[str, Any]]] = {
     "idefics2_vision": ("siglip_vision_model", NO_HEAD),
     "idefics3_vision": ("siglip_vision_model", WIDE),
     "smolvlm_vision": ("siglip_vision_model", WIDE),
+    "owlvit_vision_model": ("clip_vision_model", {"image_size": 768}),
+    "owlv2_vision_model": ("clip_vision_model", {"image_size": 768, "patch_size": 16}),
+    "owlvit": ("clip", {}),
+    "owlv2": ("clip", {}),
+    "kosmos_2_vision_model": ("clip_vision_model", KOSMOS_2),
+    **{f"{name}_vision_model": ("blip_vision_model", BLIP_2) for name in ("blip_2", "instructblip", "instructblipvideo")},
 }
 # Where they resize positions otherwise.
 OTHER_RULES = {"dpt": "bilinear", **dict.fromkeys(("idefics2_vision", "idefics3_vision", "smolvlm_vision"), "nearest")}
@@ -85,19 +118,30 @@ INSIDE = {
     "idefics3": "idefics3_vision",
     "smolvlm": "smolvlm_vision",
     "flava": "flava_image_model",
+    "blip": "blip_vision_model",
+    "blip-2": "blip_2_vision_model",
+    "instructblip": "instructblip_vision_model",
+    "instructblipvideo": "instructblipvideo_vision_model",
+    "git": "git_vision_model",
+    "janus": "janus_vision_model",
+    "kosmos-2": "kosmos_2_vision_model",
+    "kosmos-2.5": "kosmos_2_5_vision_model",
+    "pix2struct": "pix2struct_vision_model",
+    "tipsv2": "tipsv2_vision_model",
 }
 # Those whose tower is of a class of its own, whatever model_type its part has: of one that we know, and of others.
-OF_ONE_CLASS = ("idefics2", "idefics3", "smolvlm", "flava")
+OF_ONE_CLASS = ("idefics2", "idefics3", "smolvlm", "flava", "blip", "blip-2", "instructblip", "instructblipvideo", "git",
+                "janus", "kosmos-2", "kosmos-2.5", "pix2struct", "tipsv2")  # fmt: skip
 OWN_TOWERS = {
-    "aimv2", "align", "apertus1p5", "blip", "blip-2", "bridgetower", "cohere_compass", "cosmos3_edge", "deepseek_ocr2",
-    "dots3_note", "ernie4_5_vl_moe", "exaone4_5", "florence2", "gemma3n", "gemma4", "gemma4_unified", "git", "glm4v",
+    "aimv2", "align", "apertus1p5", "bridgetower", "cohere_compass", "cosmos3_edge", "deepseek_ocr2",
+    "dots3_note", "ernie4_5_vl_moe", "exaone4_5", "florence2", "gemma3n", "gemma4", "gemma4_unified", "glm4v",
     "glm4v_moe", "glm5_next", "glm_image", "glm_ocr", "got_ocr2", "granite_docling", "groupvit", "hunyuan_vl", "hy_v4_vl",
-    "idefics", "inkling2", "inkling_mm_model", "instructblip", "instructblipvideo", "internvl", "janus", "kimi_k25", "kosmos-2",
-    "kosmos-2.5", "lfm3_vl", "llama4", "minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "minimax_m3_vl", "mllama", "molmo2",
-    "muse_glimmer", "muse_spark", "ovis2", "owlv2", "owlvit", "paddleocr_vl", "pe_video_encoder", "phi4_multimodal",
-    "pix2struct", "pp_chart2table", "pp_formulanet", "qianfan_ocr", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl",
+    "idefics", "inkling2", "inkling_mm_model", "internvl", "kimi_k25",
+    "lfm3_vl", "llama4", "minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "minimax_m3_vl", "mllama", "molmo2",
+    "muse_glimmer", "muse_spark", "ovis2", "paddleocr_vl", "pe_video_encoder", "phi4_multimodal",
+    "pp_chart2table", "pp_formulanet", "qianfan_ocr", "qwen2_5_omni_thinker", "qwen2_5_vl", "qwen2_vl",
     "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp", "sam", "sam3", "sam_hq",
-    "slanext", "step3p7", "tipsv2", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
+    "slanext", "step3p7", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
 }  # fmt: skip
 TILES_TOGETHER = (
     "Llama 3.2 Vision's encoder is not supported: all tiles of a picture are one sequence, each with its class token, "
@@ -111,7 +155,50 @@ PLACES = {
     "visual.vision_model.": "paddleocr_vl",
 }
 """Where such towers lie whose names and shapes are a known one's, and whose last steps are not."""
-ENCODERS = ("pixtral",)  # that several kinds of larger models have, and that no class of classifiers has
+ENCODERS = (
+    "pixtral",
+    "blip_vision_model",
+    "git_vision_model",
+    "janus_vision_model",
+    "kosmos_2_5_vision_model",
+    "pix2struct_vision_model",
+    "radio",
+    "tipsv2_vision_model",
+    "pixio",
+    "ijepa",
+    "yolos",
+)  # that several kinds of larger models have, and that no class of classifiers has
+# Vision Transformers that are not the plain one, and what about them is not done here.
+WHY_NOT = {
+    "vitpose_backbone": "its patches begin two pixels outside the picture",
+    "xclip_vision_model": "a token of each frame's goes to the other frames",
+    "groupvit_vision_model": "its tokens are grouped between the blocks",
+    "bridgetower_vision_model": "its inner blocks' tokens are normed and go to the text's",
+    "florence_vision": "a DaViT, with convolutions, and attention between channels",
+    "align_vision_model": "an EfficientNet, which is no Vision Transformer",
+    "gemma3n_vision": "a MobileNet, which is no Vision Transformer",
+    "timm_wrapper": "a model of timm's: give timm's own config.json and weights",
+    "eomt": "its last blocks see queries too",
+    "eomt_dinov3": "its last blocks see queries too",
+    "videomt": "its last blocks see queries too",
+    "vilt": "its blocks see pictures and texts together",
+    "layoutlmv3": "its blocks see pictures and texts together",
+    "udop": "its blocks see pictures and texts together",
+    "fuyu": "patches go into the language model itself",
+    "mgp-str": "its tokens are made into characters by attention of another kind",
+    "seggpt": "two pictures one above the other, with relative positions of rows and columns",
+    **dict.fromkeys(("videomae", "vivit", "timesformer", "vjepa2", "videoprism_vision_model"), "it is for videos"),
+    **dict.fromkeys(("audio-spectrogram-transformer", "clap_audio_model"), "it is for sounds"),
+    **dict.fromkeys(
+        ("convnext", "convnextv2", "dinov3_convnext", "efficientnet", "mobilenet_v1", "mobilenet_v2", "poolformer", "textnet"),
+        "it is no Vision Transformer",
+    ),
+    **dict.fromkeys(
+        ("dinat", "donut-swin", "focalnet", "hiera", "levit", "maskformer-swin", "mobilevit", "mobilevitv2", "pvt", "pvt_v2",
+         "swiftformer", "swin", "swin2sr", "swinv2", "sam2_hiera_det_model"),
+        "a grid that gets coarser from stage to stage is no plain Vision Transformer's",
+    ),
+}  # fmt: skip
 TOWERS = ("vision_config", "image_config")  # what the part about pictures is called, where its type is not said
 
 
@@ -130,6 +217,9 @@ def own_config(config: Mapping[str, Any] | None, notes: list[str], known: Collec
         return found
     original, defaults = COPIES[model_type]
     others = DECODERS.get(model_type, ())
+    inner = COPIES.get(f"{model_type}_vision_model", ("", {}))[1]
+    if inner and isinstance(found.get("vision_config"), dict):  # of both towers, where the picture's has defaults of its own
+        found["vision_config"] = {**inner, **found["vision_config"]}
     return {**defaults, **{key: value for key, value in found.items() if key not in others}, "model_type": original}
 
 
@@ -160,10 +250,10 @@ def position_rule(config: Mapping[str, Any] | None) -> dict[str, Any]:
     return {} if rule is None else {"position_rule": rule}
 
 
-def refuse_place(prefix: str, own: Collection[str]) -> None:
-    """Raise InputError where a tower lies under a prefix that tells another kind than its names do; `own` are the family's."""
+def refuse_place(prefix: str, model_types: Collection[str]) -> None:
+    """Raise InputError where a tower lies under a prefix that tells another kind than its names do; `model_types` are these."""
     for place, parent in PLACES.items():
-        if place in prefix and place not in own:
+        if place in prefix and not {parent, INSIDE.get(parent)} & {*model_types}:
             raise InputError(
                 f"its tensors lie under '{prefix}', as a {parent}'s tower, which is of a kind of its own: not supported"
             )
@@ -190,6 +280,17 @@ def towers(config: Mapping[str, Any], path: str = "") -> dict[str, dict[str, Any
         else:
             found |= towers(part, f"{path}{key}.")
     return found
+
+
+def why_not(config: Mapping[str, Any] | None) -> str:
+    """What of a config.json's model, or of a part of it, is not done here, after a colon; or nothing where that is open."""
+    parts = [config or {}]
+    for part in parts:
+        reason = WHY_NOT.get(str(part.get("model_type")))
+        if reason is not None:
+            return f": {reason}"
+        parts += [inner for inner in part.values() if isinstance(inner, dict)]
+    return ""
 
 
 def refuse_unknown(config: Mapping[str, Any], known: Collection[str]) -> None:

@@ -76,6 +76,7 @@ EPS = 1e-5
 PARENTS: dict[str, dict[str, Any]] = {
     "llava": {"merges": False, "vision_feature_layer": -2, "multimodal_projector_bias": True},
     "mistral3": {"merges": True, "vision_feature_layer": -1, "multimodal_projector_bias": False},
+    "mistral_large4": {"merges": True, "vision_feature_layer": -1, "multimodal_projector_bias": False},
     "lighton_ocr": {"merges": True, "vision_feature_layer": -1, "multimodal_projector_bias": False},
 }
 # Of params.json's vision_encoder, what is about the model around the encoder; the rest is called as in transformers.

@@ -18,7 +18,7 @@ from ..config import ViTConfig
 from ..families import activation_name, branch_ends, norm
 from ..ops import gelu_tanh, layer_norm, linear, merge_heads, softmax
 from ..parameters import Weights, has_bias, parameter_shapes
-from ..positions import RULES
+from ..positions import RULES, axis_weights
 from ..rotary import PAIRS, rotate, rotation_tables
 from ..steps import Step
 from ..vit import step_names
@@ -181,8 +181,8 @@ def positions_become(change: Callable[[Array], Array]) -> OnStep:
 
 def differ(rule: str, other: str, old: tuple[int, int], new: tuple[int, int]) -> bool:
     """Whether two rules resize positions otherwise: not every pair does in every direction."""
-    axes = zip(old, new, strict=True)
-    return old != new and not all(np.allclose(RULES[rule](*axis), RULES[other](*axis)) for axis in axes)
+    pairs = zip(*(axis_weights(old, new, name) for name in (rule, other)), strict=True)
+    return old != new and not all(np.allclose(*pair) for pair in pairs)
 
 
 def rolled(by: int) -> Callable[[Array], Array]:
