@@ -62,7 +62,7 @@ class Family:
     confusable    another model that the tensors may be as well, or None
     policy     how its pictures are prepared (numpy_vit.convert.preprocessing.POLICIES), where no file says it
     preprocess    reads it from the family's own files; gives None where they do not say
-    unprepared    how the name of its image processor begins, whose steps are not done here: said, and no reason to refuse
+    unprepared   how the names of its image processors begin, whose steps are not done here: said, and no reason to refuse
     prepared   what its code itself does to pictures before the first layer, added to how files say they are prepared
     labels     class names, likewise
     hugging_face   its config.json says all that tensors do not
@@ -88,7 +88,7 @@ class Family:
     preprocess: Callable[[OpenCheckpoint, ViTConfig], Preprocess | None] = lambda reading, config: None
     prepared: Callable[[OpenCheckpoint, Preprocess], Preprocess] = lambda reading, preprocess: preprocess
     labels: Callable[[OpenCheckpoint, ViTConfig], list[str] | None] = lambda reading, config: None
-    unprepared: str = ""
+    unprepared: tuple[str, ...] = ()
     hugging_face: bool = False
     whole_names: bool = False
 

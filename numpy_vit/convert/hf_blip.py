@@ -124,6 +124,7 @@ HF_GIT = Family(
 )
 HF_JANUS = Family(
     name="hf-janus",
+    unprepared=("Janus",),
     title="Janus's encoder",
     upstream="transformers, models/janus",
     table=JANUS_TABLE,

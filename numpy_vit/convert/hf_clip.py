@@ -59,6 +59,7 @@ def says(reading: OpenCheckpoint) -> dict[str, Any]:
 
 HF_CLIP = Family(
     name="hf-clip",
+    unprepared=("OwlViT", "Owlv2"),
     title="Hugging Face CLIP, the picture's tower",
     upstream="transformers, models/clip",
     table=TABLE,

@@ -120,6 +120,7 @@ HF_DINOV2_REGISTERS = Family(
 )
 HF_TIPSV2 = Family(
     name="hf-tipsv2",
+    unprepared=("Tipsv2",),
     title="TIPSv2's encoder",
     upstream="transformers, models/tipsv2",
     table=Table((*TIPS, *TABLE.rows), "torch"),

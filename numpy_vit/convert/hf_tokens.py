@@ -74,6 +74,7 @@ def pixio_says(reading: OpenCheckpoint) -> dict[str, Any]:
 
 HF_YOLOS = Family(
     name="hf-yolos",
+    unprepared=("Yolos",),
     title="YOLOS's encoder",
     upstream="transformers, models/yolos",
     table=Table((*(row for row in VIT_TABLE.rows if row.ours != "head"), REGISTERS), "torch"),
@@ -93,6 +94,7 @@ PIXIO_ROWS = tuple(
 )
 HF_PIXIO = Family(
     name="hf-pixio",
+    unprepared=("Pixio",),
     title="Pixio's encoder",
     upstream="transformers, models/pixio",
     table=Table((*PIXIO_ROWS, REGISTERS), "torch"),

@@ -87,6 +87,7 @@ def from_1_on(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
 
 PIX2STRUCT = Family(
     name="pix2struct",
+    unprepared=("Pix2Struct", "Kosmos2_5"),
     title="Pix2Struct's encoder, and Kosmos-2.5's",
     upstream="transformers, models/pix2struct and kosmos2_5",
     table=TABLE,

@@ -31,7 +31,7 @@ SATELLITE = Statistics((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
 # transformers: preprocessor_config.json
 
 # Processors that do just these steps in this order; others (ConvNext's crop_pct, say) give the same keys another meaning.
-PLAIN_PROCESSORS = re.compile(r"((ViT|DeiT|CLIP|Siglip|Bit|Beit|DINOv3ViT|MobileNet|ResNet)\w*?)")
+PLAIN_PROCESSORS = re.compile(r"((ViT|DeiT|CLIP|Blip|Siglip|Bit|Beit|DINOv3ViT|MobileNet|ResNet)\w*?)")
 SUFFIX = re.compile(r"(\w*?)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 # Keys that change nothing here: names, options of the call, what concerns segmentation maps alone.
 NEUTRAL_KEYS = {

@@ -59,6 +59,7 @@ PROCESSORS = {
     "DeiT": processor({"height": 256, "width": 256}, 3, HALF, do_center_crop=True, crop_size=SQUARE),
     "CLIP": processor({"shortest_edge": 224}, 3, CLIP, do_center_crop=True, crop_size=SQUARE, default_to_square=False),
     "Siglip": processor(SQUARE, 3, HALF, default_to_square=False),
+    "Blip": processor({"height": 384, "width": 384}, 3, CLIP),
     # DINOv2's; its files say 256 and ImageNet's statistics
     "Bit": processor({"shortest_edge": 224}, 3, CLIP, do_center_crop=True, crop_size=SQUARE, default_to_square=False),
     # in transformers 4, before the "Fast" class: size 256 and a crop

@@ -234,7 +234,7 @@ SAM = Family(
     prefixes=("vision_encoder.",),
     fixed={**COMMON, "position_rule": "none"},
     says=says_sam,
-    unprepared="Sam",
+    unprepared=("Sam",),
     prepare=row_by_row,
     hugging_face=True,
 )
