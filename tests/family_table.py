@@ -122,7 +122,7 @@ def measured_encoders():
     """The same of the encoders of multimodal models: what their tests compare, which are run here."""
     import pytest
 
-    files = [path for path in HERE.glob("test_*_peers.py") if "up.agree(" in path.read_text(encoding="utf-8")]
+    files = [path for path in HERE.glob("test_*_peers.py") if "up.agree" in path.read_text(encoding="utf-8")]
     quiet = ["-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     if pytest.main([*quiet, "-m", "peers", *map(str, files)]):
         raise SystemExit("not all of them agree: nothing is written")

@@ -89,9 +89,14 @@ def agree(folder, theirs, sizes, bound=1e-12):
             error = relative_error(a, b)
             assert error < bound, (name, (Y, X), error)
             worst = max(worst, error)
-    before, cases = AGREEMENT.get(model.source["family"], (0.0, 0))
-    AGREEMENT[model.source["family"]] = max(before, worst), cases + 1
+    agreed(model.source["family"], worst)
     return worst
+
+
+def agreed(family, error):
+    """Another model of a family, which differs from its original by this much."""
+    before, cases = AGREEMENT.get(family, (0.0, 0))
+    AGREEMENT[family] = max(before, error), cases + 1
 
 
 def in_order(x, order):

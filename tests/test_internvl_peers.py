@@ -201,7 +201,7 @@ PUBLISHED = {"model_type": "internvl_chat", "ps_version": "v2", "llm_config": TE
         (TRANSFORMERS, {"vision.use_qk_norm": 1}, "use_qk_norm is 1: it must be true or false"),
         (TRANSFORMERS, {"vision.qk_normalization": False}, "qk_normalization False is not known"),
         (TRANSFORMERS, {"vision.window_size": None}, "window_size None is not known"),
-        (TRANSFORMERS, {"vision.model_type": "radio"}, "model_type of the encoder is 'radio' is not supported"),
+        (TRANSFORMERS, {"vision.model_type": "vivit"}, "model_type of the encoder is 'vivit' is not supported"),
         (PUBLISHED, {"ps_version": "v1"}, "ps_version 'v1' is not supported: it gives the tokens column by column"),
         (PUBLISHED, {"select_layer": -4}, "select_layer -4 is not supported"),
         (PUBLISHED, {"flash_relative_threshold": 0.5}, "flash_relative_threshold is not supported: a router"),

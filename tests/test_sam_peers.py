@@ -66,11 +66,15 @@ def run_sam(encoder, pixels):
     return [tokens(x) for x in found], channels_last(out)
 
 
-def agree(out, hidden, image_tokens=None):
+def agree(out, hidden, image_tokens=None, family=None):
     pairs = list(zip(out.hidden_states, hidden, strict=True))
     pairs += [(out.last_hidden_state, hidden[-1])] + ([] if image_tokens is None else [(out.image_tokens, image_tokens)])
     worst = max(relative_error(a, b) for a, b in pairs)
     assert worst < 1e-12, worst
+    if family is not None:
+        import multimodal_upstream as up
+
+        up.agreed(family, worst)
     return worst
 
 
@@ -91,7 +95,7 @@ def test_sam_agrees(case, tmp_path):
     pixels = crooked_pixels(ours.config.image)
     hidden, image_tokens = run_sam(model.vision_encoder, pixels)
     out = ours(pixels, record=["hidden_states", "attentions"], strict=True)
-    agree(out, hidden, image_tokens)
+    agree(out, hidden, image_tokens, "sam")
     agree(ours(pixels, record="hidden_states"), hidden, image_tokens)
     with pytest.raises(InputError, match="this model's way of placing patches at other sizes"):
         ours(crooked_pixels((40, 44)), resize_positions=True)
@@ -132,7 +136,7 @@ def test_segment_anythings_own_names(case, tmp_path):
     assert checkpoint.source["family"] == "segment-anything"
     ours = checkpoint.model("float64")
     pixels = crooked_pixels(ours.config.image)
-    agree(ours(pixels, record="hidden_states"), *run_sam(model.vision_encoder, pixels))
+    agree(ours(pixels, record="hidden_states"), *run_sam(model.vision_encoder, pixels), "segment-anything")
 
 
 @pytest.mark.parametrize("case", VITDET)
@@ -152,7 +156,7 @@ def test_vitdet_agrees(case, tmp_path):
         with up.everything_in_float64(), torch.inference_mode():
             theirs = model(torch.from_numpy(pixels), output_hidden_states=True)
         out = ours(pixels, record="hidden_states", strict=True, resize_positions=True)
-        agree(out, [channels_last(x) for x in theirs.hidden_states])
+        agree(out, [channels_last(x) for x in theirs.hidden_states], family="vitdet")
 
 
 @pytest.mark.parametrize(
