@@ -197,3 +197,19 @@ def test_converted_encoders_agree(case, tmp_path):
     checkpoint = convert(tmp_path)
     assert checkpoint.source["family"] == family
     assert config_of_content("", json.loads((tmp_path / "config.json").read_text()))[0] == checkpoint.config
+
+
+def test_blips_processor():
+    """The pictures that it makes are those of our reading of its file."""
+    from PIL import Image
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    from numpy_vit.convert.preprocessing import read_preprocessor
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (77, 130, 3), np.uint8))
+    for options in ({}, {"size": {"height": 40, "width": 24}, "image_mean": [0.5, 0.4, 0.3]}):
+        processor = BlipImageProcessorPil(**options)
+        notes = []
+        ours = read_preprocessor(json.loads(processor.to_json_string()), 3, notes)
+        theirs = np.asarray(processor(picture, return_tensors="np")["pixel_values"])
+        assert not notes and np.max(np.abs(ours(picture, np.float64) - theirs)) < 1e-6
