@@ -115,7 +115,5 @@ def test_llama_3_2_is_refused_by_name(inside, tmp_path):
     config = transformers.MllamaConfig(vision_config=vision, text_config=text)
     model = up.crooked(lambda: transformers.MllamaForConditionalGeneration(config))
     up.saved(model if inside else model.model.vision_model, tmp_path)
-    with pytest.raises(
-        InputError, match="Llama 3.2 Vision's encoder is not supported: all tiles of a picture are one sequence"
-    ):
+    with pytest.raises(InputError, match="mllama.*: all tiles of a picture are one sequence"):
         convert(tmp_path)

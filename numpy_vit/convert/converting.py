@@ -30,7 +30,7 @@ from .hf_mlcd import HF_MLCD
 from .hf_siglip import HF_SIGLIP, HF_SIGLIP2
 from .hf_tokens import HF_PIXIO, HF_YOLOS
 from .hf_vit import HF_IJEPA, HF_MAE, HF_VIT
-from .hugging_face_config import REFUSED, TOWERS, why_not
+from .hugging_face_config import TOWERS, why_not
 from .internvl import INTERNVL
 from .kimi import MOONVIT
 from .llama4 import LLAMA4
@@ -128,8 +128,6 @@ def recognise(source: Source) -> tuple[str, str]:
             if why is not None:
                 return name, why
     model_type = (source.config or {}).get("model_type")
-    if isinstance(model_type, str) and model_type in REFUSED:
-        raise InputError(f"{source.name}: {REFUSED[model_type]}")
     first = f"first tensor '{min(source.tensors)}'" if source.tensors else "its config names no model_type and no architecture"
     said = (
         f"config.json says model_type {in_words(model_type)}{tower_types(source)}{why_not(source.config)}"

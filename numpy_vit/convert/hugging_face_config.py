@@ -143,12 +143,6 @@ OWN_TOWERS = {
     "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe_thinker", "qwen3_vl", "qwen3_vl_moe", "qwen4_exp", "sam", "sam3", "sam_hq",
     "slanext", "step3p7", "unlimited_ocr", "video_llama_3", "videoprism", "xclip",
 }  # fmt: skip
-TILES_TOGETHER = (
-    "Llama 3.2 Vision's encoder is not supported: all tiles of a picture are one sequence, each with its class token, "
-    "padding between, and published weights want other inner blocks' tokens than transformers 5 takes"
-)
-REFUSED = dict.fromkeys(("mllama", "mllama_vision_model"), TILES_TOGETHER)
-"""Types that cannot be said in ViTConfig's options, and why."""
 PLACES = {
     "git.image_encoder.": "git",
     "embed_tokens_extend.image_embed.": "phi4_multimodal",
@@ -170,6 +164,8 @@ ENCODERS = (
 )  # that several kinds of larger models have, and that no class of classifiers has
 # Vision Transformers that are not the plain one, and what about them is not done here.
 WHY_NOT = {
+    "mllama_vision_model": "all tiles of a picture are one sequence, each with its class token, padding between, and published "
+    "weights want other inner blocks' tokens than transformers 5 takes",
     "vitpose_backbone": "its patches begin two pixels outside the picture",
     "xclip_vision_model": "a token of each frame's goes to the other frames",
     "groupvit_vision_model": "its tokens are grouped between the blocks",
