@@ -56,7 +56,7 @@ DEGENERATE = dict(heads=1, depth=1, channels=1, patch=1, image=(1, 6), classes=1
 def test_what_is_tried_changes_something(option, larger):
     """A mistake that a model cannot have is not among those tried: the more there are, the less a fit says."""
     config = ViTConfig(**PLAIN).replace(**OPTIONS.get(option, DEGENERATE if option == "nothing twice" else {}))
-    size = (config.image[0] + config.patch, config.image[1]) if larger else config.image
+    size = (config.image[0] + config.multiple, config.image[1]) if larger else config.image
     model = numpy_vit.random_model(config, 5, "float64")
     pixels = uniform(5, "pixels", (1, config.channels, *size), "float64")
     manifest, arrays = record(model, pixels, noise=["float32"], origin={"model": {"seed": 5}})

@@ -321,7 +321,7 @@ class Earlier:
 
     def __init__(self, so_far: PortsOwn) -> None:
         self.so_far = so_far
-        self.config = so_far.config
+        self.config = so_far.config.for_image(so_far.bench.pixels.shape[2:])
 
     def __getitem__(self, name: str) -> Array:
         seen, stage, bench = self.so_far.seen, self.so_far.stage, self.so_far.bench
