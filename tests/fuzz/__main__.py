@@ -9,7 +9,6 @@ import sys
 import time
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a misspelt file may look like a name of the hub
 
 from .running import SECONDS, Tally, in_a_child, many_inputs, merge, warmed
 from .targets import TARGETS
