@@ -31,12 +31,13 @@ def open_weights(weights: str, preprocessor: str | None, size: tuple[int, int] |
 
 def config_of(words: Sequence[str]) -> "tuple[ViTConfig, list[str]]":
     """["ViT-B/16", "image=384"], or ["ViT-B/16 image=384"] -> the config, and what the source left unsaid."""
-    from ..models.image_tokens import size_seen
     from ..models.loading import find_config
 
     model, changes = model_and_changes(words)
     config, notes = find_config(model)
     if config.any_size and "image" in changes:
+        from ..models.image_tokens import size_seen
+
         changes["image"], more = size_seen(model, config, changes["image"])
         notes = [*notes, *more]
     return config.overridden(changes), notes

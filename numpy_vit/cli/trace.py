@@ -103,11 +103,12 @@ def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
 
 
 def traced_as_asked(words: Sequence[str], arguments: argparse.Namespace) -> "Trace":
-    from ..models.image_tokens import size_seen
     from ..tracing.tracer import trace
 
     (config, notes), size = config_of(words), arguments.size
     if config.any_size and size is not None:
+        from ..models.image_tokens import size_seen
+
         size, more = size_seen(model_and_changes(words)[0], config, size)
         notes = [*notes, *more]
     note(*notes)

@@ -22,9 +22,10 @@ import numpy as np
 
 from ..arithmetic.precision import precision
 from ..arithmetic.shape_only import Ledger, ShapeOnly
-from ..config import MAX_SIZE, ViTConfig, check_image, is_variant, variant, whole_number
+from ..config import MAX_SIZE, ViTConfig, check_image, is_variant, variant
 from ..errors import InputError, ShapeError
 from ..families import activation_name
+from ..fields import whole_number
 from ..parameters import is_learned
 from ..vit import dry_run
 from .rows import PARTS as PARTS
@@ -102,7 +103,9 @@ def config_from(model: Any) -> ViTConfig:
 
 def as_seen(model: Any, config: ViTConfig, overrides: dict[str, Any], size: Any) -> tuple[dict[str, Any], Any]:
     """`overrides` and `size` with the sizes at which a model of any size sees pictures of theirs; what differs is a warning."""
-    from ..models.image_tokens import size_seen
+    if not config.any_size:
+        return overrides, size
+    from ..models.image_tokens import size_seen  # with what reads files
 
     def seen(given: Any) -> Any:
         if not isinstance(given, tuple | list):
