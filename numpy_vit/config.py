@@ -12,10 +12,7 @@ from numbers import Integral
 from typing import Any
 
 from .errors import InputError, check_kind, check_known, in_words, nearest
-from .fields import from_plain as from_plain
-from .fields import is_number as is_number
-from .fields import to_plain as to_plain
-from .fields import whole_number as whole_number
+from .fields import from_plain, is_number, to_plain, whole_number
 from .groups import Deepstack, Merger, Windows, group
 
 DIGITS = "digits"  # what the shipped model is called
@@ -287,10 +284,14 @@ class ViTConfig:
         """(rows, columns) of patches."""
         return self.image[0] // self.patch, self.image[1] // self.patch
 
+    def windows_of(self, block: int) -> Windows | None:
+        """The windows that a block attends in, or None: to the whole picture."""
+        return None if self.windows is None or block in self.windows.whole else self.windows
+
     def attended_grid(self, block: int) -> tuple[int, int]:
         """(rows, columns) of the patches that those of a block attend to: all, or those of a window."""
-        windowed = self.windows is not None and block not in self.windows.whole
-        return (self.windows.side,) * 2 if self.windows is not None and windowed else self.grid
+        windows = self.windows_of(block)
+        return (windows.side, windows.side) if windows else self.grid
 
     @property
     def learned_grid(self) -> tuple[int, int]:

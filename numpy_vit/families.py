@@ -47,9 +47,9 @@ def uses(config: ViTConfig) -> dict[Callable[..., Any], Callable[..., Any]]:
         found[model.encoder_block] = encoder_block
     if not c.scaled_scores:
         found[model.attend] = attend_unscaled
-    if c.qk_norm or c.rope != "none" or c.relative_positions or c.value_norm or c.windows or c.clipped_linears:
-        found[model.multi_head_attention] = multi_head_attention
-    if c.context_norm or c.relative_axes:
+    normed = c.qk_norm or c.value_norm or c.context_norm
+    placed = c.rope != "none" or c.relative_positions or c.relative_axes
+    if normed or placed or c.windows or c.clipped_linears:
         found[model.multi_head_attention] = multi_head_attention
     if c.gated_mlp or c.mlp_norm or c.activation != "gelu" or c.clipped_linears:
         found[model.mlp] = mlp
@@ -111,7 +111,7 @@ def at_image_size(image: tuple[int, int], w: Weights, config: ViTConfig, step: S
         rotation = Weights(cos=cos, sin=sin)
         blocks = [with_attention(block, rotation=rotation) for block in blocks]
     if config.windows is not None:
-        blocks = [with_attention(b, windowed=n not in config.windows.whole) for n, b in enumerate(blocks)]
+        blocks = [with_attention(b, windowed=config.windows_of(n) is not None) for n, b in enumerate(blocks)]
     return w.having(embed=embed, blocks=blocks), config
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import model
 from .config import ViTConfig
-from .groups import Merger
+from .groups import JOINS, Merger
 from .ops import ACTIVATIONS, layer_norm, linear, merge_patches, neighbourhoods, rms_norm, softmax
 from .parameters import Weights, merged_width
 from .steps import Array, Step
@@ -31,12 +31,18 @@ def forward(pixels: Array, w: Weights, config: ViTConfig, step: Step) -> dict[st
 
     blocks = config.deepstack.blocks if config.deepstack else ()
     outputs = model.forward(pixels, w, config, step.then({f"blocks.{block}": kept(n) for n, block in enumerate(blocks)}))
-    if config.merger:
-        learned = getattr(w, "merger", Weights())  # a mean has none
-        outputs["image_tokens"] = step.into("merger", merge, outputs["last_hidden_state"], learned, config.merger, config)
+    outputs |= merged_at_the_end(outputs, w, config, step)
     if inner:
         outputs["deepstack"] = np.concatenate([x[:, None] for x in inner], axis=1)
     return outputs
+
+
+def merged_at_the_end(outputs: dict[str, Array], w: Weights, config: ViTConfig, step: Step) -> dict[str, Array]:
+    """What the paper's outputs leave out: "image_tokens", where there is a merger."""
+    if config.merger is None:
+        return {}
+    learned = getattr(w, "merger", Weights())  # a mean has none
+    return {"image_tokens": step.into("merger", merge, outputs["last_hidden_state"], learned, config.merger, config)}
 
 
 def merge(x: Array, w: Weights, merger: Merger, config: ViTConfig, step: Step) -> Array:
@@ -45,11 +51,11 @@ def merge(x: Array, w: Weights, merger: Merger, config: ViTConfig, step: Step) -
     x = x[:, config.special_tokens :]
     for name, kind, wanted in merger.parsed:
         width = merged_width(width, kind, wanted, merger.side)
-        tokens = "T" if kind in ("concat", "unfold", "mean") else tokens
+        tokens = "T" if kind in JOINS else tokens
         dims = f"B {tokens} {width}"
         if kind == "norm":
             x = norm_of(merger, x, getattr(w, name, None))
-        elif kind in ("concat", "unfold", "mean"):
+        elif kind in JOINS:
             x = merge_patches(x, config.grid, merger.side, kind)
         elif kind in ACTIVATIONS:
             x = ACTIVATIONS[kind](x)

@@ -102,7 +102,7 @@ def attention_names(config: ViTConfig) -> list[tuple[str, ...]]:
     """The steps that hold each block's attention: one, or one for every kind of window."""
     found = []
     for n in range(config.depth):
-        windows = None if config.windows is None or n in config.windows.whole else config.windows
+        windows = config.windows_of(n)
         kinds = [f"{part.name}." for part in kinds_of(config.grid, windows)] if windows else [""]
         found.append(tuple(f"blocks.{n}.attention.{kind}probs" for kind in kinds))
     return found

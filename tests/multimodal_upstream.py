@@ -99,6 +99,20 @@ def agreed(family, error):
     AGREEMENT[family] = max(before, error), cases + 1
 
 
+def config_alone(folder):
+    """What the folder's config.json gives by itself, as the tracer reads it."""
+    import json
+
+    from numpy_vit.models.loading import config_of_content
+
+    return config_of_content("", json.loads((folder / "config.json").read_text()))[0]
+
+
+def same_tensors(whole, tower):
+    """Whether an encoder saved alone has the numbers that it has in the whole model (two checkpoints)."""
+    return all(np.array_equal(whole.tensors[name].data, tensor.data) for name, tensor in tower.tensors.items())
+
+
 def in_order(x, order):
     """Tokens (N, ...) in upstream's order -> (1, N, ...) in ours; `order` as of block_order."""
     array = np.asarray(x)

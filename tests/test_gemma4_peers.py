@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from numpy_vit import InputError
-from numpy_vit.convert import config_of, convert
-from numpy_vit.convert.sources import Source, read_json
+from numpy_vit.convert import convert
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
@@ -76,8 +75,7 @@ def test_converted_encoders_agree(case, tmp_path):
     assert up.agree(tmp_path, lambda pixels, config: run(model, pixels, config), CASES[case][1]) < 1e-12
     checkpoint = convert(tmp_path)
     assert checkpoint.source["family"] == "gemma4"
-    alone = Source("config.json", False, [], {}, {}, read_json(tmp_path / "config.json"), None)
-    assert config_of(alone, []) == checkpoint.config
+    assert up.config_alone(tmp_path) == checkpoint.config
 
 
 def crooked(case, kind="Gemma4ForConditionalGeneration"):
@@ -99,8 +97,7 @@ def test_the_tower_alone(case, tmp_path):
     model = crooked(case, "Gemma4VisionModel")
     up.saved(model, tmp_path)
     assert up.agree(tmp_path, lambda pixels, config: run(model, pixels, config), CASES[case][1]) < 1e-12
-    alone = Source("config.json", False, [], {}, {}, read_json(tmp_path / "config.json"), None)
-    assert config_of(alone, []) == convert(tmp_path).config
+    assert up.config_alone(tmp_path) == convert(tmp_path).config
 
 
 def test_bounds_matter(tmp_path):

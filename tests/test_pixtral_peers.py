@@ -73,7 +73,7 @@ def test_converted_encoders_agree(case, tmp_path):
     assert up.agree(tmp_path, lambda pixels, config: run(model, pixels), SIZES) < 1e-12
     checkpoint = convert(tmp_path)
     assert checkpoint.source["family"] == "pixtral"
-    assert config_of_content("", json.loads((tmp_path / "config.json").read_text()))[0] == checkpoint.config
+    assert up.config_alone(tmp_path) == checkpoint.config
 
 
 def test_the_encoder_alone(tmp_path):
@@ -83,7 +83,7 @@ def test_the_encoder_alone(tmp_path):
     up.saved(model.model.vision_tower, tmp_path / "tower")
     whole, tower = convert(tmp_path / "whole"), convert(tmp_path / "tower")
     assert tower.config == whole.config.replace(merger=None, image=tower.config.image)
-    assert all(np.array_equal(whole.tensors[name].data, tensor.data) for name, tensor in tower.tensors.items())
+    assert up.same_tensors(whole, tower)
 
 
 # Published -> transformers, models/mistral3/convert_mistral3_weights_to_hf.py.

@@ -7,8 +7,7 @@ import pytest
 
 import numpy_vit
 from numpy_vit import InputError
-from numpy_vit.convert import config_of, convert
-from numpy_vit.convert.sources import Source, read_json
+from numpy_vit.convert import convert
 
 from conftest import relative_error
 
@@ -122,8 +121,7 @@ def test_converted_encoders_agree(case, tmp_path):
     assert up.agree(tmp_path, lambda pixels, config: run(model, pixels, case), CASES[case][3]) < 1e-12
     checkpoint = convert(tmp_path)
     assert checkpoint.source["family"] == CASES[case][2]
-    alone = Source("config.json", False, [], {}, {}, read_json(tmp_path / "config.json"), None)
-    assert config_of(alone, []) == checkpoint.config
+    assert up.config_alone(tmp_path) == checkpoint.config
 
 
 def test_places_are_upstreams_in_float32():

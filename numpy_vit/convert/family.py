@@ -16,7 +16,7 @@ from ..files.tensorfile import STORED_AS, Tensor, tensor_of
 from ..pictures.images import Preprocess
 from . import timm_models
 from .hugging_face_config import own_config, refuse_place
-from .preprocessing import policy, read_preprocessor
+from .preprocessing import image_processor, policy, read_preprocessor
 from .sources import Source
 from .table import Table, Tensors, first_names, measure, positions_for
 
@@ -250,9 +250,7 @@ class Family:
         source, notes = reading.source, reading.notes
         if source.policy is not None:
             return policy(source.policy, config.image, config.channels)
-        said = source.preprocessor or {}
-        inner = said.get("image_processor")
-        processor = (inner if isinstance(inner, dict) else said).get("image_processor_type")
+        processor = image_processor(source.preprocessor or {}).get("image_processor_type")
         if self.unprepared and isinstance(processor, str) and processor.startswith(self.unprepared):
             notes.append(f"{processor} prepares pictures in a way of its own, which is not done here: give pixels that it made")
             return None

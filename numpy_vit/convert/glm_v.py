@@ -14,19 +14,12 @@ from . import multimodal
 from .family import Family, OpenCheckpoint
 from .hugging_face import flag
 from .multimodal import any_image, frequencies, number, of_a_still_picture, only, rope_theta, sizes
+from .qwen_vl import COMMON, GATED_MLP
 from .table import Row, Table
 
 ROWS = (
-    Row("embed.projection", "patch_embed.proj"),
-    Row("blocks.{n}.norm1", "blocks.{n}.norm1"),
-    Row("blocks.{n}.attention.query", "blocks.{n}.attn.qkv", part=(0, 3)),
-    Row("blocks.{n}.attention.key", "blocks.{n}.attn.qkv", part=(1, 3)),
-    Row("blocks.{n}.attention.value", "blocks.{n}.attn.qkv", part=(2, 3)),
-    Row("blocks.{n}.attention.output", "blocks.{n}.attn.proj"),
-    Row("blocks.{n}.norm2", "blocks.{n}.norm2"),
-    Row("blocks.{n}.mlp.gate", "blocks.{n}.mlp.gate_proj"),
-    Row("blocks.{n}.mlp.hidden", "blocks.{n}.mlp.up_proj"),
-    Row("blocks.{n}.mlp.output", "blocks.{n}.mlp.down_proj"),
+    *COMMON,
+    *GATED_MLP,
     Row("norm", "post_layernorm"),
     Row("merger.hidden", "downsample"),
     Row("merger.hidden2", "merger.proj"),

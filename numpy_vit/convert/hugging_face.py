@@ -106,9 +106,7 @@ def sizes(
     check_class(reading)
     refuse_unknown(config, {*READ[what], *OURS, "head_dim"})
     fields = {OURS[key]: get(config, key, reading.notes, defaults, what) for key in defaults if key in OURS}
-    activation, patch = fields["activation"], fields["patch"]
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise InputError(f"config.json: hidden_act {activation!r} is not one of {', '.join(ACTIVATIONS)}")
+    fields["activation"], patch = activation(fields["activation"]), fields["patch"]
     if isinstance(patch, list):
         if len(set(map(str, patch))) != 1:
             raise InputError(f"config.json: patch_size {patch}: only square patches are supported")
@@ -116,7 +114,14 @@ def sizes(
     width, heads = fields["width"], fields["heads"]
     if config.get("head_dim") is not None and isinstance(width, int) and config["head_dim"] * heads != width:
         raise InputError(f"config.json: head_dim {config['head_dim']} is not hidden_size / heads: not supported")
-    return {**fields, "activation": ACTIVATIONS[activation], **position_rule(reading.source.config)}
+    return {**fields, **position_rule(reading.source.config)}
+
+
+def activation(name: Any, key: str = "hidden_act") -> str:
+    """transformers' name of an activation -> ours; `key` is where config.json has it."""
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise InputError(f"config.json: {key} {name!r} is not one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 def check_class(reading: OpenCheckpoint) -> None:

@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..files.tensorfile import tensor_of
 from ..groups import SIMPLE
 from .family import OpenCheckpoint
-from .hugging_face import ACTIVATIONS, get
+from .hugging_face import activation, get
 from .hugging_face_config import refuse_unknown
 from .table import Tensors
 
@@ -65,20 +65,9 @@ def sizes(
     return fields, section
 
 
-def activation(name: Any, key: str = "hidden_act") -> str:
-    """transformers' name of an activation -> ours; `key` is where config.json has it."""
-    if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise InputError(f"config.json: {key} {name!r} is not one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
-
-
 def number(section: Mapping[str, Any], key: str, default: int, notes: list[str] | None = None, what: str = "") -> int:
     """A whole number of config.json above 0; a default that matters is said where there are `notes`."""
-    value = section.get(key)
-    if value is None:
-        if notes is not None:
-            notes.append(f"config.json does not say {key}: {default!r}, transformers' default for {what}, is used")
-        return default
+    value = get(section, key, [] if notes is None else notes, {key: default}, what)
     if type(value) is not int or value < 1:
         raise InputError(f"config.json: {key} is {value!r}: it must be a whole number above 0")
     return value

@@ -13,19 +13,13 @@ from typing import Any
 from ..config import ViTConfig
 from . import multimodal
 from .family import Family, OpenCheckpoint
+from .hf_clip import BLOCK
 from .multimodal import any_image, frequencies, language_model_width, number, only, rope_theta, sizes
 from .table import Row, Table
 
 ENCODER = (
     Row("embed.projection", "embeddings.patch_embedding"),
-    Row("blocks.{n}.norm1", "encoder.layers.{n}.layer_norm1"),
-    Row("blocks.{n}.attention.query", "encoder.layers.{n}.self_attn.q_proj"),
-    Row("blocks.{n}.attention.key", "encoder.layers.{n}.self_attn.k_proj"),
-    Row("blocks.{n}.attention.value", "encoder.layers.{n}.self_attn.v_proj"),
-    Row("blocks.{n}.attention.output", "encoder.layers.{n}.self_attn.out_proj"),
-    Row("blocks.{n}.norm2", "encoder.layers.{n}.layer_norm2"),
-    Row("blocks.{n}.mlp.hidden", "encoder.layers.{n}.mlp.fc1"),
-    Row("blocks.{n}.mlp.output", "encoder.layers.{n}.mlp.fc2"),
+    *BLOCK,
     Row("norm", "post_layernorm"),
 )
 PADDLE = (

@@ -56,8 +56,7 @@ def read_preprocessor(
         notes.append(f"no {FILE}: the model does not say how pictures are prepared")
         return None
     outer: Mapping[str, Any] = values
-    if isinstance(values.get("image_processor"), dict):
-        values = values["image_processor"]
+    values = image_processor(values)
     kind = values.get("image_processor_type") or values.get("feature_extractor_type")
     known = processor_named(kind)
     if not known and isinstance(model_type, str) and model_type in PROCESSOR_OF:
@@ -106,6 +105,12 @@ def read_preprocessor(
             arithmetic="torch" if known == "DINOv3ViT" else "pillow",
             sizing=sizing,
         )
+
+
+def image_processor(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a file says of the image processor: all of it, or, of a processor_config.json, a part."""
+    inner = values.get("image_processor")
+    return inner if isinstance(inner, dict) else values
 
 
 def read_sizing(known: str, get: Callable[[str], Any]) -> Sizing | None:

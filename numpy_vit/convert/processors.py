@@ -6,8 +6,8 @@ The names are those before "ImageProcessor", "ImageProcessorFast", "ImageProcess
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..config import whole_number
 from ..errors import InputError
+from ..fields import whole_number
 from ..pictures.sizing import Sizing
 
 FILE = "preprocessor_config.json"

@@ -48,13 +48,14 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ViTConfig, whole_number
+from ..config import ViTConfig
 from ..errors import InputError, about, nearest
+from ..fields import whole_number
 from ..files.tensorfile import Tensor
 from ..parameters import parameter_dims
 from ..pictures.images import Preprocess
 from .family import Family, OpenCheckpoint
-from .hugging_face import ACTIVATIONS, OURS
+from .hugging_face import OURS, activation
 from .preprocessing import policy, read_preprocessor
 from .sources import read_json
 from .table import Row, Table, Tensors, first_names
@@ -253,9 +254,7 @@ def fields_of(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The fields of ViTConfig that a config.json in Hugging Face's form gives, and notes on what is read of it."""
     found = {ours: config[key] for key, ours in OURS.items() if config.get(key) is not None}
     if "activation" in found:
-        if not isinstance(found["activation"], str) or found["activation"] not in ACTIVATIONS:
-            raise InputError(f"config.json: hidden_act {found['activation']!r} is not one of {', '.join(ACTIVATIONS)}")
-        found["activation"] = ACTIVATIONS[found["activation"]]
+        found["activation"] = activation(found["activation"])
     read = [key for key in OURS if config.get(key) is not None] + (["id2label"] if "id2label" in config else [])
     others = sorted(config.keys() - set(read))
     notes = [f"config.json: {', '.join(read)} are read; the rest is not ({first_names(others)})"] if config else []

@@ -22,9 +22,9 @@ from ..errors import InputError
 from ..files.tensorfile import tensor_of
 from . import hf_siglip
 from .family import Family, OpenCheckpoint
-from .hugging_face import flag
+from .hugging_face import activation, flag
 from .hugging_face_config import WIDE
-from .multimodal import activation, number, says_no_language_model
+from .multimodal import language_model, language_model_width, number, says_no_language_model
 from .table import Row, Table, Tensors
 
 Says = Callable[[OpenCheckpoint], dict[str, Any]]
@@ -65,12 +65,7 @@ def joined(side: int, way: str) -> list[str]:
 
 def text_width(reading: OpenCheckpoint, default: int, what: str) -> int:
     """The width of the language model's tokens; `default` is transformers' for its kind."""
-    section = reading.config.get("text_config")
-    if not isinstance(section, dict):
-        raise InputError(
-            f"config.json: text_config {section!r:.40}: must be a table of sizes, for the width of {what}'s tokens"
-        )
-    return number(section, "hidden_size", default, reading.notes, f"{what}'s language model")
+    return language_model_width(language_model(reading.config), reading.notes, default, what)
 
 
 def says_gemma3(reading: OpenCheckpoint) -> dict[str, Any]:

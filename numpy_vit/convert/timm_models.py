@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from ..config import MAX_DEPTH, whole_number
+from ..config import MAX_DEPTH
 from ..errors import InputError, nearest
+from ..fields import whole_number
 
 POOLINGS = {"token": "class", "avg": "mean", "map": "map"}
 # timm's activations by timm's names (layers/create_act.py) and by its classes'.

@@ -18,7 +18,7 @@ from ..arithmetic.rounded import EPS
 from ..config import ViTConfig
 from ..errors import InputError
 from ..families import activation_name, at_image_size, embedding_output, norm, uses
-from ..merging import merge
+from ..merging import merge, merged_at_the_end
 from ..parameters import Weights, parameter_shapes, weights_tree
 from ..vit import new_step
 from .checking import WRONG, Check, Error, error, noise_of
@@ -259,8 +259,7 @@ class Bench:
             x = step.into(f"blocks.{n}", paper.encoder_block, x, weights.blocks[n], config)
         if last == "tail":
             outputs = step.into("", paper.classify, x, weights, config)
-            if config.merger:
-                step.into("merger", merge, outputs["last_hidden_state"], weights.merger, config.merger, config)
+            merged_at_the_end(outputs, weights, config, step)
         elif last.startswith("deepstack.") and config.deepstack:
             step.into(last, merge, x, weights.deepstack[int(last.split(".")[1])], config.deepstack.merger, config)
 

@@ -19,9 +19,10 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from ..config import DIGITS, MAX_SIZE, ViTConfig, from_plain
+from ..config import DIGITS, MAX_SIZE, ViTConfig
 from ..convert.hub import is_hub_name
 from ..errors import InputError, about, nearest
+from ..fields import from_plain
 from ..files.arrays import read_npy, read_npz
 from ..files.jsonfile import described, read_json
 from ..files.outside import regular

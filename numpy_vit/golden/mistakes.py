@@ -522,12 +522,9 @@ def before_the_mergers_norm(normed: Array, run: Run) -> Array:
     """What goes into the merger's norm."""
     assert run.config.merger is not None
     names = [name for name, _, _ in run.config.merger.parsed]
-    first = run[f"merger.{names[names.index('norm') - 1]}"] if names[0] != "norm" else None
-    return (
-        run["norm" if run.config.final_norm == "tokens" else "input"][:, run.config.special_tokens :]
-        if first is None
-        else first
-    )
+    if names[0] != "norm":
+        return run[f"merger.{names[names.index('norm') - 1]}"]
+    return run["norm" if run.config.final_norm == "tokens" else "input"][:, run.config.special_tokens :]
 
 
 def multimodal_mistakes(c: ViTConfig) -> list[Row]:

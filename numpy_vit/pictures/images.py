@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from ..config import from_plain, is_number, to_plain
 from ..errors import InputError, check_kind, check_known, in_words
+from ..fields import from_plain, is_number, to_plain
 from ..positions import RULES
 from .overheard import complaints
 from .sizing import Plan, Sizing

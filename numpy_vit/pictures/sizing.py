@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..config import from_plain, is_number, to_plain, whole_number
 from ..errors import InputError, about, check_kind, check_known, nearest
+from ..fields import from_plain, is_number, to_plain, whole_number
 
 Size = tuple[int, int]  # (Y, X)
 Box = tuple[int, int, int, int]  # top, left, bottom, right
