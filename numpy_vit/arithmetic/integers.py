@@ -261,11 +261,12 @@ def add_onnx(
     """ONNX Runtime's QLinearAdd (com.microsoft): a + b of integers of different scales.
 
     a, b: whole numbers, shapes that broadcast -> whole numbers in float64. low, high: the ends of the type, uint8 as it stands.
-    In float32: fma(a, ra, fma(b, rb, c)), ra = scale_a / scale_y, c = zero_y - (ra * zero_a + rb * zero_b); ties to even.
-    Source: onnxruntime mlas/lib/qladd.cpp, where the processor has a fused multiply-add.
+    In float32, with fused multiply-adds: fma(a, ra, fma(b, rb, c)), where ra = scale_a / scale_y, rb = scale_b / scale_y and
+    c = zero_y - fma(ra, zero_a, rb * zero_b); ties to even. Source: onnxruntime mlas/lib/qladd.cpp, as it is compiled for
+    processors with AVX2.
     """
     ratio_a, ratio_b = np.float32(scale_a) / np.float32(scale_y), np.float32(scale_b) / np.float32(scale_y)
-    fixed = np.float32(zero_y) - (ratio_a * np.float32(zero_a) + ratio_b * np.float32(zero_b))
+    fixed = np.float32(zero_y) - multiply_add(ratio_a, np.float32(zero_a), ratio_b * np.float32(zero_b))
     total = multiply_add(a, ratio_a, multiply_add(b, ratio_b, fixed))
     return np.clip(np.rint(total).astype(np.float64), low, high)
 
@@ -286,28 +287,27 @@ def multiply_add(a: Array, b: Array, c: Array) -> Array:
 def softmax_onnx(
     q: Array, scale: float, axis: int = -1, scale_y: float = 1 / 256, zero_y: int = 0, low: int = 0, high: int = 255
 ) -> Array:
-    """ONNX Runtime's QLinearSoftmax (com.microsoft, opset 13 and later): exp from a table, float32 sums in order.
+    """ONNX Runtime's QLinearSoftmax (com.microsoft, opset 13 and later): exp from a table, float32 sums in order, a float64 quotient.
 
     q: whole numbers, any shape; scale: of q (its zero point makes no difference). low, high: the ends of y's type, uint8 as
     it stands; -128, 127 for int8. -> whole numbers in float64, the shape of q.
 
-    With scale_y 1/256 and zero_y 0 it is rint(256 * softmax), 255 at most, but next to a tie. With int8, scale_y 1/256 and
-    zero_y -128 a probability of 1 wraps to -128, as there (with 1/255, which its quantiser writes, it does not).
+    With scale_y 1/256 and zero_y 0 it is rint(256 * softmax), 255 at most, but right next to a tie.
     Source: onnxruntime contrib_ops/cpu/quantization/qlinear_softmax.cc.
     """
     q = np.moveaxis(np.asarray(q, np.float64), axis, -1)
     distance = (q.max(axis=-1, keepdims=True) - q).astype(np.int64)
     terms = _exp_table_onnx(np.float32(scale), q.shape[-1])[255 - distance]
     total = np.add.accumulate(terms, axis=-1, dtype=np.float32)[..., -1:]
-    levels = np.floor(np.float32(1) / np.float32(scale_y))
-    result = np.minimum(np.rint(terms * levels / total).astype(np.float64) + zero_y, 255)
-    return np.moveaxis(result if low >= 0 else _wrapped(result, low, high), -1, axis)
+    levels = np.floor(np.float32(1) / np.float32(scale_y)).astype(np.float64)
+    result = np.rint(terms.astype(np.float64) * levels / total.astype(np.float64)) + zero_y
+    return np.moveaxis(np.clip(result, low, high), -1, axis)
 
 
 def _exp_table_onnx(scale: np.float32, length: int) -> Array:
     """exp((i - 255) * scale) for i = 0..255, times a factor as large as `length` sums of float32 allow -> (256,), float32."""
     largest = np.float32(np.finfo(np.float32).max) / np.float32(length)
-    shift = max(0.0, logarithm(float(largest)) - 5) / np.float64(scale)
+    shift = max(0.0, float(np.float32(logarithm(float(largest)))) - 5) / np.float64(scale)
     return in_tiles(exp, (np.arange(256.0) - 255 + shift) * np.float64(scale)).astype(np.float32)
 
 
