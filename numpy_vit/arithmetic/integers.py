@@ -287,7 +287,7 @@ def multiply_add(a: Array, b: Array, c: Array) -> Array:
 def softmax_onnx(
     q: Array, scale: float, axis: int = -1, scale_y: float = 1 / 256, zero_y: int = 0, low: int = 0, high: int = 255
 ) -> Array:
-    """ONNX Runtime's QLinearSoftmax (com.microsoft, opset 13 and later): exp from a table, float32 sums in order, a float64 quotient.
+    """ONNX Runtime's QLinearSoftmax (com.microsoft, opset 13 on): exp from a table, float32 sums in order, float64 quotients.
 
     q: whole numbers, any shape; scale: of q (its zero point makes no difference). low, high: the ends of y's type, uint8 as
     it stands; -128, 127 for int8. -> whole numbers in float64, the shape of q.

@@ -58,16 +58,14 @@ def quantise(x: Array, scale: float, zero: int, numerics: str = "reference", low
 
     x: any shape -> whole numbers in float64, the same shape. (quantize.cc; XNNPACK and the optimised kernel agree.)
     The last numbers of a tensor of which 8 do not divide the size go another way under "ruy", which is not done here.
-    Where x / scale is beyond 2**31, C does not define what the plain code does; here it saturates.
+    NaN becomes `low`. Where x / scale is beyond 2**31, C does not define what the plain code does; here it saturates.
     """
     check_numerics(numerics)
     x, unit = np.asarray(x, np.float32), np.float32(scale)
     with np.errstate(over="ignore"):
-        if numerics == "reference":
-            scaled = round_whole(x / unit, "away")
-        else:
-            scaled = np.rint(x * (np.float32(1) / unit)).astype(np.float64)
-    return np.clip(scaled + zero, low, high)
+        scaled = x / unit if numerics == "reference" else x * (np.float32(1) / unit)
+    scaled = np.clip(np.nan_to_num(scaled, nan=-np.inf, posinf=np.inf, neginf=-np.inf), -(2.0**31), 2.0**31)
+    return np.clip(round_whole(scaled, "away" if numerics == "reference" else "even") + zero, low, high)
 
 
 def quantise_weight(weight: Array) -> tuple[Array, Array]:
@@ -213,7 +211,7 @@ def lookup_table(
     x = np.float32(scale_x) * (np.arange(-128, 128) - zero_x).astype(np.float32)
     with np.errstate(over="ignore"):
         y = np.asarray(function(x.astype(np.float64))).astype(np.float32) * (np.float32(1) / np.float32(scale_y))
-    return np.clip(round_whole(y, "away") + zero_y, low, high)
+    return np.clip(round_whole(np.clip(y, -(2.0**31), 2.0**31), "away") + zero_y, low, high)
 
 
 def gelu(
