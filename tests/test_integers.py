@@ -252,6 +252,13 @@ def test_a_fused_multiply_add_rounds_once():
             assert error < other_error or (error == other_error and result.view(np.uint32) % 2 == 0)
 
 
+def test_a_fused_multiply_add_next_to_a_tie():
+    """2**24 + 3 - 2**-46: float64 makes the tie 2**24 + 3 of it, which would then go to 2**24 + 4."""
+    step = np.float32(2.0**-23)
+    assert multiply_add(1 + step, 1 - step, np.float32(2**24 + 2)) == 2**24 + 2
+    assert multiply_add(1 + step, step - 1, np.float32(-(2**24) - 2)) == -(2**24) - 2
+
+
 @pytest.mark.parametrize("n", [1, 2, 197])
 def test_softmax_onnx_is_the_rounded_softmax(n):
     rng = np.random.default_rng(6)

@@ -150,7 +150,7 @@ def test_add(dtype):
     low, high = ends(np.empty(0, dtype))
     every = np.arange(low, high + 1).astype(dtype)
     a, b = np.repeat(every, 256)[None], np.tile(every, 256)[None]
-    for case in range(20):
+    for case in range(60):
         scales = (f32(1), f32(0.5), f32(2)) if case < 3 else tuple(scale(rng) for _ in range(3))
         zeros = codes(rng, dtype, 3)
         upstream = run("QLinearAdd", a, scales[0], zeros[0], b, scales[1], zeros[1], scales[2], zeros[2])
@@ -173,6 +173,22 @@ def test_softmax(dtype, levels):
             upstream = run("QLinearSoftmax", q, f32(unit), q[0, 0], f32(1 / levels), zero, axis=-1, opset=13)
             ours = softmax_onnx(q, unit, scale_y=1 / levels, zero_y=int(zero), low=low, high=high)
             assert (ours != upstream).sum() == 0, f"{(ours != upstream).sum()} of {q.size} differ: {n} terms, scale {unit}"
+
+
+@pytest.mark.parametrize(
+    "levels, row",
+    [
+        (255, [127, 228, 124, 193]),
+        (255, [43, 114, 205, 217]),
+        (255, [111, 139, 101, 206]),
+        (256, [43, 138, 213, 128]),
+        (256, [107, 235, 20, 18]),
+    ],
+)
+def test_softmax_where_a_quotient_of_float32_would_be_another(levels, row):
+    q = np.array([row], np.uint8)
+    upstream = run("QLinearSoftmax", q, f32(0.002), np.uint8(0), f32(1 / levels), np.uint8(0), axis=-1, opset=13)
+    assert (upstream == softmax_onnx(q, 0.002, scale_y=1 / levels)).all()
 
 
 def test_softmax_along_another_axis():

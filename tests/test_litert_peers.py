@@ -87,6 +87,20 @@ def test_fully_connected_at_ties(numerics, scale_y):
 
 
 @every_numerics
+def test_fully_connected_next_to_ties(numerics):
+    """Accumulators (all of them bias) as near to ties as whole numbers come: the last bit of every multiplier counts."""
+    rng = np.random.default_rng(10)
+    codes_y, scale_x = rng.integers(-127, 127, 8192) + 0.5, scale(rng)
+    scale_y = float(np.float32(scale_x * 2.0**22.3))
+    scale_w = rng.uniform(0.5, 2, 8192).astype(np.float32)
+    near = np.rint(codes_y / (scale_x * scale_w.astype(np.float64) / scale_y))
+    bias = (near + rng.integers(-1, 2, 8192)).astype(np.int32)
+    x, weight = np.zeros((1, 4), np.int8), np.ones((4, 8192), np.int8)
+    upstream, ours = fully_connected(numerics, x, weight, bias, (scale_x, scale_w, scale_y), 0, 0)
+    check(ours, upstream, 8192)
+
+
+@every_numerics
 def test_fully_connected_of_large_accumulators(numerics):
     """Accumulators beyond 2**24, which float32 rounds."""
     rng = np.random.default_rng(2)
@@ -117,14 +131,38 @@ def test_batch_matmul(numerics, zero_b, ties):
 
 
 @every_numerics
+def test_batch_matmul_next_to_ties(numerics):
+    """As above: a column of b is made so that its product with the one row of a is the whole number nearest to a tie."""
+    rng = np.random.default_rng(11)
+    k, codes_y = 4000, rng.integers(-120, 120, 1000) + 0.5
+    scale_y = 4e5  # accumulators up to 6e7
+    for _ in range(4):
+        scale_a, scale_b = (float(np.float32(rng.uniform(0.9, 1.1))) for _ in range(2))
+        target = np.rint(codes_y * scale_y / (scale_a * scale_b)).astype(int)
+        a, b = np.full((1, 1, k + 1), 127, np.int8), np.zeros((1, k + 1, 1000), np.int8)
+        a[..., k] = 1
+        total = (target + 63) // 127  # of the first k codes; the last makes up the rest
+        b[0, k] = target - 127 * total
+        steps = np.arange(k + 1)[:, None]
+        b[0, :k] = np.diff(total * steps // k, axis=0)
+        graph = Graph()
+        inputs = [graph.tensor(a.shape, np.int8, scale_a, 0), graph.tensor(b.shape, np.int8, scale_b, 0)]
+        graph.operation("BATCH_MATMUL", inputs, [graph.tensor((1, 1, 1000), np.int8, scale_y, 0)], 4, "BatchMatMul")
+        acc = matmul_integer(a, b)
+        assert (acc == target).all()
+        ours = litert.batch_matmul(acc, scale_a, scale_b, 0, scale_y, 0, numerics=numerics)
+        check(ours, graph.run(numerics, a, b), 1000)
+
+
+@every_numerics
 def test_add(numerics):
     rng = np.random.default_rng(4)
     every = np.meshgrid(np.arange(-128, 128), np.arange(-128, 128))
     a, b = (x.reshape(1, -1).astype(np.int8) for x in every)  # all pairs of codes
-    for case in range(8):
-        ties = case >= 6
+    for case in range(40):
+        ties = case >= 38
         scale_a, scale_b, scale_y = (1.0, 0.5, 2.0) if ties else (scale(rng), scale(rng), scale(rng, 0.05))
-        zero_a, zero_b, zero_y = (0, 0, case - 6) if ties else (int(rng.integers(-128, 128)) for _ in range(3))
+        zero_a, zero_b, zero_y = (0, 0, case - 38) if ties else (int(rng.integers(-128, 128)) for _ in range(3))
         graph = Graph()
         inputs = [graph.tensor(a.shape, np.int8, scale_a, zero_a), graph.tensor(b.shape, np.int8, scale_b, zero_b)]
         graph.operation("ADD", inputs, [graph.tensor(a.shape, np.int8, scale_y, zero_y)], 2, "Add")
@@ -161,18 +199,51 @@ def test_mean(numerics, shape, axes, keepdims):
 
 
 @every_numerics
-def test_softmax(numerics):
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("count", [4, 6, 12, 96])
+def test_mean_at_ties(numerics, count, keepdims):
+    """Means of x.5: whether the divided multiplier is rounded down shows where the count is no power of two."""
+    rng = np.random.default_rng(12)
+    q = codes(rng, 1, count, 900) // 4
+    q[0, 0] += (count // 2 - q[0].sum(axis=0)) % count  # sums of so many halves
+    graph = Graph()
+    inputs = [graph.tensor(q.shape, np.int8, 0.5, 0), graph.tensor((1,), np.int32, data=[1])]
+    y = graph.tensor((1, 1, 900) if keepdims else (1, 900), np.int8, 0.5, 0)
+    graph.operation("MEAN", inputs, [y], 2, "Reducer", keepDims=keepdims)
+    ours, upstream = litert.mean(q, 1, 0.5, 0, 0.5, 0, numerics=numerics, keepdims=keepdims), graph.run(numerics, q)
+    assert ours.shape == upstream.shape and (ours != upstream).sum() == 0 and (np.abs(q.mean(axis=1)) % 1 == 0.5).all()
+
+
+def softmax(numerics, q, unit):
+    """Softmax of q with scale `unit` -> LiteRT's codes, and ours."""
+    graph = Graph()
+    x, y = graph.tensor(q.shape, np.int8, unit, 3), graph.tensor(q.shape, np.int8, 1 / 256, -128)
+    graph.operation("SOFTMAX", [x], [y], 2, "Softmax", beta=1.0)
+    return graph.run(numerics, q), litert.softmax(q, unit, numerics=numerics)
+
+
+@every_numerics
+@pytest.mark.parametrize("unit", [0.002, 0.01, 0.05, 0.1, 0.4, 1.0])
+def test_softmax(numerics, unit):
     rng = np.random.default_rng(6)
     for n in (2, 16, 197, 500):
-        for unit in (0.002, 0.01, 0.05, 0.1, 0.4, 1.0):
-            q = codes(rng, 100, n)
-            q[:20] = np.clip(rng.normal(size=(20, n)) * 20, -128, 127)
-            q[20] = 5  # all equal
-            graph = Graph()
-            x, y = graph.tensor(q.shape, np.int8, unit, 3), graph.tensor(q.shape, np.int8, 1 / 256, -128)
-            graph.operation("SOFTMAX", [x], [y], 2, "Softmax", beta=1.0)
-            ours, upstream = litert.softmax(q, unit, numerics=numerics), graph.run(numerics, q)
-            assert (ours != upstream).sum() == 0, f"{(ours != upstream).sum()} differ of {n} terms, scale {unit}"
+        q = codes(rng, 100, n)
+        q[:20] = np.clip(rng.normal(size=(20, n)) * 20, -128, 127)
+        q[20] = 5  # all equal
+        upstream, ours = softmax(numerics, q, unit)
+        assert (ours != upstream).sum() == 0, f"{(ours != upstream).sum()} differ of {n} terms"
+
+
+@every_numerics
+@pytest.mark.parametrize("unit", [0.0073, 0.031, 0.11])
+def test_softmax_of_every_three_numbers(numerics, unit):
+    """All there is to three codes are two distances from the largest; then enough sums of thirty for their order to count."""
+    first, second = (x.reshape(-1) for x in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)))
+    three = np.stack([first, np.full_like(first, 127), second], axis=-1).astype(np.int8)
+    thirty = codes(np.random.default_rng(13), 20_000, 30)
+    for q in (three, thirty):
+        upstream, ours = softmax(numerics, q, unit)
+        assert (ours != upstream).sum() == 0, f"{(ours != upstream).sum()} of {q.size} differ"
 
 
 @every_numerics

@@ -263,14 +263,13 @@ def _softmax_fixed(below: Array, scale: float) -> Array:
     """below: (..., N) int64, 0 or less; scale: of its unit."""
     q, e = shift_multiplier(min(scale * 2.0 ** (31 - INTEGER_BITS), 2.0**31 - 1))
     e = max(int(e), 0)
-    furthest = -int(np.floor((2.0**INTEGER_BITS - 1) * 2.0 ** (31 - INTEGER_BITS) / 2.0**e))
-    counted = below >= furthest
+    furthest = -int(np.floor((2.0**INTEGER_BITS - 1) * 2.0 ** (31 - INTEGER_BITS) / 2.0**e))  # beyond it exp is 0
     exps = _exp_on_negative(high_product(np.maximum(below, furthest) << e, q))
-    total = np.where(counted, shift_right(exps, np.int64(SUM_BITS), "away"), 0).sum(axis=-1, keepdims=True)
+    total = shift_right(exps, np.int64(SUM_BITS), "away").sum(axis=-1, keepdims=True)
     headroom = 32 - np.frexp(total.astype(np.float64))[1].astype(np.int64)  # leading zeros of 32 bits
     reciprocal = _one_over_one_plus((total << headroom) - (1 << 31))
     scaled = shift_right(high_product(reciprocal, exps), SUM_BITS - headroom + 31 - 8, "away")
-    return np.where(counted, np.clip(scaled - 128, LOW, HIGH), LOW).astype(np.float64)
+    return np.clip(scaled - 128, LOW, HIGH).astype(np.float64)
 
 
 def high_product(a: Array, b: Array) -> Array:
