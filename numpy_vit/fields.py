@@ -18,7 +18,10 @@ def from_plain(kind: type[Kind], values: Any, what: str) -> Kind:
     """
     if not isinstance(values, Mapping):
         raise InputError(f"{what} must be a JSON object, not {values!r:.40}")
-    required = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    required = {
+        f.name: f.default is f.default_factory is dataclasses.MISSING
+        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+    }
     for name in values:
         if name not in required:
             raise InputError(f"{what}: unknown field '{name}'{nearest(name, required)}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError, nearest
 from ..files.outside import lines
+from .arithmetic import add_arithmetic_options, narrow_model, refuse_without_arithmetic
 from .common import BAD_INPUT, OK, note, summary
 from .options import add, add_model_options
 from .running import Runner, pictures
@@ -24,6 +25,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     command.add_argument("folder", metavar="DIR", help="a folder with one folder of pictures for each class")
     command.add_argument("--classes", metavar="FILE", help="the class folders' names, one a line, in the order of the classes")
     add_model_options(command, stops=True)
+    add_arithmetic_options(command)
     add(command, "--json")
     return command
 
@@ -31,6 +33,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
+    refuse_without_arithmetic(arguments)
     folder = Path(arguments.folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -44,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         if one.name.casefold() not in classes:
             raise InputError(f"{one}: no one class of the model is called '{one.name}'{nearest(one.name, classes)}")
         truth |= dict.fromkeys(pictures([str(one)]), classes[one.name.casefold()])
+    if arguments.arithmetic is not None:
+        runner.model, _ = narrow_model(arguments, runner.model, runner.model.preprocess, None)
     top1 = top5 = 0
     failed: dict[Any, str] = {}
     start = time.monotonic()

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, about, nearest
+from . import sensitivity
+from .arithmetic import add_arithmetic_options, narrow_model, refuse_without_arithmetic
 from .common import FAILED, OK, Progress, check_output, note, printable, refuse, terminal_width, wants_colour
 from .models import config_of, open_weights
 from .options import add, add_output
@@ -26,6 +28,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     add_record(actions)
     add_check(actions)
     add_diagnose(actions)
+    sensitivity.add_parser(actions)
     for action, parser in actions.choices.items():
         parser.set_defaults(action=action)
     return command
@@ -58,15 +61,16 @@ def add_record(actions: Any) -> None:
     record.add_argument(
         "--steps", action="append", metavar="PATTERN", help="keep only these, e.g. 'blocks.0.*'; may be repeated"
     )
-    record.add_argument("--store", choices=("float64", "float32"), default="float64", help="(default: %(default)s)")
+    record.add_argument("--store", choices=("float64", "float32"), help="(default: float64; with --arithmetic float32)")
     record.add_argument("--format", choices=("safetensors", "npy", "raw"), default="safetensors", help="of the steps' files")
     add(record, "--dtype", choices=("portable", "float64"), default="portable")
     record.add_argument(
         "--noise",
-        default="float32,float16,bfloat16",
         metavar="LIST",
-        help="the formats whose noise floor is measured, which a check needs; or none (default: all three)",
+        help="the formats whose noise floor is measured, which a check needs; or none (default: float32,float16,bfloat16; with "
+        "--arithmetic none)",
     )
+    add_arithmetic_options(record)
 
 
 def add_comparison(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +116,8 @@ def add_diagnose(actions: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return {"record": run_record, "check": run_check, "diagnose": run_diagnose}[arguments.action](arguments)
+    runs = {"record": run_record, "check": run_check, "diagnose": run_diagnose, "sensitivity": sensitivity.run}
+    return runs[arguments.action](arguments)
 
 
 # record
@@ -121,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
 def run_record(arguments: argparse.Namespace) -> int:
     import numpy as np
 
+    from ..arithmetic.rounded import FORMATS
     from ..golden.folder import MANIFEST, check_target, write_golden
     from ..golden.recording import record
 
@@ -131,13 +137,17 @@ def run_record(arguments: argparse.Namespace) -> int:
     model, preprocess, origin = model_to_record(arguments)
     with np.errstate(all="ignore"):
         pixels, origin["input"] = pixels_to_record(arguments, model, preprocess)
+    if arguments.arithmetic is not None:
+        prepare = None if preprocess is None else lambda path: preprocess(path, model.dtype)
+        model, origin["calibration"] = narrow_model(arguments, model, prepare, [pixels])
     progress = Progress(0)
-    noise = () if arguments.noise == "none" else tuple(dict.fromkeys(kind.strip() for kind in arguments.noise.split(",")))
+    asked = arguments.noise or ("none" if arguments.arithmetic else ",".join(FORMATS))
+    noise = () if asked == "none" else tuple(dict.fromkeys(kind.strip() for kind in asked.split(",")))
     manifest, arrays = record(
         model,
         pixels,
         steps=arguments.steps or ("*",),
-        store=arguments.store,
+        store=arguments.store or ("float32" if arguments.arithmetic else "float64"),
         layout=arguments.format,
         noise=noise,
         origin=origin,
@@ -154,6 +164,7 @@ def run_record(arguments: argparse.Namespace) -> int:
 
 
 def refuse_what_does_not_go_together(arguments: argparse.Namespace) -> None:
+    refuse_without_arithmetic(arguments)
     seeded_pixels = arguments.image is None and arguments.pixels is None
     refuse(
         (arguments.weights and arguments.model, "--weights and --model: give one of them"),
@@ -191,7 +202,7 @@ def pixels_to_record(arguments: argparse.Namespace, model: "ViT", preprocess: An
     """The pixels and what the manifest says of them."""
     import numpy as np
 
-    from ..golden.folder import DTYPES, read_arrays
+    from ..golden.folder import DTYPES, WHOLE, read_arrays
     from ..models.seeded import uniform
 
     config = model.config
@@ -208,7 +219,7 @@ def pixels_to_record(arguments: argparse.Namespace, model: "ViT", preprocess: An
         if len(arrays) > 1 and "pixels" not in arrays:
             raise InputError(f"{path}: has several arrays, none called 'pixels'{nearest('pixels', arrays)}")
         given = arrays["pixels"] if "pixels" in arrays else next(iter(arrays.values()))
-        if given.dtype not in DTYPES:
+        if given.dtype not in DTYPES or given.dtype in WHOLE:
             raise InputError(f"{path}: pixels are {given.dtype}: they must be floats, prepared as the model wants them")
         if len(given.shape) != 4:
             raise InputError(f"{path}: pixels must be (B, C, Y, X), not {given.shape}")
@@ -228,6 +239,7 @@ def compared(arguments: argparse.Namespace, need_model: bool) -> "Check":
     from ..golden.alignment import read_mapping
     from ..golden.checking import FACTOR, check, model_of, read_budgets
     from ..golden.folder import read_dump, read_golden
+    from ..golden.narrow_checking import check_narrow
 
     factor = FACTOR if arguments.factor is None else arguments.factor
     if not 0 < factor < float("inf"):
@@ -243,6 +255,15 @@ def compared(arguments: argparse.Namespace, need_model: bool) -> "Check":
         if need_model or arguments.weights is not None:
             raise
         why = str(error)
+    if golden.arithmetic is not None:
+        refuse(
+            (
+                arguments.port_dtype or budgets,
+                "--port-dtype, --budget: this golden is in an arithmetic of its own, compared exactly",
+            )
+        )
+        with about(arguments.dump):
+            return check_narrow(golden, dump, mapping=mapping, factor=factor, model=model, no_model=why)
     with about(arguments.dump):
         checked = check(
             golden,
@@ -296,9 +317,12 @@ def page(checked: "Check", arguments: argparse.Namespace) -> str:
 def diagnosed(checked: "Check") -> "tuple[list[Finding], str | None]":
     """What explains the wrong steps, and the narrower format that what is unexplained looks like."""
     from ..golden.diagnosing import diagnose, suspicion
+    from ..golden.narrow_checking import NarrowCheck, diagnose_narrow
 
     progress = Progress(0)
     try:
+        if isinstance(checked, NarrowCheck):
+            return diagnose_narrow(checked, progress.say), None
         findings = diagnose(checked, progress.say)
     finally:
         progress.clear()

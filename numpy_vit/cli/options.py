@@ -34,6 +34,13 @@ SHARED: dict[str, dict[str, Any]] = {
     "--batch": dict(type=positive, metavar="B", help="pictures at once (default: 1)"),
     "--top": dict(type=positive, metavar="K", help="how many classes to show (default: %(default)s)"),
     "--lang": dict(choices=("en", "zh"), default="en", help="the language (default: %(default)s)"),
+    "--arithmetic": dict(
+        metavar="NAME",
+        help="compute as a narrower port does: bfloat16, int8-onnx, mxfp4, ..., or a JSON description (docs/arithmetics.md)",
+    ),
+    "--calibrate": dict(metavar="DIR", help="measure the integers' scales on these pictures"),
+    "--calibration": dict(choices=("min-max", "percentile", "error"), help="how scales are measured (default: min-max)"),
+    "--scales": dict(metavar="FILE", help='JSON: a step -> {"scale": ..., "zero_point": ...}, in place of measured ones'),
     "--json": dict(action="store_true", help="print JSON"),
 }
 

@@ -12,16 +12,16 @@ import warnings
 import zipfile
 from typing import Any, BinaryIO
 
-import numpy as np
 from numpy.lib import format as npy
 
 from ..errors import InputError
 from .outside import mapped, opened
-from .tensorfile import STORED_AS, UNREAD, Tensor
+from .tensorfile import KINDS as FILE_KINDS
+from .tensorfile import Tensor
 from .zipped import archive_of
 
 Array = Any
-KINDS = {np.dtype(layout).str[1:]: kind for kind, layout in (UNREAD | STORED_AS).items() if kind != "BF16"} | {"V2": "BF16"}
+KINDS = FILE_KINDS | {"V2": "BF16"}
 LARGEST_HEADER = 10_000  # bytes
 MOST_AXES = 32
 

@@ -30,6 +30,8 @@ UNREAD = {  # what may lie beside the weights, and is no weight
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
     "C64": "<c8", "C128": "<c16",
 }  # fmt: skip
+WRITTEN = {**STORED_AS, **UNREAD}
+KINDS = {np.dtype(layout).str[1:]: kind for kind, layout in WRITTEN.items() if kind != "BF16"}  # NumPy's name -> the file's
 
 
 class Tensor(NamedTuple):
@@ -62,8 +64,8 @@ class Tensor(NamedTuple):
 
 
 def tensor_of(array: Array) -> Tensor:
-    """A float32 or float64 array as a Tensor."""
-    return Tensor({"f8": "F64", "f4": "F32"}[array.dtype.str[1:]], array)
+    """An array of float32, float64 or whole numbers as a Tensor."""
+    return Tensor(KINDS[array.dtype.str[1:]], array)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -111,7 +113,7 @@ def write_to(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Write the content of a safetensors file into an open file."""
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     # Wide dtypes first, as the safetensors library orders them, keeps every tensor aligned.
-    names = sorted(tensors, key=lambda name: -np.dtype(STORED_AS[tensors[name].dtype]).itemsize)
+    names = sorted(tensors, key=lambda name: -np.dtype(WRITTEN[tensors[name].dtype]).itemsize)
     offset = 0
     for name in names:
         dtype, data = tensors[name]

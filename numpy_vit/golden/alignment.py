@@ -17,7 +17,7 @@ from ..convert import FAMILIES
 from ..errors import InputError, about, nearest
 from ..files.jsonfile import described, read_json
 from ..files.tensorfile import Tensor
-from .folder import DTYPES
+from .folder import DTYPES, WHOLE
 
 Array = Any
 PREFIX = r"(?:(?:vit|model|module|backbone|vision_model)\.)*"
@@ -95,12 +95,19 @@ class Aligned(NamedTuple):
     array: Array  # float64
 
 
-def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mapping: Mapping[str, str] | None = None) -> Any:
+def align(
+    dump: Mapping[str, Tensor],
+    steps: Sequence[Mapping[str, Any]],
+    mapping: Mapping[str, str] | None = None,
+    *,
+    whole: bool = False,
+) -> Any:
     """A dump's arrays by our steps.
 
     dump      the port's name -> Tensor
     steps     the manifest's steps (of each, name, dims and shape count)
     mapping   the port's name -> our step ({n} is the block's number); then nothing else is looked for
+    whole     integers are taken too
 
     Returns (step -> Aligned, the port's names that are no step). Raises InputError for an array whose shape cannot be the
     step's, or where no array is any step.
@@ -142,10 +149,13 @@ def align(dump: Mapping[str, Tensor], steps: Sequence[Mapping[str, Any]], mappin
         if step in chosen:
             name, part, parts = chosen[step]
             kind = DTYPES.get(dump[name].dtype, "")
-            if not kind:
-                dtype = dump[name].data.dtype
+            if not kind or (kind in WHOLE.values() and not whole):
+                integers = (
+                    ", or check integers with a golden in the port's arithmetic, golden record --arithmetic" if kind else ""
+                )
                 raise InputError(
-                    f"'{name}' is {dtype}: dump float16, float32 or float64 (bfloat16: as .safetensors or raw .bf16)"
+                    f"'{name}' is {dump[name].data.dtype}: dump float16, float32 or float64 (bfloat16: as .safetensors or raw "
+                    f".bf16){integers}"
                 )
             array = dump[name].to_float(np.float64)
             if parts > 1:

@@ -31,6 +31,7 @@ from ..tracing.tracer import trace
 from ..vit import ViT
 from .alignment import Aligned, align
 from .folder import Golden, weights_sha256
+from .integers import Difference
 from .recording import distance, replay
 
 Array = Any
@@ -74,6 +75,7 @@ class Result:
     port: float = math.nan  # the port's
     nan: int = 0
     inf: int = 0
+    codes: Difference | None = None  # of a step in integers, run again
 
     @property
     def fits(self) -> bool:

@@ -19,10 +19,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
+from ..arithmetic.named import Arithmetic, Grid, arithmetic_from
+from ..arithmetic.narrow import reals
 from ..config import DIGITS, MAX_SIZE, ViTConfig
 from ..convert.hub import is_hub_name
 from ..errors import InputError, about, nearest
-from ..fields import from_plain
+from ..fields import from_plain, is_number
 from ..files.arrays import read_npy, read_npz
 from ..files.jsonfile import described, read_json
 from ..files.outside import regular
@@ -32,10 +34,13 @@ from ..tracing.tracer import trace
 
 Array = Any
 FORMAT, VERSION = "numpy-vit golden", "1"
+IN_INTEGERS = "2"  # the version of a golden in a narrow arithmetic (numpy_vit.arithmetic.named)
+SUMS = ".sums"  # after a step's name: the int32 sums that it was requantised from
 MANIFEST, ALL_STEPS = "manifest.json", "steps.safetensors"
 LAYOUTS = ("safetensors", "npy", "raw")
-RAW = {"f64": "F64", "f32": "F32", "f16": "F16", "bf16": "BF16"}
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+WHOLE = {"I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16", "I32": "int32", "I64": "int64"}
+RAW = {"f64": "F64", "f32": "F32", "f16": "F16", "bf16": "BF16", **{f"{kind[0]}{kind[1:]}".lower(): kind for kind in WHOLE}}
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", **WHOLE}
 FIELDS = {
     "numpy_vit": str, "precision": str, "store": str, "layout": str, "model": dict, "weights_sha256": str, "config": dict,
     "sizes": dict, "steps": list, "sha256": str,
@@ -51,7 +56,7 @@ class Golden(NamedTuple):
 
     folder: Path
     manifest: dict[str, Any]
-    arrays: dict[str, Array]  # step -> float64 or float32
+    arrays: dict[str, Array]  # step -> float64 or float32; of a golden in integers its codes
 
     @property
     def steps(self) -> list[dict[str, Any]]:
@@ -61,6 +66,22 @@ class Golden(NamedTuple):
     @property
     def config(self) -> ViTConfig:
         return ViTConfig.from_dict(self.manifest["config"])
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """The narrow arithmetic it was recorded in, or None."""
+        plain = self.manifest.get("arithmetic")
+        return None if plain is None else arithmetic_from(plain, "")
+
+    @property
+    def grids(self) -> dict[str, Grid]:
+        """The grids of the steps that are kept in integers; also of those that were not recorded."""
+        return {name: Grid(*values) for name, values in self.manifest.get("grids", {}).items()}
+
+    def real(self, name: str) -> Array:
+        """A step's real numbers, as float64."""
+        array = np.asarray(self.arrays[name], np.float64)
+        return reals(array, self.grids[name]) if self.arrays[name].dtype.kind in "iu" and name in self.grids else array
 
 
 def sha256(array: Array) -> str:
@@ -81,7 +102,8 @@ def file_name(step: str, layout: str, dtype: str) -> str:
     """The file of a golden folder that a step is in."""
     if layout == "safetensors":
         return ALL_STEPS
-    return f"{step}.npy" if layout == "npy" else f"{step}.f{np.dtype(dtype).itemsize * 8}"
+    kind = np.dtype(dtype)
+    return f"{step}.npy" if layout == "npy" else f"{step}.{kind.kind}{kind.itemsize * 8}"
 
 
 def write_golden(folder: str | os.PathLike[str], manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
@@ -253,12 +275,14 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     """Raise InputError unless a manifest is what `golden record` writes: every field of its type, every step its model's."""
     if manifest.get("format") != FORMAT:
         raise InputError(f"is not the manifest of a golden (its format is not '{FORMAT}')")
-    if manifest.get("version") != VERSION:
+    if manifest.get("version") not in (VERSION, IN_INTEGERS):
         raise InputError(f"has version {manifest.get('version')!r}, this program reads {VERSION!r}: update one of them")
     hold_fields(manifest, FIELDS)
     if manifest_sha256(manifest) != manifest["sha256"]:
         raise InputError("was changed after it was recorded (its SHA-256 differs): record the golden again")
     config = ViTConfig.from_dict(manifest["config"])
+    if manifest["version"] == IN_INTEGERS:
+        check_arithmetic(manifest)
     if manifest.get("preprocess") is not None:
         from_plain(Preprocess, manifest["preprocess"], "preprocess")
     if manifest["store"] not in ("float64", "float32"):
@@ -291,7 +315,7 @@ def check_step(step: Mapping[str, Any], layout: str) -> None:
         raise InputError(f"dtype {step['dtype']!r:.40}: one of {', '.join(DTYPES.values())}")
     if Path(step["file"]).name != step["file"]:
         raise InputError(f"file {step['file']!r} must be a plain name in the same folder")
-    if step["file"] not in (file_name(step["name"], layout, dtype) for dtype in ("float64", "float32")):
+    if step["dtype"] == "bfloat16" or step["file"] != file_name(step["name"], layout, step["dtype"]):
         raise InputError(f"file {step['file']!r:.80} is not what a golden's file is called")
     if len(step["shape"]) != len(step["dims"].split()):
         raise InputError(f"shape {step['shape']} is not {step['dims']}")
@@ -302,6 +326,22 @@ def check_step(step: Mapping[str, Any], layout: str) -> None:
     for kind, floors in step["noise"].items():
         if not (isinstance(floors, dict) and floors.keys() == {"run", "step"} and all(map(are_floors, floors.values()))):
             raise InputError(f"noise of {kind!r:.40} must have run and step, each with largest, l2 and gain")
+
+
+def check_arithmetic(manifest: Mapping[str, Any]) -> None:
+    """Raise InputError unless the manifest of a narrow golden says in which arithmetic, and what its integers stand for."""
+    hold_fields(manifest, {"arithmetic": dict, "grids": dict})
+    arithmetic = arithmetic_from(manifest["arithmetic"], "")
+    for name, grid in manifest["grids"].items():
+        whole = isinstance(grid, list) and len(grid) == 4 and is_number(grid[0]) and all(type(n) is int for n in grid[1:])
+        if not whole or not 0 < grid[0] < 1e30 or not -(2**15) <= grid[2] <= grid[1] <= grid[3] < 2**16:
+            raise InputError(f"grids: '{name:.60}' must be [scale, zero point, lowest, highest code], not {grid!r:.80}")
+    for step in manifest["steps"]:
+        name, whole = step.get("name"), step.get("dtype") in WHOLE.values()
+        if whole and name not in manifest["grids"] and not str(name).endswith(SUMS):
+            raise InputError(f"step {name!r:.80} is {step['dtype']}: its scale and zero point are missing")
+        if whole and arithmetic.steps is None:
+            raise InputError(f"step {name!r:.80} is {step['dtype']}, and the arithmetic keeps no step in integers")
 
 
 def are_floors(values: Any) -> bool:
@@ -316,6 +356,7 @@ def check_shapes(steps: Sequence[Mapping[str, Any]], config: ViTConfig) -> None:
     if len(shape) != 4 or shape[1] != config.channels:
         raise InputError(f"the pixels are {shape}: (B, {config.channels}, Y, X) is expected")
     shapes = {"pixels": shape, **{row.name: row.shape for row in trace(config, batch=shape[0], size=shape[2:])}}
+    shapes |= {name + SUMS: shape for name, shape in shapes.items()}
     for step in steps:
         if step["name"] not in shapes:
             raise InputError(f"step '{step['name']}' is none of its model's{nearest(step['name'], shapes)}")

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
+from ..arithmetic.named import Grid
+from ..arithmetic.narrow import codes_of
 from ..arithmetic.portable import total
 from ..arithmetic.rounded import FORMATS, KINDS, round_to, rounded_tensors
 from ..errors import InputError, nearest
+from ..models.narrow import NarrowViT
 from ..parameters import parameter_shapes
 from ..tracing.tracer import trace
 from ..vit import ViT, step_names
-from .folder import FORMAT, LAYOUTS, VERSION, file_name, manifest_sha256, sha256, weights_sha256
+from .folder import FORMAT, IN_INTEGERS, LAYOUTS, SUMS, VERSION, file_name, manifest_sha256, sha256, weights_sha256
 
 Array = Any
 Floors = dict[str, dict[str, dict[str, float]]]  # step -> "run" and "step" -> "largest", "l2", "gain"
@@ -50,8 +53,12 @@ def record(
     if unknown:
         raise InputError(f"noise of {unknown[0]!r}: one of {', '.join(FORMATS)}")
     pixels = np.ascontiguousarray(pixels, model.dtype)
+    arithmetic = model.arithmetic if isinstance(model, NarrowViT) else None
+    original = model.original if isinstance(model, NarrowViT) else model
     portable = model.array_type is not np.ndarray
-    precision = "portable" if portable else str(model.dtype)
+    precision = arithmetic.name if arithmetic else "portable" if portable else str(model.dtype)
+    if arithmetic and (noise or store == "float64"):
+        raise InputError("a golden in a narrow arithmetic is compared exactly: it has no noise floors, and stores float32")
     traced = trace(model.config, batch=len(pixels), dtype=model.dtype, size=pixels.shape[2:])
     rows = {row.name: row for row in traced}
     for pattern in steps:
@@ -59,19 +66,20 @@ def record(
             raise InputError(f"no step is called '{pattern}'{nearest(pattern, rows)}")
     progress(f"running in {precision}")
     with np.errstate(all="ignore"):  # what overflows is refused below
-        exact = {"pixels": pixels, **model(pixels, record=True, resize_positions=True).steps}
+        exact, whole, grids = run_whole(model, pixels)
     for name, array in exact.items():
         if not np.isfinite(array).all():
             raise InputError(f"step {name} has NaN or infinite numbers: such a model makes no golden")
     kept = [name for name in exact if name == "pixels" or any(fnmatch.fnmatchcase(name, p) for p in steps)]
+    kept = [name for step in kept for name in (step + SUMS, step) if name in exact or name in whole]
     floors = {}
     for kind in noise:
         progress(f"measuring the noise floor of {kind}")
         floors[kind] = noise_floors(model, exact, kind)
-    stored = {name: exact[name].astype(store) for name in kept}
+    stored = {name: whole[name] if name in whole else exact[name].astype(store) for name in kept}
     entries = []
     for name in kept:
-        row = rows.get(name)
+        row = rows.get(name.removesuffix(SUMS))
         entries.append(
             {
                 "name": name,
@@ -81,30 +89,66 @@ def record(
                 "weights": [tensor.name for tensor in row.weights] if row else [],
                 "dims": row.dims if row else "B C Y X",
                 "shape": list(stored[name].shape),
-                "dtype": store,
-                "file": file_name(name, layout, store),
+                "dtype": str(stored[name].dtype),
+                "file": file_name(name, layout, stored[name].dtype),
                 "sha256": sha256(stored[name]),
-                "largest": float(np.abs(exact[name]).max()),
+                "largest": float(np.abs(exact.get(name, stored[name])).max()),
                 "noise": {kind: floors[kind][name] for kind in noise},
             }
         )
     origin = dict(origin or {})
     manifest = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": IN_INTEGERS if arithmetic else VERSION,
         "numpy_vit": __version__,
         "precision": precision,
         "store": store,
         "layout": layout,
         "model": origin.get("model", {}),
         "input": origin.get("input", {}),
-        "weights_sha256": weights_sha256(model.tensors, parameter_shapes(model.config)),
+        "weights_sha256": weights_sha256(original.tensors, parameter_shapes(model.config)),
         "config": model.config.to_dict(),
         "preprocess": origin.get("preprocess"),
         "sizes": traced.sizes,
+        **(
+            {
+                "arithmetic": arithmetic.to_plain(),
+                "calibration": origin.get("calibration", {}),
+                "grids": {name: list(grid) for name, grid in grids.items()},
+            }
+            if arithmetic
+            else {}
+        ),
         "steps": entries,
     }
     return {**manifest, "sha256": manifest_sha256(manifest)}, stored
+
+
+def run_whole(model: ViT, pixels: Array) -> tuple[dict[str, Array], dict[str, Array], dict[str, Grid]]:
+    """Every step's real numbers; what is kept in integers as those, with the sums it was requantised from; and its grid."""
+    real: dict[str, Array] = {"pixels": np.asarray(pixels)}
+    whole: dict[str, Array] = {}
+    grids: dict[str, Grid] = {}
+    if not isinstance(model, NarrowViT):
+        return {**real, **model(pixels, record=True, resize_positions=True).steps}, whole, grids
+
+    def hear(name: str, array: Array, dims: str) -> None:
+        real[name] = np.asarray(array)
+        if array.grid is not None:
+            grids[name] = array.grid
+            whole[name] = codes_of(array, array.grid).astype(dtype_for(array.grid))
+            if array.made_of is not None:
+                sums = array.made_of.moved(array.made_of.sums(model.arithmetic))
+                whole[name + SUMS] = sums.astype(np.int32 if model.arithmetic.accumulator_bits <= 32 else np.int64)
+
+    model(pixels, record=hear, resize_positions=True)
+    return real, whole, grids
+
+
+def dtype_for(grid: Grid) -> str:
+    """The narrowest dtype for a grid's codes."""
+    bits = 8 if max(-grid.low - 1, grid.high) < (256 if grid.low >= 0 else 128) else 16
+    return f"{'int' if grid.low < 0 else 'uint'}{bits}"
 
 
 def replay(model: ViT, pixels: Array, given: Mapping[str, Array], hear: Callable[[str, Array], None]) -> None:

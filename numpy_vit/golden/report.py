@@ -10,6 +10,7 @@ from ..files.jsonfile import json_text
 from ..writing.text import clean, fitted, shape_text
 from .checking import INHERITED, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result
 from .diagnosing import Finding, Tried
+from .integers import Difference
 
 COLOURS = {OK: 32, WRONG: 31, INHERITED: 33, UNCLEAR: 33, MISSING: 90}
 ORDER = (
@@ -97,6 +98,8 @@ def counted(checked: Check) -> str:
 def blame(result: Result) -> str:
     """Whose fault a step out of budget is."""
     assert result.run is not None
+    if result.codes is not None and result.codes.differ:
+        return codes_text(result.codes)
     if result.nan or result.inf:
         return f"{result.nan:,} NaN and {result.inf:,} infinite numbers"
     if result.verdict == WRONG:
@@ -107,6 +110,13 @@ def blame(result: Result) -> str:
     if result.verdict == INHERITED:
         return f"right for its inputs, which have gone astray step by step; {how}"
     return how
+
+
+def codes_text(codes: Difference) -> str:
+    """How a step's integers differ."""
+    first = f"the first at {shape_text(codes.first)}, {codes.port} instead of {codes.right}"
+    said = f"{codes.differ:,} of {codes.count:,} codes differ, by {codes.by} at most; {first}"
+    return "; ".join((said, *codes.meaning))
 
 
 def check_data(checked: Check) -> dict[str, Any]:

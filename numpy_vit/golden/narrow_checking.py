@@ -1,0 +1,274 @@
+"""A port's dump against a golden in a narrow arithmetic: integers exactly, and what explains those that differ.
+
+Every step is run again from the port's own inputs. A step in integers that comes from integers alone has one right answer; one
+that was computed in floating point first may differ at ties (numpy_vit.golden.integers). What stays in floating point is held
+to a few roundings of its format.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..arithmetic.formats import FLOATS
+from ..arithmetic.named import Arithmetic
+from ..arithmetic.narrow import NarrowArray, in_format, kind, reals
+from ..errors import InputError
+from ..files.tensorfile import Tensor
+from ..models.narrow import NarrowViT
+from ..vit import ViT
+from .alignment import Aligned, align
+from .checking import FACTOR, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result, ancestors, cosine, error, inputs_of
+from .checking import run_again as run_again_in_float64
+from .diagnosing import Finding, Tried, diagnose
+from .folder import SUMS, Golden
+from .integers import Case, Difference, Explained, explain
+from .mistakes import Mistake
+from .recording import distance, replay
+
+Array = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class NarrowCheck(Check):
+    """A Check whose steps in integers are kept, to be explained."""
+
+    cases: Mapping[str, Case] = dataclasses.field(default_factory=dict, repr=False)
+
+
+def check_narrow(
+    golden: Golden,
+    dump: Mapping[str, Tensor],
+    *,
+    mapping: Mapping[str, str] | None = None,
+    factor: float = FACTOR,
+    model: ViT | None = None,
+    no_model: str = "no model was given",
+) -> NarrowCheck:
+    """Compare a port's dump with a golden in a narrow arithmetic; the options are those of numpy_vit.golden.checking.check.
+
+    A dump holds whole codes, or the real numbers they stand for. Raises InputError for a dump that is not one of this golden.
+    """
+    arithmetic = golden.arithmetic
+    assert arithmetic is not None
+    aligned, unknown = align(dump, golden.steps, mapping, whole=True)
+    port = {name: as_codes(golden, name, theirs) for name, theirs in aligned.items()}
+    inputs = inputs_of(golden)
+    again = {} if model is None else run_again(NarrowViT(model, arithmetic, golden.grids), golden, aligned, port, inputs)
+    results, cases = [], {}
+    for step in golden.steps:
+        name = step["name"]
+        if name not in aligned:
+            if name != "pixels" and not name.endswith(SUMS):
+                results.append(Result(name, step["dims"], tuple(step["shape"]), MISSING))
+            continue
+        if name == "pixels":
+            continue
+        own: Difference | Error | None = None
+        if name in again and isinstance(again[name], Case):
+            cases[name] = again[name]
+            own = again[name].difference()
+        elif name in again:
+            own = float_error(port[name], np.asarray(again[name]), arithmetic)
+        span = ancestors(name.removesuffix(SUMS), inputs, aligned)
+        span = () if set(span) == set(inputs[name.removesuffix(SUMS)]) else span
+        results.append(compared(golden, step, aligned[name], port[name], own, span, factor))
+    replayed = "" if model is not None else no_model
+    return NarrowCheck(
+        tuple(results), arithmetic.name, factor, (), tuple(unknown), replayed, aligned, golden, model, {}, cases=cases
+    )
+
+
+def as_codes(golden: Golden, name: str, theirs: Aligned) -> Array:
+    """A port's step as the golden has it: where it is kept in integers, real numbers become the codes they stand for."""
+    whole = golden.arrays[name].dtype.kind in "iu" and name in golden.grids
+    if not whole or theirs.dtype in ("int8", "uint8", "int16", "uint16", "int32", "int64"):
+        return theirs.array
+    grid = golden.grids[name]
+    codes = theirs.array / grid.scale + grid.zero
+    on_grid = bool(np.abs(codes - np.rint(codes)).max() < 1e-3)  # NaN is not
+    if on_grid:
+        return np.rint(codes)
+    are_codes = bool((theirs.array == np.rint(theirs.array)).all() and np.abs(theirs.array).max() < 2**16)
+    return theirs.array if are_codes else codes
+
+
+def run_again(
+    model: NarrowViT, golden: Golden, aligned: Mapping[str, Aligned], port: Mapping[str, Array], inputs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Every step of the dump from the dump's own inputs: a Case for what is kept in integers, else its real numbers."""
+    kind_of_array = kind(model.arithmetic)
+    given: dict[str, Array] = {}
+    for name, codes in port.items():
+        grid = golden.grids.get(name)
+        if name != "pixels" and not name.endswith(SUMS):
+            if grid is not None and golden.arrays[name].dtype.kind in "iu":
+                array = reals(np.clip(np.nan_to_num(codes), grid.low, grid.high), grid).view(kind_of_array)
+                array.grid = grid
+            else:
+                array = in_format(kind_of_array, codes, "float32")
+            array.is_step = True
+            given[name] = array
+    seen: dict[str, NarrowArray] = {}
+    again: dict[str, Any] = {}
+
+    def hear(name: str, array: NarrowArray) -> None:
+        earlier = {other: seen[other] for other in inputs[name] if other in seen}
+        if name in port:
+            again[name] = Case(array, port[name], earlier) if array.grid is not None else array
+        if name + SUMS in port and array.made_of is not None:
+            again[name + SUMS] = SumsCase(array, port[name + SUMS], model.arithmetic)
+        seen[name] = given.get(name, array)
+
+    pixels = given.get("pixels", np.asarray(golden.arrays["pixels"], np.float64))
+    with np.errstate(all="ignore"):
+        replay(model, pixels, given, hear)
+    return again
+
+
+class SumsCase(Case):
+    """The sums that a step was requantised from."""
+
+    def __init__(self, step: NarrowArray, port: Array, arithmetic: Arithmetic) -> None:
+        super().__init__(step, port, {})
+        assert step.made_of is not None
+        self.right = step.made_of.moved(step.made_of.sums(arithmetic))
+
+    def meanings(self, wrong: Array) -> Any:
+        for bits in (16, 24):
+            wrapped = (self.right + 2.0 ** (bits - 1)) % 2.0**bits - 2.0 ** (bits - 1)
+            if (self.port == wrapped).all():
+                yield f"wrapped around at {bits} bits"
+                return
+        by = self.port - self.right
+        columns = by.reshape(-1, by.shape[-1])
+        if (columns == columns[0]).all():
+            low, high = columns[0].min(), columns[0].max()
+            yield f"every column is off by a number of its own, {low:+.0f} to {high:+.0f}: biases, or a zero point's part"
+
+
+def float_error(port: Array, right: Array, arithmetic: Arithmetic) -> Error:
+    """The distance of a step that stays in floating point, in roundings of its format."""
+    with np.errstate(all="ignore"):
+        found = distance(port, right)
+    largest = found["largest"] if np.isfinite(found["largest"]) else np.inf
+    return Error(**found, noises=float(largest / roundings(arithmetic)))
+
+
+def compared(
+    golden: Golden, step: Mapping[str, Any], theirs: Aligned, port: Array, own: Any, span: tuple[str, ...], factor: float
+) -> Result:
+    """One step of the port against the golden's, and against the same step run again (`own`)."""
+    name, exact = step["name"], np.asarray(golden.arrays[step["name"]], np.float64)
+    whole = golden.arrays[name].dtype.kind in "iu"
+    by = np.nan_to_num(np.abs(port - exact), nan=np.inf)
+    worst = tuple(int(i) for i in np.unravel_index(int(by.argmax()), by.shape))
+    with np.errstate(all="ignore"):
+        run = Error(**distance(port, exact), noises=float(by.max()) if whole else np.nan)
+    if isinstance(own, Difference):
+        right = own.differ == 0 or (bool(span) and within_ties(own))
+        verdict = OK if right else WRONG
+        error = dataclasses.replace(run, noises=float(own.by))
+    elif isinstance(own, Error):
+        verdict, error = (OK if own.noises <= factor else WRONG), own
+    else:
+        verdict, error = (OK if not by.any() else UNCLEAR), None
+    return Result(
+        name=name, dims=step["dims"], shape=port.shape, verdict=verdict, theirs=theirs.name, dtype=theirs.dtype, run=run,
+        own=error, span=span, cosine=cosine(port, exact), worst=worst, golden=float(exact[worst]), port=float(port[worst]),
+        nan=int(np.isnan(port).sum()), inf=int(np.isinf(port).sum()), codes=own if isinstance(own, Difference) else None,
+    )  # fmt: skip
+
+
+def within_ties(own: Difference) -> bool:
+    """Where the dump lacks steps in between, ties of those that are computed in floating point may have fallen otherwise:
+    that moves few codes, and those by little."""
+    return own.by <= 2 and own.differ <= 0.02 * own.count
+
+
+def diagnose_narrow(checked: NarrowCheck, progress: Callable[[str], None] = lambda what: None) -> list[Finding]:
+    """Every wrong step, explained where a known mistake gives its numbers: one of integers exactly, or one of the forward pass
+    but for the rounding of the step.
+
+    Raises InputError where the check had no model: nothing could be run again.
+    """
+    if checked.model is None:
+        raise InputError(f"nothing can be diagnosed without the model: {checked.replayed}")
+    findings: list[Finding] = []
+    for result in checked.results:
+        if result.verdict != WRONG or result.name.endswith(SUMS):  # what is wrong with sums shows in what became of them
+            continue
+        progress(result.name)
+        case = checked.cases.get(result.name)
+        explained, tried = ([], 0) if case is None else explain(case)
+        if explained:
+            assert result.own is not None
+            add(findings, result, [as_tried(e, result.name) for e in explained], tried)
+    found = {step for finding in findings for step in finding.steps}
+    rest = {result.name for result in checked.results if result.verdict == WRONG and not result.name.endswith(SUMS)} - found
+    if rest:
+        findings += diagnose(in_real_numbers(checked, rest), progress)
+    order = [result.name for result in checked.results]
+    return sorted(findings, key=lambda finding: order.index(finding.step))
+
+
+def as_tried(explained: Explained, step: str) -> Tried:
+    return Tried((Mistake(explained.name, explained.text, lambda run: run),), Error(0.0, 0.0, 0.0, 0.0), (step,), 0)
+
+
+def add(findings: list[Finding], result: Result, tries: list[Tried], tried: int) -> None:
+    """One more step that is explained: by what explains an earlier one, if by any of that."""
+    for n, finding in enumerate(findings):
+        both = [t for t in explanations(finding) if names_of([t]) <= names_of(tries)]
+        if both:
+            findings[n] = dataclasses.replace(
+                finding, best=both[0], equals=tuple(both[1:]), steps=(*finding.steps, result.name)
+            )
+            return
+    assert result.own is not None
+    findings.append(Finding(result.name, result.own, tries[0], tuple(tries[1:]), (result.name,), (), tried))
+
+
+def in_real_numbers(checked: NarrowCheck, wrong: set[str]) -> Check:
+    """The same check of real numbers, for the mistakes of the forward pass: against the model with the narrow weights, in
+    float64, where a step's noise is that of its own rounding."""
+    golden, arithmetic = checked.golden, checked.golden.arithmetic
+    assert checked.model is not None and arithmetic is not None
+    narrow = NarrowViT(checked.model, arithmetic, golden.grids)
+    model = ViT(narrow.config, {name: np.array(tensor, np.float64) for name, tensor in narrow.tensors.items()})
+    steps = [step for step in golden.steps if not step["name"].endswith(SUMS)]
+    real = golden._replace(
+        manifest={**golden.manifest, "steps": steps}, arrays={step["name"]: golden.real(step["name"]) for step in steps}
+    )
+    arrays, floors = {}, {}
+    for step in steps:
+        name = step["name"]
+        grid, largest = golden.grids.get(name), float(np.abs(real.arrays[name]).max()) or 1.0
+        if name in checked.arrays:
+            codes = as_codes(golden, name, checked.arrays[name])
+            whole = grid is not None and golden.arrays[name].dtype.kind in "iu"
+            arrays[name] = checked.arrays[name]._replace(array=reals(codes, grid) if whole and grid else codes)
+        unit = grid.scale / 2 / largest if grid else roundings(arithmetic)
+        floors[name] = {of: {"largest": unit, "l2": unit, "gain": unit} for of in ("run", "step")}
+    computed = run_again_in_float64(model, real, arrays)
+    results = []
+    for result in checked.results:
+        if result.name in computed and result.name in arrays:
+            own = error(arrays[result.name].array, computed[result.name], floors[result.name]["step"])
+            results.append(dataclasses.replace(result, own=own, verdict=WRONG if result.name in wrong else OK))
+    return Check(tuple(results), arithmetic.name, checked.factor, (), (), "", arrays, real, model, floors)
+
+
+def roundings(arithmetic: Arithmetic) -> float:
+    """One rounding of the narrowest float format that results have."""
+    formats = [format for format in (arithmetic.tensors, *arithmetic.results.values()) if format in FLOATS]
+    return 2.0 ** -(min((FLOATS[format].mantissa for format in formats), default=23) + 1)
+
+
+def explanations(finding: Finding) -> list[Tried]:
+    return [*([finding.best] if finding.best else []), *finding.equals]
+
+
+def names_of(tries: list[Tried]) -> set[str]:
+    return {mistake.name for tried in tries for mistake in tried.mistakes}
