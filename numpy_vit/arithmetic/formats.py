@@ -229,7 +229,7 @@ def mx(x: Array, element: str, block: int = 32, scale: str = "floor", axis: int 
         power = power + (np.ldexp(largest, -power) > format.largest)
     elif scale not in ("floor", "even"):
         raise InputError(f"scale {scale!r:.40}: floor, up or even")
-    scales = np.ldexp(1.0, np.clip(power, -127, 127))
+    scales = np.ldexp(1.0, np.where(largest > 0, np.clip(power, -127, 127), -127))
     codes = to_float(numbers / scales, element, overflow="saturate")
     return Blocks(back(codes), one(scales), back(codes * scales))
 
