@@ -200,18 +200,20 @@ def test_mean(numerics, shape, axes, keepdims):
 
 @every_numerics
 @pytest.mark.parametrize("keepdims", [False, True])
-@pytest.mark.parametrize("count", [4, 6, 12, 96])
-def test_mean_at_ties(numerics, count, keepdims):
-    """Means of x.5: whether the divided multiplier is rounded down shows where the count is no power of two."""
+@pytest.mark.parametrize("count, ratio, period", [(4, 1, 4), (6, 1, 6), (12, 1, 12), (96, 1, 96), (3, 1.75, 12)])
+def test_mean_at_ties(numerics, count, ratio, period, keepdims):
+    """Means of x.5: that the divided multiplier is rounded down shows where the count is no power of two."""
     rng = np.random.default_rng(12)
     q = codes(rng, 1, count, 900) // 4
-    q[0, 0] += (count // 2 - q[0].sum(axis=0)) % count  # sums of so many halves
+    q[0, 0] += (period // 2 - q[0].sum(axis=0)) % period
+    assert (np.abs(q.mean(axis=1) * ratio) % 1 == 0.5).all()
     graph = Graph()
-    inputs = [graph.tensor(q.shape, np.int8, 0.5, 0), graph.tensor((1,), np.int32, data=[1])]
+    inputs = [graph.tensor(q.shape, np.int8, ratio / 2, 0), graph.tensor((1,), np.int32, data=[1])]
     y = graph.tensor((1, 1, 900) if keepdims else (1, 900), np.int8, 0.5, 0)
     graph.operation("MEAN", inputs, [y], 2, "Reducer", keepDims=keepdims)
-    ours, upstream = litert.mean(q, 1, 0.5, 0, 0.5, 0, numerics=numerics, keepdims=keepdims), graph.run(numerics, q)
-    assert ours.shape == upstream.shape and (ours != upstream).sum() == 0 and (np.abs(q.mean(axis=1)) % 1 == 0.5).all()
+    ours = litert.mean(q, 1, ratio / 2, 0, 0.5, 0, numerics=numerics, keepdims=keepdims)
+    upstream = graph.run(numerics, q)
+    assert ours.shape == upstream.shape and (ours != upstream).sum() == 0
 
 
 def softmax(numerics, q, unit):
@@ -244,6 +246,13 @@ def test_softmax_of_every_three_numbers(numerics, unit):
     for q in (three, thirty):
         upstream, ours = softmax(numerics, q, unit)
         assert (ours != upstream).sum() == 0, f"{(ours != upstream).sum()} of {q.size} differ"
+
+
+@every_numerics
+def test_softmax_where_a_plain_quotient_would_round_otherwise(numerics):
+    q = np.array([[-79, 27, 42, -4], [-81, 23, 124, -62], [-10, 53, 115, -100], [-98, 64, 37, 96], [55, 24, -51, 70]], np.int8)
+    upstream, ours = softmax(numerics, q, 0.0073)
+    assert (ours == upstream).all()
 
 
 @every_numerics
