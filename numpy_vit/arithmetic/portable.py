@@ -20,6 +20,7 @@ import numpy as np
 
 from .. import ops
 from .double_double import Doubled, add, divide, multiply, polynomial, quick_two_sum, two_product, two_sum
+from .parallel import parallel_for
 
 Array = Any
 
@@ -103,26 +104,37 @@ def matmul(a: Array, b: Array, count: int = 3) -> Array:
     bits = (53 - max(k - 1, 1).bit_length()) // 2  # so that k * 2**bits * 2**bits <= 2**53
     a_slices, a_scale = slices(a, axis=-1, bits=bits, count=count)
     b_slices, b_scale = slices(b, axis=-2, bits=bits, count=count)
+    pairs = [(i, j) for i in range(len(a_slices)) for j in range(len(b_slices)) if i + j < count]
+    exact: dict[tuple[int, int], Array] = {}
+
+    def multiply_pair(pair: tuple[int, int]) -> None:
+        exact[pair] = np.matmul(a_slices[pair[0]], b_slices[pair[1]])
+
+    parallel_for(multiply_pair, pairs)
     result: Array = 0.0
-    for order in reversed(range(len(a_slices))):
-        exact = [np.matmul(a_slices[i], b_slices[order - i]) for i in range(order + 1)]
-        result = functools.reduce(np.add, exact) + result * 2.0 ** -(bits + 1)
+    for order in reversed(range(count)):
+        of_order = [exact[pair] for pair in pairs if sum(pair) == order]
+        result = functools.reduce(np.add, of_order, 0.0) + result * 2.0 ** -(bits + 1)
     return np.ldexp(result, a_scale + b_scale)
 
 
 def slices(x: Array, axis: int, bits: int, count: int) -> tuple[list[Array], Array]:
-    """x as a sum of `count` slices of whole numbers, none above 2**bits, each slice 2**(bits + 1) finer than the last.
+    """x as a sum of slices of whole numbers, none above 2**bits, each slice 2**(bits + 1) finer than the last: `count` of them,
+    or fewer where nothing is left.
 
     Returns the slices and the exponents (one for each row, or column) by which their sum is to be scaled.
     """
-    largest = np.abs(x).max(axis=axis, keepdims=True)
+    largest = np.maximum(x.max(axis=axis, keepdims=True), -x.min(axis=axis, keepdims=True))
     exponent = np.frexp(largest)[1] - bits  # x < 2**(exponent + bits)
-    rest = np.ldexp(x, -exponent)
-    parts = []
-    for _ in range(count):
-        part = np.rint(rest)
-        parts.append(part)
-        rest = (rest - part) * 2.0 ** (bits + 1)
+    small = np.abs(exponent) < 1000
+    rest = x * np.ldexp(1.0, -exponent) if small.all() else np.ldexp(x, -exponent)  # exact either way; a product is faster
+    parts = [np.rint(rest)]
+    while len(parts) < count:
+        rest -= parts[-1]
+        if not rest.any():
+            break
+        rest *= 2.0 ** (bits + 1)
+        parts.append(np.rint(rest))
     return parts, exponent
 
 
@@ -319,9 +331,12 @@ def in_tiles(function: Callable[[Array], Array], x: Array, tile: int = 8192) -> 
     """Apply an elementwise function piece by piece: these need some fifty arrays of the size of their argument."""
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty_like(flat)
+
+    def work(start: int) -> None:
+        out[start : start + tile] = function(flat[start : start + tile])
+
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        for start in range(0, flat.size, tile):
-            out[start : start + tile] = function(flat[start : start + tile])
+        parallel_for(work, range(0, flat.size, tile), products=False)
     return out.reshape(x.shape)
 
 

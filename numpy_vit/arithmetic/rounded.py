@@ -5,12 +5,15 @@ product adds its terms one after another, the worst order; that of a narrower fo
 the accumulator is float32. Only IEEE operations are used, so the measured floor is the same on every machine.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from .. import ops
+from .parallel import parallel_for
 from .portable import PortableArray, erf, in_tiles, matmul, of_every_number
 
 Array = Any
@@ -78,6 +81,52 @@ for kind in KINDS.values():  # GELU as most ports write it, by its formula: each
     ops.WAYS[kind] = {ops.erf: of_every_number(erf)}
 
 
+# A sample of rows
+
+ALL_UP_TO = 96  # rows; of more, as many as SAMPLE are computed
+SAMPLE = 48
+
+
+def sample(count: int) -> Array:
+    """Which of so many rows (tokens) stand for all, where only the size of their errors is asked: evenly spread, the first and
+    the last among them."""
+    if count <= ALL_UP_TO:
+        return np.arange(count)
+    return np.arange(SAMPLE) * (count - 1) // (SAMPLE - 1)
+
+
+def sampled(array: Array) -> Array:
+    """The rows of an array (..., N, D) that are computed on arrays of `of_sampled_rows`; all, where it has no tokens."""
+    return array[..., sample(array.shape[-2]), :] if array.ndim in (3, 4) else array
+
+
+@functools.cache
+def of_sampled_rows(kind: type[PortableArray]) -> type[PortableArray]:
+    """A kind of array that computes matrix products and functions of a sample of rows alone; other rows come out as zeros."""
+
+    class SampledRows(kind):  # type: ignore[misc, valid-type]
+        @classmethod
+        def product(cls, a: Array, b: Array) -> Array:
+            return spread_out(lambda some: super(SampledRows, cls).product(some, b), a)
+
+        @classmethod
+        def elementwise(cls, function: Callable[[Array], Array], x: Array) -> Array:
+            return spread_out(lambda some: super(SampledRows, cls).elementwise(function, some), x)
+
+    ops.WAYS[SampledRows] = ops.WAYS[kind]
+    return SampledRows
+
+
+def spread_out(compute: Callable[[Array], Array], x: Array) -> Array:
+    """compute(x) where only the sampled rows of x are computed."""
+    if x.ndim not in (3, 4) or x.shape[-2] <= ALL_UP_TO:
+        return compute(x)
+    some = compute(sampled(x))
+    whole = np.zeros((*some.shape[:-2], x.shape[-2], some.shape[-1]), some.dtype)
+    whole[..., sample(x.shape[-2]), :] = some
+    return whole
+
+
 def product_term_by_term(a: Array, b: Array, columns: int = 4096, tile_size: int = 49152) -> Array:
     """a (..., m, k) @ b (..., k, n) in float32: term 0, plus term 1, plus term 2, ..., each sum rounded.
 
@@ -87,17 +136,20 @@ def product_term_by_term(a: Array, b: Array, columns: int = 4096, tile_size: int
     a, b = np.broadcast_to(a, leading + a.shape[-2:]), np.broadcast_to(b, leading + b.shape[-2:])
     out = np.zeros((*leading, a.shape[-2], b.shape[-1]), np.float32)
     rows = max(1, tile_size // min(columns, out.shape[-1]))
+
+    def work(tile: tuple[Any, int, int]) -> None:
+        index, row, column = tile
+        a_terms = a[index][row : row + rows].T[:, :, None]  # (k, rows, 1)
+        b_terms = b[index][:, None, column : column + columns]  # (k, 1, columns)
+        place = out[index][row : row + rows, column : column + columns]
+        total, term = np.zeros_like(place), np.empty_like(place)
+        for x, y in zip(a_terms, b_terms, strict=True):
+            total += np.multiply(x, y, out=term)
+        place[...] = total
+
+    starts = itertools.product(np.ndindex(leading), range(0, out.shape[-2], rows), range(0, out.shape[-1], columns))
     with np.errstate(over="ignore", invalid="ignore"):
-        for index in np.ndindex(leading):
-            for row in range(0, out.shape[-2], rows):
-                a_terms = a[index][row : row + rows].T[:, :, None]  # (k, rows, 1)
-                for column in range(0, out.shape[-1], columns):
-                    b_terms = b[index][:, None, column : column + columns]  # (k, 1, columns)
-                    tile = out[index][row : row + rows, column : column + columns]
-                    total, term = np.zeros_like(tile), np.empty_like(tile)
-                    for x, y in zip(a_terms, b_terms, strict=True):
-                        total += np.multiply(x, y, out=term)
-                    tile[...] = total
+        parallel_for(work, starts, products=False)
     return out
 
 

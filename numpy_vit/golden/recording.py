@@ -12,7 +12,7 @@ from .. import __version__
 from ..arithmetic.named import Grid
 from ..arithmetic.narrow import codes_of
 from ..arithmetic.portable import total
-from ..arithmetic.rounded import FORMATS, KINDS, round_to, rounded_tensors
+from ..arithmetic.rounded import FORMATS, KINDS, of_sampled_rows, round_to, rounded_tensors, sampled
 from ..errors import InputError, nearest
 from ..models.narrow import NarrowViT
 from ..parameters import parameter_shapes
@@ -173,32 +173,51 @@ def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
     exact   "pixels" and every step of the model, in float64
 
     "run": the whole forward pass in the format, up to this step. "step": this step alone, against the exact step from the same
-    inputs, which are the exact ones rounded to the format. Both as `floor` gives them.
+    inputs, which are the exact ones rounded to the format, for a sample of tokens (numpy_vit.arithmetic.rounded.sample: as
+    sharp, docs/golden.md). Both as `floor` gives them.
     """
-    narrow = ViT(model.config, rounded_tensors(kind, model.tensors))
+    tensors = rounded_tensors(kind, model.tensors)
     rounded = {name: round_to(kind, array).view(KINDS[kind]) for name, array in exact.items()}
     pixels = floor(rounded["pixels"], exact["pixels"])
     floors: Floors = {name: {} for name in exact}
     floors["pixels"] = {"run": pixels, "step": pixels}
     by_itself: dict[str, Array] = {}
-    same_inputs = {name: array.astype(model.dtype) for name, array in rounded.items()}
 
     def run(name: str, array: Array) -> None:
         floors[name]["run"] = floor(array, exact[name])
 
     def one_step(name: str, array: Array) -> None:
-        floors[name]["step"] = floor(by_itself.pop(name), np.asarray(array))
+        some = sampled(np.asarray(array))
+        floors[name]["step"] = floor(by_itself.pop(name), some, of=array.size / some.size)
 
     with np.errstate(all="ignore"):  # a float16 that overflows is a finding, not a warning
-        replay(narrow, rounded["pixels"], {}, run)
-        replay(narrow, rounded["pixels"], rounded, lambda name, array: by_itself.update({name: np.asarray(array)}))
-        replay(model, same_inputs["pixels"], same_inputs, one_step)
+        replay(ViT(model.config, tensors), rounded["pixels"], {}, run)
+        some = of_rows(ViT(model.config, tensors))
+        given = {name: array.view(some.array_type) for name, array in rounded.items()}
+        replay(some, given["pixels"], given, lambda name, array: by_itself.update({name: sampled(np.asarray(array))}))
+        some = of_rows(model)
+        given = {name: np.asarray(array).astype(model.dtype).view(some.array_type) for name, array in rounded.items()}
+        replay(some, given["pixels"], given, one_step)
     return floors
 
 
-def floor(a: Array, exact: Array) -> dict[str, float]:
-    """The distance of a from exact to 3 digits, the same on every machine; 1 for what is no number."""
+def of_rows(model: ViT) -> ViT:
+    """The model where only a sample of all tokens is computed, if it computes with arrays of an arithmetic of its own."""
+    if model.array_type is np.ndarray:
+        return model
+    kind = of_sampled_rows(model.array_type)
+    return ViT(model.config, {name: tensor.view(kind) for name, tensor in model.tensors.items()})
+
+
+def floor(a: Array, exact: Array, of: float = 1.0) -> dict[str, float]:
+    """The distance of a from exact to 3 digits, the same on every machine; 1 for what is no number.
+
+    of   how many times as many numbers there are, where these are a sample: what of the gain is chance would be less among all
+    """
     found = distance(a, exact, lambda x, y: total(x * y))
+    if of > 1:
+        chance = found["l2"] / math.sqrt(exact.size)
+        found["gain"] = math.sqrt(max(found["gain"] ** 2 - chance**2 * (1 - 1 / of), 0.0))
     return {key: float(f"{abs(x):.3g}") if math.isfinite(x) else 1.0 for key, x in found.items()}
 
 
