@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import __version__
 from ..arithmetic.named import Grid
-from ..arithmetic.narrow import codes_of
+from ..arithmetic.narrow import NarrowArray, codes_of
 from ..arithmetic.portable import total
 from ..arithmetic.rounded import FORMATS, KINDS, of_sampled_rows, round_to, rounded_tensors, sampled
 from ..errors import InputError, nearest
@@ -64,9 +64,9 @@ def record(
     for pattern in steps:
         if not fnmatch.filter(rows, pattern):
             raise InputError(f"no step is called '{pattern}'{nearest(pattern, rows)}")
-    progress(f"running in {precision}")
+    share = Share(progress, len(rows) * (EXACT + FLOOR * len(noise)))
     with np.errstate(all="ignore"):  # what overflows is refused below
-        exact, whole, grids = run_whole(model, pixels)
+        exact, whole, grids = run_whole(model, pixels, share.of(f"running in {precision}", EXACT))
     for name, array in exact.items():
         if not np.isfinite(array).all():
             raise InputError(f"step {name} has NaN or infinite numbers: such a model makes no golden")
@@ -74,8 +74,7 @@ def record(
     kept = [name for step in kept for name in (step + SUMS, step) if name in exact or name in whole]
     floors = {}
     for kind in noise:
-        progress(f"measuring the noise floor of {kind}")
-        floors[kind] = noise_floors(model, exact, kind)
+        floors[kind] = noise_floors(model, exact, kind, share.of(f"measuring the noise floor of {kind}", FLOOR / 3))
     stored = {name: whole[name] if name in whole else exact[name].astype(store) for name in kept}
     entries = []
     for name in kept:
@@ -124,20 +123,43 @@ def record(
     return {**manifest, "sha256": manifest_sha256(manifest)}, stored
 
 
-def run_whole(model: ViT, pixels: Array) -> tuple[dict[str, Array], dict[str, Array], dict[str, Grid]]:
+EXACT, FLOOR = 3, 4  # how long they take, about
+
+
+class Share:
+    """Tells how much is done: at most a hundred times in all."""
+
+    def __init__(self, progress: Callable[[str], None], total: float) -> None:
+        self.progress, self.total, self.done, self.told = progress, total, 0.0, ""
+
+    def of(self, what: str, weight: float) -> Callable[[], None]:
+        """To be called for every step of a forward pass."""
+
+        def one_more() -> None:
+            self.done += weight
+            text = f"{what}: {min(self.done / self.total, 1):.0%} done"
+            if text != self.told:
+                self.told = text
+                self.progress(text)
+
+        return one_more
+
+
+def run_whole(
+    model: ViT, pixels: Array, one_more: Callable[[], None]
+) -> tuple[dict[str, Array], dict[str, Array], dict[str, Grid]]:
     """Every step's real numbers; what is kept in integers as those, with the sums it was requantised from; and its grid."""
     real: dict[str, Array] = {"pixels": np.asarray(pixels)}
     whole: dict[str, Array] = {}
     grids: dict[str, Grid] = {}
-    if not isinstance(model, NarrowViT):
-        return {**real, **model(pixels, record=True, resize_positions=True).steps}, whole, grids
 
     def hear(name: str, array: Array, dims: str) -> None:
+        one_more()
         real[name] = np.asarray(array)
-        if array.grid is not None:
+        if isinstance(array, NarrowArray) and array.grid is not None:
             grids[name] = array.grid
             whole[name] = codes_of(array, array.grid).astype(dtype_for(array.grid))
-            if array.made_of is not None:
+            if array.made_of is not None and isinstance(model, NarrowViT):
                 sums = array.made_of.moved(array.made_of.sums(model.arithmetic))
                 whole[name + SUMS] = sums.astype(np.int32 if model.arithmetic.accumulator_bits <= 32 else np.int64)
 
@@ -167,10 +189,11 @@ def replay(model: ViT, pixels: Array, given: Mapping[str, Array], hear: Callable
     model.run(pixels, change=change)
 
 
-def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
+def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str, one_more: Callable[[], None] = lambda: None) -> Floors:
     """How far arithmetic in a format is from exact at every step, measured by running it.
 
-    exact   "pixels" and every step of the model, in float64
+    exact     "pixels" and every step of the model, in float64
+    one_more  called for every step of three forward passes
 
     "run": the whole forward pass in the format, up to this step. "step": this step alone, against the exact step from the same
     inputs, which are the exact ones rounded to the format, for a sample of tokens (numpy_vit.arithmetic.rounded.sample: as
@@ -184,9 +207,15 @@ def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
     by_itself: dict[str, Array] = {}
 
     def run(name: str, array: Array) -> None:
+        one_more()
         floors[name]["run"] = floor(array, exact[name])
 
+    def narrow_step(name: str, array: Array) -> None:
+        one_more()
+        by_itself[name] = sampled(np.asarray(array))
+
     def one_step(name: str, array: Array) -> None:
+        one_more()
         some = sampled(np.asarray(array))
         floors[name]["step"] = floor(by_itself.pop(name), some, of=array.size / some.size)
 
@@ -194,7 +223,7 @@ def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str) -> Floors:
         replay(ViT(model.config, tensors), rounded["pixels"], {}, run)
         some = of_rows(ViT(model.config, tensors))
         given = {name: array.view(some.array_type) for name, array in rounded.items()}
-        replay(some, given["pixels"], given, lambda name, array: by_itself.update({name: sampled(np.asarray(array))}))
+        replay(some, given["pixels"], given, narrow_step)
         some = of_rows(model)
         given = {name: np.asarray(array).astype(model.dtype).view(some.array_type) for name, array in rounded.items()}
         replay(some, given["pixels"], given, one_step)
@@ -205,7 +234,7 @@ def of_rows(model: ViT) -> ViT:
     """The model where only a sample of all tokens is computed, if it computes with arrays of an arithmetic of its own."""
     if model.array_type is np.ndarray:
         return model
-    kind = of_sampled_rows(model.array_type)
+    kind = of_sampled_rows(model.array_type)  # type: ignore[arg-type]
     return ViT(model.config, {name: tensor.view(kind) for name, tensor in model.tensors.items()})
 
 
