@@ -347,7 +347,7 @@ class Difference:
         wrong = np.abs(self.by) > NOISES * self.noise["largest"] * float(np.abs(self.right).max())
         p, r = self.port - self.port.mean(), self.right - self.right.mean()
         alike = float((p * r).sum() / max(math.sqrt((p * p).sum() * (r * r).sum()), 1e-300))
-        size = float(np.linalg.norm(self.port) / max(np.linalg.norm(self.right), 1e-300))
+        size = float(np.linalg.norm(self.port)) / max(float(np.linalg.norm(self.right)), 1e-300)
         most = []
         for axis, count in enumerate(self.port.shape):
             power: Array = (self.by**2).sum(axis=tuple(n for n in range(self.by.ndim) if n != axis))
