@@ -94,6 +94,7 @@ class Check:
     golden: Golden = dataclasses.field(repr=False)
     model: ViT | None = dataclasses.field(repr=False)
     floors: Mapping[str, Any] = dataclasses.field(repr=False)  # step -> "run" and "step" -> "largest", "l2", "gain"
+    limits: Mapping[str, float] = dataclasses.field(default_factory=dict, repr=False)  # step -> its budget of the user's own
 
     @property
     def passed(self) -> bool:
@@ -141,18 +142,27 @@ def check(
             raise InputError(f"the budget names step '{pattern}', which the golden does not have{nearest(pattern, floors)}")
     computed = {} if model is None else run_again(model, golden, aligned)
     results = []
+    limits = limits_of(golden, budgets)
     for step in golden.steps:
         name = step["name"]
         if name in aligned:
             exact = np.asarray(golden.arrays[name], np.float64)
-            limit = next((value for pattern, value in budgets.items() if fnmatch.fnmatchcase(name, pattern)), None)
+            limit = limits.get(name)
             span = ancestors(name, inputs, aligned)
             span = () if set(span) == set(inputs[name]) else span
             results.append(compare(step, aligned[name], exact, computed.get(name), floors[name], span, factor, limit))
         elif name != "pixels":  # a port's input is not its work
             results.append(Result(name, step["dims"], tuple(step["shape"]), MISSING))
     replayed = "" if model is not None else no_model
-    return Check(tuple(results), format, factor, tuple(budgets), tuple(unknown), replayed, aligned, golden, model, floors)
+    return Check(
+        tuple(results), format, factor, tuple(budgets), tuple(unknown), replayed, aligned, golden, model, floors, limits
+    )
+
+
+def limits_of(golden: Golden, budgets: dict[str, float]) -> dict[str, float]:
+    """Step -> its budget: of the first pattern that fits."""
+    names = [step["name"] for step in golden.steps]
+    return {name: budgets[pattern] for pattern in reversed(budgets) for name in fnmatch.filter(names, pattern)}
 
 
 def inputs_of(golden: Golden) -> dict[str, tuple[str, ...]]:
@@ -175,7 +185,7 @@ def compare(
     """One step of a port against the golden's, and against the same step run again (`computed`)."""
     port = theirs.array
     run = error(port, exact, floors["run"])
-    own = None if computed is None else error(port, computed, floors["step"])
+    own = None if computed is None else own_error(port, computed, floors["step"])
     difference = np.nan_to_num(np.abs(port - exact), nan=np.inf)
     worst = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), port.shape))
     return Result(
@@ -217,6 +227,13 @@ def error(a: Array, b: Array, noise: Mapping[str, float]) -> Error:
     if not (math.isfinite(found["largest"]) and math.isfinite(found["l2"])):
         return Error(math.inf, math.inf, math.inf, math.inf)
     return Error(**found, noises=math.nan).against(noise)
+
+
+def own_error(a: Array, b: Array, noise: Mapping[str, float]) -> Error:
+    """The same, but NaN and infinity that both have at the same places are no error: they are inherited."""
+    with np.errstate(invalid="ignore"):
+        same = (np.isnan(a) & np.isnan(b)) | (np.isinf(a) & (a == b))
+    return error(np.where(same, 0.0, a), np.where(same, 0.0, b), noise) if same.any() else error(a, b, noise)
 
 
 def cosine(a: Array, b: Array) -> float:

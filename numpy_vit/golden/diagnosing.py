@@ -20,12 +20,15 @@ from ..errors import InputError
 from ..families import activation_name, at_image_size, embedding_output, norm, uses
 from ..merging import merge, merged_at_the_end
 from ..parameters import Weights, parameter_shapes, weights_tree
+from ..tracing.tracer import trace
 from ..vit import new_step
-from .checking import WRONG, Check, Error, error, noise_of
-from .mistakes import Mistake, Variation, both, mistakes
+from .checking import WRONG, Check, Error, error, noise_of, own_error
+from .mistakes import Mistake, OnWeight, Variation, both, mistakes
 
 Array = Any
 PAIRS_OF = 8  # so many of the nearest mistakes are tried together with every other
+HIDDEN = -1e3  # scores below this are a mask's
+NEAR = 0.2  # what leaves less of the difference than this came near
 CHANCE = 1e-3  # how likely any of the ways tried may fit by chance
 
 
@@ -93,26 +96,34 @@ def names(several: Sequence[Mistake]) -> tuple[str, ...]:
 
 def explain(case: "Case", known: Sequence[Mistake], found: tuple[Mistake, ...], pairs: bool) -> Finding:
     """Look for the mistake that explains a wrong step: among those found before, the known ones alone, and pairs of them."""
-    if not case.finite:
-        return case.unexplained([])
+    known = [mistake for mistake in known if case.matters(mistake)]
     again = case.explaining([(mistake,) for mistake in found] + [found] * (len(found) > 1))
     again = [tried for tried in again if not tried.broken]
     if again:  # several only where that is clearly better
         best = min(again, key=lambda tried: tried.error.l2 * len(tried.mistakes))
         return case.explained(best, [])
     tries = case.attempts([(m,) for m in known] + [(*found, m) for m in known if found and m not in found])
-    if pairs and not any(map(case.explains, tries)):
+    if pairs and case.finite and not any(map(case.explains, tries)):
         nearest = sorted(tries, key=lambda tried: tried.error.l2)[:PAIRS_OF]
         two = {
             frozenset(names((*one.mistakes, m))): (*one.mistakes, m) for one in nearest for m in known if m not in one.mistakes
         }
         tries += case.attempts(list(two.values()))
     good = sorted(filter(case.explains, tries), key=lambda tried: (*tried.rank, tried.error.l2))
+    if not good and not case.finite:
+        return dataclasses.replace(case.unexplained([]), tried=0)
     if not good:
         return case.unexplained(tries)
     equals = [t for t in good if t.rank == good[0].rank and t.error.l2 <= 1.05 * good[0].error.l2]
     equals.sort(key=lambda tried: [known.index(mistake) for mistake in tried.mistakes])
     return case.explained(equals[0], equals[1:])
+
+
+def changes_weight(change: OnWeight, name: str, get: Callable[[str], Array], config: ViTConfig) -> bool:
+    try:
+        return change(name, get, config) is not None
+    except KeyError:  # it takes another one's, which is not there
+        return False
 
 
 class Case:
@@ -122,13 +133,17 @@ class Case:
         self.bench = bench
         self.step = step
         self.start, self.hood = bench.neighbourhood(step)
+        self.span = bench.span(step)
         self.wrong = [name for name in wrong if name in self.hood]
-        self.right = {n for n, e in bench.errors((), self.start, self.hood).items() if e.noises <= bench.factor}
+        self.right = {n for n, e in bench.errors((), self.start, self.hood).items() if bench.is_right(n, e)}
         self.finite = bool(np.isfinite(bench.port[step]).all())
         self.tried = 0
         own = bench.results[step].own
         assert own is not None  # it is wrong by itself
         self.before: Error = own
+
+    def matters(self, mistake: Mistake) -> bool:
+        return self.bench.matters(mistake, self.span)
 
     def attempts(self, sets: Sequence[tuple[Mistake, ...]]) -> list[Tried]:
         """The step computed with each set of mistakes; those that cannot be are left out."""
@@ -144,14 +159,25 @@ class Case:
 
     def explains(self, tried: Tried) -> bool:
         """Whether the port's step is within noise of this one, and far nearer to it than to the right one."""
-        return self.step in tried.explained and 2 * tried.error.noises <= self.before.noises and self.no_accident(tried)
+        if self.step not in tried.explained or not 2 * tried.error.noises <= self.before.noises:
+            return False
+        if len(tried.mistakes) == 1:
+            return self.no_accident(tried, self.before.l2)
+        fewer = [self.error_with(others) for others in all_but_one(tried.mistakes)]
+        return all(2 * tried.error.l2 <= l2 and self.no_accident(tried, l2) for l2 in fewer)
 
-    def no_accident(self, tried: Tried) -> bool:
+    def error_with(self, several: tuple[Mistake, ...]) -> float:
+        errors = self.bench.errors(several, self.start, self.hood)
+        return errors[self.step].l2 if self.step in errors else math.inf
+
+    def no_accident(self, tried: Tried, before: float) -> bool:
         """Whether a fit this close is unlikely by chance: with few numbers and much noise, one of many ways soon fits.
+
+        before   how far off it was without (one of) these mistakes
 
         That `count` numbers all come `ratio` times nearer by chance has a probability of about ratio ** -count.
         """
-        ratio = self.before.l2 / max(tried.error.l2, 1e-300)
+        ratio = max(before, 1e-300) / max(tried.error.l2, 1e-300)
         return self.bench.port[self.step].size * math.log(ratio) >= math.log(self.tried / CHANCE)
 
     def explaining(self, sets: Sequence[tuple[Mistake, ...]]) -> list[Tried]:
@@ -161,9 +187,13 @@ class Case:
         return Finding(self.step, self.before, best, tuple(equals), best.explained, (), self.tried)
 
     def unexplained(self, tries: Sequence[Tried]) -> Finding:
-        nearer = (tried for tried in tries if tried.error.l2 < 0.5 * self.before.l2)
+        nearer = (tried for tried in tries if tried.error.l2 < NEAR * self.before.l2)
         nearest = sorted(nearer, key=lambda tried: tried.error.l2)[:3]
         return Finding(self.step, self.before, None, (), (self.step,), tuple(nearest), self.tried)
+
+
+def all_but_one(mistakes: tuple[Mistake, ...]) -> list[tuple[Mistake, ...]]:
+    return [(*mistakes[:n], *mistakes[n + 1 :]) for n in range(len(mistakes))]
 
 
 class Reached(Exception):
@@ -184,7 +214,36 @@ class Bench:
         self.port = {name: aligned.array for name, aligned in checked.arrays.items()}
         self.pixels = np.asarray(golden.arrays["pixels"], np.float64)
         self.floors = checked.floors
+        self.limits = checked.limits
         self.done: dict[Any, dict[str, Error]] = {}
+        rows = trace(golden.config, batch=len(self.pixels), size=self.pixels.shape[2:])
+        self.made_of = {row.name: [tensor.name for tensor in row.inputs] for row in rows}
+        self.weights_of = {row.name: {tensor.name for tensor in row.weights} for row in rows}
+        self.unlisted = set(model.tensors) - set().union(*self.weights_of.values())  # what goes into tables, say
+
+    def span(self, step: str) -> list[str]:
+        """The steps that are computed between those that the port has and this one, itself included."""
+        met = [step]
+        for name in met:  # grows as it goes
+            met += [n for n in self.made_of.get(name, ()) if n not in self.port and n not in met]
+        return met
+
+    def matters(self, mistake: Mistake, span: Sequence[str]) -> bool:
+        """Whether a mistake can change what is computed there: else there is no use in trying it."""
+        run = mistake.change(Variation(self.config))
+        if run.about is not None:
+            return any(stage_of(name) == f"blocks.{run.about}" for name in span)
+        if run.backwards:
+            return any(name.startswith("blocks.") for name in span)
+        if run.uses or run.config != self.config:
+            return True
+        if run.pixels is not None and "pixels" in span:
+            return True
+        if any(short_name(name) in run.change for name in span):
+            return True
+        weights = self.unlisted.union(*(self.weights_of.get(name, set()) for name in span))
+        get = self.model.tensors.__getitem__
+        return any(changes_weight(change, name, get, run.config) for change in run.on_weight for name in weights)
 
     def within_noise(self, step: str, now: Error) -> bool:
         """Whether the port's step is as computed, but for noise.
@@ -192,9 +251,14 @@ class Bench:
         A wrong model has another noise floor than the golden's; so four times as much is allowed where what is left is less
         than a thousandth of what was to be explained.
         """
+        if step in self.limits:
+            return now.largest <= self.limits[step]
         before = self.results[step].own
         explained = before is not None and now.l2 * 1000 <= before.l2
         return now.noises <= self.factor * (4 if explained else 1)
+
+    def is_right(self, step: str, now: Error) -> bool:
+        return now.largest <= self.limits[step] if step in self.limits else now.noises <= self.factor
 
     def neighbourhood(self, step: str) -> tuple[str | None, list[str]]:
         """Where to start, and the dumped steps to look at: those of the step's own stage (embedding, block, or tail).
@@ -231,7 +295,14 @@ class Bench:
                 pass
             except (ValueError, KeyError):  # shapes that do not allow it, or mistakes that exclude each other
                 return {}
-        return {name: error(self.port[name], array, self.floors[name]["step"]) for name, array in heard.items()}
+        return {name: self.error_of(name, array) for name, array in heard.items()}
+
+    def error_of(self, name: str, array: Array) -> Error:
+        """How far the port's step is from this. Where a mask hides scores, ports have other large negative numbers for it."""
+        port = self.port[name]
+        if np.isneginf(array).any():
+            port = np.where(np.isneginf(array) & (port < HIDDEN), -np.inf, port)
+        return own_error(port, array, self.floors[name]["step"])
 
     def replay(self, run: Variation, start: str | None, end: str, hear: Callable[[str, Array], None]) -> None:
         """The forward pass from a block boundary on, with the changes of `run`, every step from the port's own inputs."""
@@ -239,6 +310,8 @@ class Bench:
         last = stage_of(end)
         first_block = 0 if start is None or start.startswith("embed.") else int(str(start).split(".")[1]) + 1
         used = range(first_block, blocks_before_the_end_of(last, config))
+        if run.backwards and last != "embed":
+            start, used = self.backwards(last)
         weights = self.weights(run, used, start is None, last == "tail" or last.startswith("deepstack."))
         image = self.pixels.shape[2:]
         change = PortsOwn(self, run, hear)
@@ -247,12 +320,12 @@ class Bench:
         )
         weights, config = at_image_size(image, weights, config, step)
         if start is None:
-            pixels = step("pixels", run.pixels(self.pixels), "B C Y X")
+            pixels = step("pixels", run.pixels(self.pixels) if run.pixels else self.pixels, "B C Y X")
             x = step.into("embed", paper.embed, pixels, weights.embed, config)
         else:
             x = change.seen[start] = self.port[start]
             block, _, name = start.rpartition(".")
-            if name != run.block_output and block != "embed":  # a port whose blocks end otherwise
+            if name != run.block_output and block != "embed" and not run.backwards:  # a port whose blocks end otherwise
                 before = self.model.weights.blocks[first_block - 1]
                 x = norm(run.block_output, before, config)(x, step.under(block))
         for n in used:
@@ -262,6 +335,15 @@ class Bench:
             merged_at_the_end(outputs, weights, config, step)
         elif last.startswith("deepstack.") and config.deepstack:
             step.into(last, merge, x, weights.deepstack[int(last.split(".")[1])], config.deepstack.merger, config)
+
+    def backwards(self, last: str) -> tuple[str | None, range]:
+        """Where to start, and the blocks to run, for this stage of a port that runs its last block first."""
+        first = 0 if last == "tail" else int(last.split(".")[1])
+        number = first
+        while number + 1 < self.config.depth and f"blocks.{number + 1}.residual2" not in self.port:
+            number += 1
+        before = f"blocks.{number + 1}.residual2" if number + 1 < self.config.depth else embedding_output(self.config)
+        return (before if before in self.port else None), range(number, first - 1, -1)
 
     def weights(self, run: Variation, blocks: range, with_embedding: bool, with_tail: bool) -> Weights:
         """The weights as the port has them, where they will be used."""
@@ -300,10 +382,7 @@ class PortsOwn:
         return functools.partial(self.changed, name)
 
     def changed(self, name: str, array: Array) -> Array:
-        self.stage = stage_of(name)
-        short = name.removeprefix(f"{self.stage}.") if self.stage.startswith("blocks.") else name
-        if self.stage.startswith("deepstack."):  # mergers too, and mistaken like the last one
-            short = name.replace(self.stage, "merger")
+        self.stage, short = stage_of(name), short_name(name)
         if short == f"mlp.{activation_name(self.run.config)}":  # a mistake, and the golden, may name it otherwise
             short = f"mlp.{activation_name(self.bench.config)}"
             name = f"{self.stage}.{short}"
@@ -321,16 +400,22 @@ class Earlier:
     def __init__(self, so_far: PortsOwn) -> None:
         self.so_far = so_far
         self.config = so_far.config.for_image(so_far.bench.pixels.shape[2:])
+        self.block = int(so_far.stage.split(".")[1]) if so_far.stage.startswith("blocks.") else -1
 
     def __getitem__(self, name: str) -> Array:
         seen, stage, bench = self.so_far.seen, self.so_far.stage, self.so_far.bench
+        for arrays in (seen, bench.port):  # of another block, or of all
+            if name in arrays and name.startswith("blocks."):
+                return arrays[name]
         if name == "input":
             ends = borders(bench.config)
             return next(array for step, array in reversed(seen.items()) if step in ends and stage_of(step) != stage)
         if stage.startswith("deepstack."):
             name = name.replace("merger.", f"{stage}.", 1)
         full = f"{stage}.{name}" if stage.startswith("blocks.") and not name.startswith("embed.") else name
-        return seen[full] if full in seen else bench.model.tensors[full]
+        if full in seen:
+            return seen[full]
+        return bench.model.tensors[full] if full in bench.model.tensors else bench.model.tensors[name]
 
 
 def borders(config: ViTConfig) -> set[str]:
@@ -351,6 +436,14 @@ def stage_of(step: str) -> str:
     if step == "pixels" or step.startswith("embed."):
         return "embed"
     return ".".join(step.split(".")[:2]) if step.startswith(("blocks.", "deepstack.")) else "tail"
+
+
+def short_name(step: str) -> str:
+    """The step's name within its block; of a deepstack's merger, as of the last one: they are mistaken alike."""
+    stage = stage_of(step)
+    if stage.startswith("deepstack."):
+        return step.replace(stage, "merger")
+    return step.removeprefix(f"{stage}.") if stage.startswith("blocks.") else step
 
 
 def suspicion(checked: Check) -> str | None:
