@@ -14,6 +14,7 @@ inherited where only the whole run's noise is exceeded.
 import dataclasses
 import fnmatch
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ..parameters import parameter_shapes
 from ..tracing.tracer import trace
 from ..vit import ViT
 from .alignment import Aligned, align
+from .conventions import PARTS, Convention, as_meant, conventions, refuted
 from .folder import Golden, weights_sha256
 from .recording import distance, replay
 
@@ -95,10 +97,17 @@ class Check:
     model: ViT | None = dataclasses.field(repr=False)
     floors: Mapping[str, Any] = dataclasses.field(repr=False)  # step -> "run" and "step" -> "largest", "l2", "gain"
     limits: Mapping[str, float] = dataclasses.field(default_factory=dict, repr=False)  # step -> its budget of the user's own
+    conventions: tuple[Convention, ...] = ()  # what the port does otherwise without being wrong
 
     @property
     def passed(self) -> bool:
-        return all(result.fits for result in self.results)
+        return all(result.fits for result in self.results) and not self.hollow
+
+    @property
+    def hollow(self) -> bool:
+        """Whether nothing was compared that a weight has touched, though the golden has such steps."""
+        worked = {step["name"] for step in self.golden.steps if is_work(step)}
+        return bool(worked) and not any(r.name in worked for r in self.results if r.verdict != MISSING)
 
     @property
     def compared(self) -> int:
@@ -108,6 +117,14 @@ class Check:
     def first(self) -> Result | None:
         """The first step that goes wrong."""
         return next((result for result in self.results if not result.fits), None)
+
+
+TABLES = re.compile(r"embed\.(?:\w+_positions|rope_\w+)|rope\..*|.*\.relative_bias")
+
+
+def is_work(step: Mapping[str, Any]) -> bool:
+    """Whether a step is computed from the picture by the model, and not only moved, or made of its weights alone."""
+    return step["name"] not in ("pixels", "embed.patches") and not TABLES.fullmatch(step["name"])
 
 
 def check(
@@ -140,23 +157,75 @@ def check(
     for pattern in budgets:
         if not fnmatch.filter(floors, pattern):
             raise InputError(f"the budget names step '{pattern}', which the golden does not have{nearest(pattern, floors)}")
-    computed = {} if model is None else run_again(model, golden, aligned)
-    results = []
-    limits = limits_of(golden, budgets)
-    for step in golden.steps:
-        name = step["name"]
-        if name in aligned:
-            exact = np.asarray(golden.arrays[name], np.float64)
-            limit = limits.get(name)
-            span = ancestors(name, inputs, aligned)
-            span = () if set(span) == set(inputs[name]) else span
-            results.append(compare(step, aligned[name], exact, computed.get(name), floors[name], span, factor, limit))
-        elif name != "pixels":  # a port's input is not its work
-            results.append(Result(name, step["dims"], tuple(step["shape"]), MISSING))
-    replayed = "" if model is not None else no_model
+    comparison = Comparison(golden, model, inputs, factor, limits_of(golden, budgets))
+    aligned, floors, results, factors = comparison.as_meant(aligned, floors)
     return Check(
-        tuple(results), format, factor, tuple(budgets), tuple(unknown), replayed, aligned, golden, model, floors, limits
+        results=tuple(results),
+        format=format,
+        factor=factor,
+        budgets=tuple(budgets),
+        unknown=tuple(unknown),
+        replayed="" if model is not None else no_model,
+        arrays=aligned,
+        golden=golden,
+        model=model,
+        floors=floors,
+        limits=comparison.limits,
+        conventions=conventions(factors),
     )
+
+
+Floors = dict[str, dict[str, dict[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What every step of a dump is compared by."""
+
+    golden: Golden
+    model: ViT | None
+    inputs: Mapping[str, tuple[str, ...]]
+    factor: float
+    limits: Mapping[str, float]
+
+    def computed(self, aligned: Mapping[str, Aligned]) -> dict[str, Array]:
+        return {} if self.model is None else run_again(self.model, self.golden, aligned)
+
+    def results(self, aligned: Mapping[str, Aligned], floors: Floors) -> list[Result]:
+        """One a step, in the order of execution."""
+        results, computed = [], self.computed(aligned)
+        for step in self.golden.steps:
+            name = step["name"]
+            if name in aligned:
+                exact = np.asarray(self.golden.arrays[name], np.float64)
+                span = ancestors(name, self.inputs, aligned)
+                span = () if set(span) == set(self.inputs[name]) else span
+                limit = self.limits.get(name)
+                results.append(compare(step, aligned[name], exact, computed.get(name), floors[name], span, self.factor, limit))
+            elif name != "pixels":  # a port's input is not its work
+                results.append(Result(name, step["dims"], tuple(step["shape"]), MISSING))
+        return results
+
+    def as_meant(
+        self, aligned: dict[str, Aligned], floors: Floors
+    ) -> tuple[dict[str, Aligned], Floors, list[Result], dict[str, str]]:
+        """The results, where factors that a port means to have are taken away: (arrays, floors, results, step -> factor)."""
+        results = self.results(aligned, floors)
+        if not any(PARTS.fullmatch(result.name) and not result.fits for result in results):
+            return aligned, floors, results, {}
+        expected = {name: np.asarray(array, np.float64) for name, array in self.golden.arrays.items()}
+        meant, factors = as_meant(aligned, lambda now: self.computed(now) or expected, self.golden.config)
+        if factors:
+            verdicts = {r.name: r.verdict in (OK, INHERITED) for r in self.results(meant, floors) if r.verdict != MISSING}
+            wrong = refuted(factors, verdicts, lambda step: self.after(step, aligned))
+            factors = {step: factor for step, factor in factors.items() if step not in wrong}
+            aligned = {step: meant[step] if step in factors else array for step, array in aligned.items()}
+            results = self.results(aligned, floors) if factors else results
+        return aligned, floors, results, factors
+
+    def after(self, step: str, aligned: Mapping[str, Aligned]) -> list[str]:
+        """The steps of the dump that are computed from this one."""
+        return [name for name in aligned if name in self.inputs and step in ancestors(name, self.inputs, aligned)]
 
 
 def limits_of(golden: Golden, budgets: dict[str, float]) -> dict[str, float]:

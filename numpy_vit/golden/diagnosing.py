@@ -8,7 +8,7 @@ a correct one, and far nearer than without it; what nothing explains is said to 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..merging import merge, merged_at_the_end
 from ..parameters import Weights, parameter_shapes, weights_tree
 from ..tracing.tracer import trace
 from ..vit import new_step
-from .checking import WRONG, Check, Error, error, noise_of, own_error
+from .checking import WRONG, Check, Error, error, is_work, noise_of, own_error
 from .mistakes import Mistake, OnWeight, Variation, both, mistakes
 
 Array = Any
@@ -39,12 +39,12 @@ class Tried:
     mistakes: tuple[Mistake, ...]
     error: Error  # of the wrong step
     explained: tuple[str, ...]  # the wrong steps of its neighbourhood that it explains
-    broken: int  # the right steps of its neighbourhood that it makes wrong
+    broken: tuple[str, ...]  # the right steps of its neighbourhood that it makes wrong
 
     @property
     def rank(self) -> tuple[int, int]:
         """Explains most and breaks least, with fewest mistakes: the lower, the better."""
-        return self.broken - len(self.explained), len(self.mistakes)
+        return len(self.broken) - len(self.explained), len(self.mistakes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Finding:
     steps: tuple[str, ...]  # all steps it explains
     nearest: tuple[Tried, ...]  # where nothing explains it: what came nearest
     tried: int  # how many ways were tried
+    place: str = ""  # "in block 3", "in every block": where among the blocks that were looked at
 
 
 def diagnose(checked: Check, progress: Callable[[str], None] = lambda what: None) -> list[Finding]:
@@ -87,7 +88,35 @@ def diagnose(checked: Check, progress: Callable[[str], None] = lambda what: None
         else:
             findings.append(finding)
         wrong = [name for name in wrong if name not in finding.steps and name != finding.step]
-    return findings
+    return [dataclasses.replace(finding, place=place(finding.steps, bench.port)) for finding in findings]
+
+
+def place(steps: Sequence[str], dumped: Collection[str]) -> str:
+    """ "in block 3", "in blocks 0 to 2 and 5", "in every block": of the blocks whose steps of these names were dumped.
+
+    Nothing where there is none, or no other.
+    """
+    kinds = {short_name(step) for step in steps}
+    shown, looked_at = (
+        sorted({int(name.split(".")[1]) for name in among if name.startswith("blocks.") and short_name(name) in kinds})
+        for among in (steps, dumped)
+    )
+    if not shown or len(looked_at) == 1:
+        return ""
+    if shown == looked_at:
+        return "in every block" if looked_at == list(range(len(looked_at))) else f"in every block of the dump ({runs(shown)})"
+    return f"in block{'s' if len(shown) > 1 else ''} {runs(shown)}"
+
+
+def runs(numbers: Sequence[int]) -> str:
+    """ "0 to 2, 5"."""
+    groups: list[list[int]] = []
+    for n in numbers:
+        if groups and n == groups[-1][1] + 1:
+            groups[-1][1] = n
+        else:
+            groups.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a} to {b}" if b > a + 1 else f"{a}, {b}" for a, b in groups)
 
 
 def names(several: Sequence[Mistake]) -> tuple[str, ...]:
@@ -154,7 +183,9 @@ class Case:
             good = {name for name, e in errors.items() if self.bench.within_noise(name, e)}
             if self.step in errors:
                 explained = tuple(name for name in self.wrong if name in good)
-                found.append(Tried(several, errors[self.step], explained, len(self.right - good)))
+                found.append(
+                    Tried(several, errors[self.step], explained, tuple(n for n in self.hood if n in self.right - good))
+                )
         return found
 
     def explains(self, tried: Tried) -> bool:
@@ -446,15 +477,64 @@ def short_name(step: str) -> str:
     return step.removeprefix(f"{stage}.") if stage.startswith("blocks.") else step
 
 
-def suspicion(checked: Check) -> str | None:
-    """The narrower format that a dump looks like the work of: beyond its own format's noise, but all within that one's."""
-    own = [result.run.noises for result in checked.results if result.run]
+@dataclasses.dataclass(frozen=True)
+class Suspected:
+    """A narrower format that a port, or one kind of step, seems to have been computed in."""
+
+    format: str
+    kind: str = ""  # "attention.probs", where only steps of this name look so
+
+
+ALIKE = 0.1  # noise of a format is not less than this share of what was measured for it
+MOST = 0.75  # of the steps must look so
+
+
+def suspicion(checked: Check) -> Suspected | None:
+    """The narrower format that the whole dump, or all that is wrong in it, looks like the work of; None where nothing does."""
     for format in ("float32", "float16", "bfloat16"):
-        wider = EPS[format] > EPS[checked.format]
-        if wider and max(own) > checked.factor and format in checked.golden.steps[0]["noise"]:
-            floors = noise_of(checked.golden, format)
-            exact = checked.golden.arrays
-            errors = (error(a.array, np.asarray(exact[name]), floors[name]["run"]) for name, a in checked.arrays.items())
-            if all(e.noises <= checked.factor for e in errors):
-                return format
+        measured = format in checked.golden.steps[0]["noise"]
+        if EPS[format] > EPS[checked.format] and measured and computed_in(format, checked):
+            return Suspected(format)
+    return suspicion_of_one(checked)
+
+
+def computed_in(format: str, checked: Check) -> bool:
+    """Whether the errors are those of a format: within its noise everywhere, and nearly everywhere not far below.
+
+    One mistake is as large as the noise at some steps, but not at all: before it there is no error, and the steps after it
+    are right by themselves.
+    """
+    floors, exact = noise_of(checked.golden, format), checked.golden.arrays
+    results = [r for r in checked.results if r.run is not None]
+    if max(r.run.noises for r in results if r.run) <= checked.factor:
+        return False
+    worked = [r for r in results if is_work({"name": r.name})]
+    far = {r.name: error(checked.arrays[r.name].array, np.asarray(exact[r.name]), floors[r.name]["run"]) for r in results}
+    if len(worked) < 3 or any(e.noises > checked.factor for e in far.values()):
+        return False
+    by_run = [far[r.name].l2 >= ALIKE * floors[r.name]["run"]["l2"] for r in worked]
+    by_step = [r.own.l2 >= ALIKE * floors[r.name]["step"]["l2"] for r in worked if r.own and math.isfinite(r.own.l2)]
+    return all(not alike or sum(alike) >= MOST * len(alike) for alike in (by_run, by_step)) and by_run[0]
+
+
+def suspicion_of_one(checked: Check) -> Suspected | None:
+    """The format that one kind of step was computed in, where only that kind is wrong, in every block, and as it would be.
+
+    Rounding makes a step neither larger nor smaller as a whole: so it is told from a factor.
+    """
+    wrong = [r for r in checked.results if r.verdict == WRONG and r.own is not None and math.isfinite(r.own.l2)]
+    kinds = {short_name(r.name) for r in wrong}
+    alike = [r for r in checked.results if r.own is not None and short_name(r.name) in kinds]
+    if len(kinds) != 1 or len(alike) < 2 or len(wrong) < MOST * len(alike):
+        return None
+    for format in ("float16", "bfloat16"):
+        if EPS[format] <= EPS[checked.format] or format not in checked.golden.steps[0]["noise"]:
+            continue
+        floors = noise_of(checked.golden, format)
+        sizes = [(r.own, floors[r.name]["step"]) for r in alike if r.own is not None]
+        if all(
+            ALIKE * noise["l2"] <= own.l2 <= checked.factor * noise["l2"] and abs(own.gain) <= 0.2 * own.l2
+            for own, noise in sizes
+        ):
+            return Suspected(format, kinds.pop())
     return None

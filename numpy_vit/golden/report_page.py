@@ -20,7 +20,7 @@ import numpy as np
 
 from ..writing.template import filled, script_data
 from .checking import MISSING, Check, Error, Result
-from .diagnosing import Finding, Tried
+from .diagnosing import Finding, Suspected, Tried
 from .report_zh import in_chinese
 
 Array = Any
@@ -35,7 +35,7 @@ def html(
     dump: str,
     *,
     findings: Sequence[Finding] | None = None,
-    suspected: str | None = None,
+    suspected: Suspected | None = None,
     language: str = "en",
 ) -> str:
     """The page, as text.
@@ -47,7 +47,8 @@ def html(
     """
     facts = page_facts(checked, dump) | {
         "findings": None if findings is None else [finding_facts(finding) for finding in findings],
-        "suspected": suspected,
+        "suspected": None if suspected is None else suspected.format,
+        "kind": "" if suspected is None else suspected.kind,
         "language": language,
     }
     title = markup.escape(f"{dump}: numpy-vit golden check")
