@@ -100,7 +100,8 @@ def nothing_compared(checked: Check) -> str:
 def conventions_said(checked: Check) -> list[str]:
     """What a port does otherwise than the paper, without being wrong."""
     return [
-        f"By convention, and not wrong: {c.text} [{c.name}] {place(c.steps, checked.arrays)}; compared after division by it."
+        " ".join(["By convention, and not wrong:", c.text, f"[{c.name}]", place(c.steps, checked.arrays)]).strip()
+        + "; compared after division by it."
         for c in checked.conventions
     ]
 
