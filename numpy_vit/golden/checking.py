@@ -30,7 +30,7 @@ from ..models.seeded import random_model
 from ..parameters import parameter_shapes
 from ..tracing.tracer import trace
 from ..vit import ViT
-from .alignment import Aligned, align
+from .alignment import Aligned, align, last_hidden_state_named
 from .conventions import PARTS, Convention, as_meant, conventions, refuted
 from .folder import Golden, weights_sha256
 from .recording import distance, replay
@@ -153,6 +153,7 @@ def check(
     Raises InputError for a dump that is not one of this golden.
     """
     aligned, unknown = align(dump, golden.steps, mapping)
+    aligned = last_hidden_state_named(aligned, golden.arrays, golden.config.depth)
     format = format or dump_format(aligned)
     inputs = inputs_of(golden)
     floors = floors_of(golden, format, aligned, inputs)
