@@ -135,6 +135,7 @@ def test_every_known_mistake_has_a_chinese_text():
     used = set()
     configs = [ViTConfig(**{**PLAIN, **options}) for options in OPTIONS.values()]
     configs += [crooked_config(pooling=pooling, image=image) for pooling in ("class", "mean") for image in ((12, 20), (16, 16))]
+    configs += [crooked_config(pooler=15)]
     for config in configs:
         for mistake in mistakes(config, size=(config.image[0] + 4, config.image[1])) + mistakes(config):
             text = in_chinese(mistake.text)

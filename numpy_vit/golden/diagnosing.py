@@ -8,7 +8,7 @@ a correct one, and far nearer than without it; what nothing explains is said to 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..merging import merge, merged_at_the_end
 from ..parameters import Weights, parameter_shapes, weights_tree
 from ..tracing.tracer import trace
 from ..vit import new_step
-from .checking import WRONG, Check, Error, error, is_work, noise_of, own_error
+from .checking import WRONG, Check, Error, Result, error, is_work, noise_of, own_error
 from .mistakes import Mistake, OnWeight, Variation, both, mistakes
 
 Array = Any
@@ -527,14 +527,16 @@ def suspicion_of_one(checked: Check) -> Suspected | None:
     alike = [r for r in checked.results if r.own is not None and short_name(r.name) in kinds]
     if len(kinds) != 1 or len(alike) < 2 or len(wrong) < MOST * len(alike):
         return None
-    for format in ("float16", "bfloat16"):
-        if EPS[format] <= EPS[checked.format] or format not in checked.golden.steps[0]["noise"]:
-            continue
-        floors = noise_of(checked.golden, format)
-        sizes = [(r.own, floors[r.name]["step"]) for r in alike if r.own is not None]
-        if all(
-            ALIKE * noise["l2"] <= own.l2 <= checked.factor * noise["l2"] and abs(own.gain) <= 0.2 * own.l2
-            for own, noise in sizes
-        ):
-            return Suspected(format, kinds.pop())
-    return None
+    measured = {step["name"]: step["noise"] for step in checked.golden.steps}
+    formats = [f for f in ("float16", "bfloat16") if EPS[f] > EPS[checked.format] and f in measured[alike[0].name]]
+    apart = {f: max(abs(math.log(factor_of(r, measured[r.name][f]))) for r in alike) for f in formats}
+    if not apart or any(r.own is None or abs(r.own.gain) > 0.2 * r.own.l2 for r in alike):
+        return None
+    format = min(formats, key=lambda f: apart[f])
+    return Suspected(format, kinds.pop()) if apart[format] <= math.log(checked.factor) else None
+
+
+def factor_of(result: Result, noise: Mapping[str, Any]) -> float:
+    """How many times what was measured of a format's noise in a step the error of this step is."""
+    assert result.own is not None
+    return max(result.own.l2, 1e-300) / max(noise["step"]["l2"], 1e-300)
