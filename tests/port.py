@@ -14,7 +14,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 def norm(x, scale, shift, eps, wrong):
     x = x.astype(f)
-    axis = {"norm over tokens": -2, "norm over the picture": (-2, -1)}.get(next(iter(wrong), ""), -1)
+    axis = {"norm over tokens": -2, "norm over the picture": (-2, -1)}.get(next(iter(wrong), ""), -1) if x.ndim == 3 else -1
     d = x - x.mean(axis, keepdims=True)
     if "unbiased variance" in wrong:
         v = (d**2).sum(-1, keepdims=True) / (x.shape[-1] - 1)
@@ -235,6 +235,9 @@ def run(pixels, w, c, wrong=(), keep=lambda name, array: None):
         positions = np.concatenate([0 * positions[:1], positions[:-1]])
     x = x + positions
     keep("embed.positions", x)
+    if "embed.norm.weight" in w:
+        x = norm(x, w["embed.norm.weight"], w["embed.norm.bias"], c["eps"], wrong)
+        keep("embed.norm", x)
     order = list(range(c["depth"]))
     if "first block skipped" in wrong:
         order = order[1:]
@@ -284,6 +287,9 @@ def run(pixels, w, c, wrong=(), keep=lambda name, array: None):
         y = norm1(x)
         here("norm1", y)
         y = attention(y, at, c, wrong, here)
+        if "layer_scale1" in v:
+            y = y * v["layer_scale1"]
+            here("layer_scale1", y)
         half = f(0.5) if "branches halved" in wrong else f(1)
         x = y if "residual missing" in wrong else x + x + y if "residual twice" in wrong else x + half * y
         if "no attention" in wrong:
@@ -292,6 +298,9 @@ def run(pixels, w, c, wrong=(), keep=lambda name, array: None):
         y = norm2(came_in if "parallel block" in wrong else x)
         here("norm2", y)
         y = feed_forward(y)
+        if "layer_scale2" in v:
+            y = y * v["layer_scale2"]
+            here("layer_scale2", y)
         x = y if "residual missing" in wrong else x + x + y if "residual twice" in wrong else x + half * y
         if "second residual from the input" in wrong:
             x = came_in + y
@@ -301,9 +310,10 @@ def run(pixels, w, c, wrong=(), keep=lambda name, array: None):
         outputs.append(x)
     if "last block not taken" in wrong:
         x = outputs[-2]
-    if "final norm missing" not in wrong:
-        x = norm(x, w["norm.weight"], w["norm.bias"], c["eps"], wrong)
-    keep("norm", x)
+    if "norm.weight" in w:
+        if "final norm missing" not in wrong:
+            x = norm(x, w["norm.weight"], w["norm.bias"], c["eps"], wrong)
+        keep("norm", x)
     mean = c["pooling"] == "mean"
     if "mean pooling" in wrong:
         mean = not mean
@@ -313,6 +323,14 @@ def run(pixels, w, c, wrong=(), keep=lambda name, array: None):
     if "last token pooled" in wrong:
         pooled = x[:, -1]
     keep("pool", pooled)
+    if "pooled_norm.weight" in w:
+        if "final norm missing" not in wrong:
+            pooled = norm(pooled, w["pooled_norm.weight"], w["pooled_norm.bias"], c["eps"], wrong)
+        keep("pooled_norm", pooled)
+    if "projection.weight" in w:
+        keep(
+            "image_embedding", dense(pooled, w, "projection", {"" if name.startswith("projection") else name for name in wrong})
+        )
     if "pooler.weight" in w:
         keep("pooler", np.tanh(dense(x[:, 0], w, "pooler", wrong)))
     if "head.weight" in w:
@@ -365,7 +383,7 @@ PLANTED = {
     "unbiased variance": ["norm-unbiased"],
     "post-norm": ["post-norm"],
     "residual missing": ["residuals-missing"],
-    "final norm missing": ["final-norm-missing"],
+    "final norm missing": ["final-norm-missing", "pooled-norm-missing"],
     "mean pooling": ["pooling-mean", "pooling-class"],
     "mirrored": ["picture-mirrored"],
     "upside down": ["picture-upside-down"],
@@ -436,8 +454,8 @@ PLANTED = {
 }
 # Not wrong, and how it is to be called.
 RIGHT = {
-    "prescaled": "queries-by-1/sqrt(K)",
-    "both prescaled": "queries-and-keys-by-1/sqrt(sqrt(K))",
-    "prescaled for exp2": "queries-by-log2(e)/sqrt(K)",
-    "scores dumped unscaled": "scores-by-sqrt(K)",
+    "prescaled": ["queries-by-1/sqrt(K)"],
+    "both prescaled": ["queries-by-1/sqrt(sqrt(K))", "keys-by-1/sqrt(sqrt(K))"],
+    "prescaled for exp2": ["queries-by-log2(e)/sqrt(K)", "scores-by-log2(e)"],
+    "scores dumped unscaled": ["scores-by-sqrt(K)"],
 }

@@ -342,9 +342,11 @@ def error(a: Array, b: Array, noise: Mapping[str, float]) -> Error:
 
 def own_error(a: Array, b: Array, noise: Mapping[str, float]) -> Error:
     """The same, but NaN and infinity that both have at the same places are no error: they are inherited."""
-    with np.errstate(invalid="ignore"):
-        same = (np.isnan(a) & np.isnan(b)) | (np.isinf(a) & (a == b))
-    return error(np.where(same, 0.0, a), np.where(same, 0.0, b), noise) if same.any() else error(a, b, noise)
+    found = error(a, b, noise)
+    if math.isfinite(found.largest):
+        return found
+    same = (np.isnan(a) & np.isnan(b)) | (np.isinf(a) & (a == b))
+    return error(np.where(same, 0.0, a), np.where(same, 0.0, b), noise)
 
 
 def cosine(a: Array, b: Array) -> float:

@@ -283,6 +283,8 @@ def zero(kind: str, *layers: str) -> OnWeight:
 
 def ends_with(name: str, kind: str, layers: tuple[str, ...]) -> bool:
     """ "blocks.0.mlp.hidden.bias" is the "bias" of the layer "mlp.hidden"."""
+    if name.startswith("embed.") and "projection" in layers:  # which is the one to the image embedding
+        layers = tuple(layer for layer in layers if layer != "projection")
     return any(name == f"{layer}.{kind}" or name.endswith(f".{layer}.{kind}") for layer in layers)
 
 
@@ -502,8 +504,13 @@ IF_RMS: dict[str, tuple[str, NormOf]] = {
 
 
 def norm_inputs(c: ViTConfig) -> dict[str, str]:
-    """The norms of blocks and tail -> the step that goes into each."""
-    found = {"norm1": "input", "norm2": "residual1"} if c.norm_places == "before" and c.depth else {}
+    """The norms of the model -> the step that goes into each."""
+    found = {"embed.norm": "embed.tokens" if c.positions == "none" else "embed.positions"} if c.pre_norm else {}
+    found |= {"norm1": "input", "norm2": "residual1"} if c.norm_places == "before" and c.depth else {}
+    if c.qk_norm and c.qk_norm_of_heads and c.depth:
+        found |= {f"attention.{part}_norm": f"attention.{part}" for part in ("query", "key")}
+    if c.mlp_norm and c.depth:
+        found["mlp.norm"] = "mlp.gated" if c.gated_mlp else f"mlp.{activation_name(c)}"
     if c.final_norm == "pooled" and c.pooling != "none":
         found["pooled_norm"] = "pool"
     return found | ({"norm": "input"} if c.final_norm == "tokens" else {})
@@ -737,7 +744,6 @@ def order_mistakes(c: ViTConfig) -> list[Row]:
         (several, "last-block", "the blocks have the weights of the last one", weight(from_block(lambda n, depth: depth - 1))),
         *((True, f"block-{n}-left-out", f"block {n} is left out", block_by_another_rule(n, left_out)) for n in range(c.depth)),
         *((True, f"block-{n}-twice", f"block {n} is run twice", block_by_another_rule(n, run_twice)) for n in range(c.depth)),
-        (several, "blocks-backwards", "the blocks are run in reverse order", backwards_blocks),
     ]  # fmt: skip
 
 
@@ -745,8 +751,8 @@ def hidden_without_bias(hidden: Array, run: Run) -> Array:
     return hidden - run["mlp.hidden.bias"]
 
 
-def activated_before_bias(activate: Callable[[Array], Array]) -> OnStep:
-    return lambda result, run: activate(run["mlp.hidden"]) + run["mlp.hidden.bias"]
+def activated_before_bias(result: Array, run: Run) -> Array:
+    return ACTIVATION_FUNCTIONS[run.config.activation](run["mlp.hidden"]) + run["mlp.hidden.bias"]
 
 
 def softplus(x: Array) -> Array:
@@ -777,7 +783,7 @@ OTHER_ACTIVATIONS: dict[str, tuple[str, Callable[[Array], Array]]] = {
 def activation_mistakes(c: ViTConfig) -> list[Row]:
     """Other activations than any model here has; the activation in another place, or twice."""
     name, activate = f"mlp.{activation_name(c)}", ACTIVATION_FUNCTIONS[c.activation]
-    before, biased = "mlp.gate" if c.gated_mlp else "mlp.hidden", has_bias(c, "mlp.hidden")
+    before = "mlp.gate" if c.gated_mlp else "mlp.hidden"
     again: OnStep = lambda result, run: activate(result)  # noqa: E731
     return [
         *(((other, c.activation) != ("relu6", "relu"), f"activation-{other}", f"the activation is {text}",
@@ -786,8 +792,6 @@ def activation_mistakes(c: ViTConfig) -> list[Row]:
         (True, "output-activated", "the activation is applied to the MLP's output too", step("mlp.output", again)),
         (True, "activation-late", "the activation is applied to the MLP's output instead of its hidden numbers",
          both(step(name, earlier(before)), step("mlp.output", again))),
-        (biased and not c.gated_mlp, "bias-after-activation", "the bias of the MLP's first layer is added after the activation",
-         both(step("mlp.hidden", hidden_without_bias), step(name, activated_before_bias(activate)))),
     ]  # fmt: skip
 
 
@@ -802,6 +806,8 @@ LINEARS = {
     "mlp.output": "the MLP's second layer",
     "pooler": "the pooler",
     "head": "the classification head",
+    "distillation_head": "the distillation head",
+    "projection": "the projection to the image embedding",
 }
 ACTIVATIONS = {
     "gelu": "GELU is exact (erf)",
@@ -1046,7 +1052,7 @@ def embedding_mistakes(c: ViTConfig, size: tuple[int, int]) -> list[Row]:
 def other_norms(c: ViTConfig) -> Iterator[Row]:
     """Every norm of blocks and tail, or one of them, computed in another way."""
     places = norm_inputs(c)
-    of_tokens = {name: before for name, before in places.items() if name != "pooled_norm"}
+    of_tokens = {name: places[name] for name in ("embed.norm", "norm1", "norm2", "norm") if name in places}
     for key, (text, how) in (OTHER_NORMS if c.norm == "layer" else IF_RMS).items():
         norms = of_tokens if key.startswith("over-") else places
         there = bool(norms) and (key != "no-eps" or c.eps > 1e-9)
@@ -1262,9 +1268,13 @@ def mistakes(
         *block_mistakes(model),
         *option_mistakes(model),
         *multimodal_mistakes(model),
-        *tail_mistakes(model),
         *order_mistakes(model),
+        *tail_mistakes(model),
         *weight_mistakes(model),
+        (has_bias(model, "mlp.hidden") and not model.gated_mlp, "bias-after-activation",
+         "the bias of the MLP's first layer is added after the activation",
+         both(step("mlp.hidden", hidden_without_bias), step(f"mlp.{activation_name(model)}", activated_before_bias))),
+        (model.depth > 1, "blocks-backwards", "the blocks are run in reverse order", backwards_blocks),
     ])  # fmt: skip
 
 

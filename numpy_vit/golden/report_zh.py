@@ -13,6 +13,8 @@ WORDS = {
     "the MLP's second layer": "MLP 的第二层",
     "the pooler": "pooler",
     "the classification head": "分类头",
+    "the distillation head": "蒸馏头",
+    "the projection to the image embedding": "到图片嵌入的投影",
     "ImageNet's": "ImageNet 的",
     "CLIP's": "CLIP 的",
     "halves": "前后两半",
