@@ -10,13 +10,14 @@ import pytest
 from test_golden import CONFIGS, golden_and_port, named, right_names
 
 import numpy_vit
+from numpy_vit import ops
 from numpy_vit.arithmetic.rounded import round_to
 from numpy_vit.cli import main
 from numpy_vit.convert import FAMILIES
 from numpy_vit.files.tensorfile import tensor_of
 from numpy_vit.golden import diagnosing
 from numpy_vit.golden.alignment import LAYERS, STEPS_OF, align, family_of_names, our_names
-from numpy_vit.golden.checking import check
+from numpy_vit.golden.checking import check, error
 from numpy_vit.golden.diagnosing import diagnose
 from numpy_vit.golden.folder import write_golden
 from numpy_vit.golden.mistakes import mistakes
@@ -180,6 +181,20 @@ def test_a_second_mistake_must_do_much_on_top_of_the_first(scale):
     size = np.abs(steps["blocks.0.mlp.gelu"]).max()
     noisy = steps["blocks.0.mlp.gelu"] + scale * size * rng.normal(size=steps["blocks.0.mlp.gelu"].shape)
     assert named(diagnose(checked({**steps, "blocks.0.mlp.gelu": noisy.astype("f4")}))) <= {"activation-gelu"}
+
+
+@pytest.mark.parametrize("share, so", [(0.6, False), (0.9, True)])
+def test_a_second_mistake_leaves_at_most_half_of_what_the_first_leaves(share, so):
+    """Exact GELU, and a part of the way to float16 weights before it: far on that way they are named too."""
+    golden, model, _ = made()
+    x = np.asarray(golden.arrays["blocks.0.norm2"])
+    weight, bias = (np.asarray(model.tensors[f"blocks.0.mlp.hidden.{kind}"], np.float64) for kind in ("weight", "bias"))
+    one, both = (ops.gelu.formula(x @ w + bias) for w in (weight, weight.astype(np.float16).astype(np.float64)))
+    dump = {"blocks.0.norm2": x, "blocks.0.mlp.gelu": one + share * (both - one)}
+    floor = checked(dump, format="float32").floors["blocks.0.mlp.gelu"]["step"]
+    factor = 0.5 * error(both, one, floor).noises  # what is left is within it, what the first alone leaves is not
+    found = named(diagnose(checked(dump, format="float32", factor=factor)))
+    assert any("float16" in name for name in found) is so and (not so or "activation-gelu" in found)
 
 
 UNKNOWN = {
