@@ -273,12 +273,18 @@ def run(pixels, w, c, wrong=(), keep=lambda name, array: None):
             here("mlp.output", out)
             return out
 
+        def scaled(name, y, v=v, here=here):
+            if name in v:
+                y = y * v[name]
+                here(name, y)
+            return y
+
         if "post-norm" in wrong:
-            x = x + attention(x, at, c, wrong, here)
+            x = x + scaled("layer_scale1", attention(x, at, c, wrong, here))
             here("residual1", x)
             x = norm1(x)
             here("norm1", x)
-            x = x + feed_forward(x)
+            x = x + scaled("layer_scale2", feed_forward(x))
             here("residual2", x)
             x = norm2(x)
             here("norm2", x)
@@ -286,10 +292,7 @@ def run(pixels, w, c, wrong=(), keep=lambda name, array: None):
         came_in = x
         y = norm1(x)
         here("norm1", y)
-        y = attention(y, at, c, wrong, here)
-        if "layer_scale1" in v:
-            y = y * v["layer_scale1"]
-            here("layer_scale1", y)
+        y = scaled("layer_scale1", attention(y, at, c, wrong, here))
         half = f(0.5) if "branches halved" in wrong else f(1)
         x = y if "residual missing" in wrong else x + x + y if "residual twice" in wrong else x + half * y
         if "no attention" in wrong:
@@ -297,10 +300,7 @@ def run(pixels, w, c, wrong=(), keep=lambda name, array: None):
         here("residual1", x)
         y = norm2(came_in if "parallel block" in wrong else x)
         here("norm2", y)
-        y = feed_forward(y)
-        if "layer_scale2" in v:
-            y = y * v["layer_scale2"]
-            here("layer_scale2", y)
+        y = scaled("layer_scale2", feed_forward(y))
         x = y if "residual missing" in wrong else x + x + y if "residual twice" in wrong else x + half * y
         if "second residual from the input" in wrong:
             x = came_in + y

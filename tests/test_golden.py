@@ -223,8 +223,7 @@ def makes_a_difference(planted, config):
     no_head = {name for name in port.PLANTED if name.startswith("head ") or "logits" in name} if not config.classes else set()
     no_bias = {"projection bias missing"} if "embed.projection" in config.without_bias else set()
     no_norm = {"last norm in every block", "last block not taken"} if config.final_norm != "tokens" else set()
-    scaled = {"post-norm"} if config.layer_scale else set()  # the port has no such block with layer scale
-    return planted not in {*own, *of_blocks, *tiny_eps, *no_head, *no_bias, *no_norm, *scaled, "positions by another rule"}
+    return planted not in {*own, *of_blocks, *tiny_eps, *no_head, *no_bias, *no_norm, "positions by another rule"}
 
 
 @pytest.mark.parametrize(

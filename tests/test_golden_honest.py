@@ -15,7 +15,7 @@ from numpy_vit.arithmetic.rounded import round_to
 from numpy_vit.cli import main
 from numpy_vit.convert import FAMILIES
 from numpy_vit.files.tensorfile import tensor_of
-from numpy_vit.golden import diagnosing
+from numpy_vit.golden import conventions, diagnosing, report_page
 from numpy_vit.golden.alignment import LAYERS, STEPS_OF, align, family_of_names, our_names
 from numpy_vit.golden.checking import check, error
 from numpy_vit.golden.diagnosing import diagnose
@@ -23,6 +23,7 @@ from numpy_vit.golden.folder import write_golden
 from numpy_vit.golden.mistakes import mistakes
 from numpy_vit.golden.recording import replay
 from numpy_vit.golden.report import check_text, diagnosis_text
+from numpy_vit.golden.report_zh import convention_in_chinese
 
 from conftest import crooked_config
 
@@ -96,6 +97,17 @@ def test_conventions_on_the_command_line(tmp_path, capsys):
         said = json.loads(capsys.readouterr().out)
         assert [c["name"] for c in said["conventions"]] == port.RIGHT["prescaled for exp2"]
         assert "powers of 2" in said["conventions"][0]["text"]
+
+
+@pytest.mark.parametrize("of", ["queries", "keys", "scores"])
+def test_conventions_are_on_the_page_in_both_languages(of):
+    golden, _, run = made()
+    among = conventions.factors(golden.config)[of == "scores"]
+    for factor in among:
+        text = conventions.sentence(of, factor)
+        assert factor.split(" ")[0] in text and convention_in_chinese(text) not in (text, "")
+    facts = report_page.page_facts(check(golden, run("prescaled")), "d")
+    assert facts["conventions"][0]["name"] == port.RIGHT["prescaled"][0] and not facts["hollow"]
 
 
 # Inherited, and by its own

@@ -21,7 +21,7 @@ import numpy as np
 from ..writing.template import filled, script_data
 from .checking import MISSING, Check, Error, Result
 from .diagnosing import Finding, Suspected, Tried
-from .report_zh import in_chinese
+from .report_zh import convention_in_chinese, in_chinese
 
 Array = Any
 CODES, LARGEST_CODE, NOT_FINITE = 12, 254, 255
@@ -74,6 +74,10 @@ def page_facts(checked: Check, dump: str) -> dict[str, Any]:
         "first": first,
         "unknown": list(checked.unknown),
         "budgets": list(checked.budgets),
+        "hollow": checked.hollow,
+        "conventions": [
+            {"name": c.name, "text": (c.text, convention_in_chinese(c.text)), "steps": c.steps} for c in checked.conventions
+        ],
         "not_replayed": checked.replayed,
         "codes": CODES,
         "decades": decades(steps),

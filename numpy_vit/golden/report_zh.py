@@ -274,3 +274,21 @@ def in_chinese(text: str) -> str:
         if found:
             return chinese.format(*(WORDS.get(part, part) for part in found.groups() if part))
     return text
+
+
+CONVENTIONS = {
+    "queries are prescaled by (.+?)(?:, for a softmax of powers of 2)?": "query 已预先乘以 {}",
+    "keys are prescaled by (.+?)(?:, for a softmax of powers of 2)?": "key 已预先乘以 {}",
+    "the scores are those before the division by (sqrt\\(K\\))": "分数是除以 {} 之前的",
+    "the scores are those before the division by (sqrt\\(K\\)), times log2.*": "分数是除以 {} 之前的,并乘以了 log2(e)",
+    "scores are multiplied by (.+), for a softmax of powers of 2": "分数乘以了 {}(以 2 为底的 softmax)",
+}
+
+
+def convention_in_chinese(text: str) -> str:
+    """What a port does otherwise without being wrong, in Chinese."""
+    for english, chinese in CONVENTIONS.items():
+        found = re.fullmatch(english, text)
+        if found:
+            return chinese.format(*found.groups())
+    return text
