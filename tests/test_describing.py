@@ -40,7 +40,7 @@ PLANTED = {
     "factor by head": (lambda x: x * np.array([1, 2, 3])[:, None, None], "factor by place", "every head has a factor"),
     "offset by channel": (lambda x: x + np.arange(8) / 4, "offset by place", "every number of a head is off by a number"),
     "affine by token": (
-        lambda x: x * np.linspace(1, 2, 11)[:, None] + np.arange(11)[:, None], "affine by place", "every token has a factor and an",
+        lambda x: x * np.linspace(1, 2, 11)[:, None] + np.arange(11)[:, None], "affine by place", "every token has a factor",
     ),
     "heads": (lambda x: x[:, [2, 0, 1]], "order", "the heads are in another order: moved on by 1, cyclically"),
     "two heads": (lambda x: x[:, [1, 0, 2]], "order", "the heads are in another order: 0 and 1 are swapped"),
@@ -77,7 +77,7 @@ EXACTLY = {
     "integers": (lambda x: np.rint(x * 20) / 20, "grid", "every number is a multiple of 0.05"),
     "nothing": (lambda x: 0 * x, "constant", "every number is 0"),
     "nan": (
-        lambda x: put(x, np.s_[0, 2, 3], np.nan), "not finite", "8 of 528 numbers are NaN or infinite: picture 0, head 2, token",
+        lambda x: put(x, np.s_[0, 2, 3], np.nan), "not finite", "8 of 528 numbers are NaN or infinite: picture 0, head 2",
     ),
 }  # fmt: skip
 

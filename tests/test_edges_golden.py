@@ -12,11 +12,13 @@ from test_golden import golden_and_port, named, out_in
 
 import numpy_vit
 from numpy_vit import InputError, ops
-from numpy_vit.arithmetic.rounded import EPS
+from numpy_vit.arithmetic.rounded import EPS, round_to, rounded_tensors
 from numpy_vit.files.tensorfile import Tensor, tensor_of
+from numpy_vit.golden import diagnosing
 from numpy_vit.golden.checking import check
-from numpy_vit.golden.diagnosing import diagnose, suspicion
-from numpy_vit.golden.recording import record
+from numpy_vit.golden.diagnosing import Suspected, diagnose, place, suspicion
+from numpy_vit.golden.mistakes import mistakes
+from numpy_vit.golden.recording import record, replay
 
 from conftest import crooked_config
 
@@ -278,8 +280,9 @@ def explained(steps, **options):
 
 
 @pytest.mark.parametrize("share, so", [(0.48, False), (0.53, True)])
-def test_a_mistake_explains_what_it_brings_twice_as_near(share, so):
+def test_a_mistake_explains_what_it_brings_twice_as_near(share, so, monkeypatch):
     """Half way to the mistake, which makes the scores twice as large, its error in their noise is half of the right one's."""
+    monkeypatch.setattr(diagnosing, "mistakes", lambda *a, **k: [m for m in mistakes(*a, **k) if m.name == NAME])
     factor = 0.3 * own_noises(towards_the_mistake(1.0))  # so that it is within noise of the mistake in both cases
     assert explained(towards_the_mistake(share), factor=factor) is so
 
@@ -306,10 +309,66 @@ def test_explanations_that_are_as_near_within_a_twentieth_are_both_given(share, 
     assert sorted(several) == ["activation-gelu"] + ["activation-gelu_tanh"] * (not told_apart)
 
 
-def test_a_dump_that_looks_like_a_narrower_formats():
-    """What float32 could not have done is said to be the work of a narrower format that could; or nothing is said."""
-    among = exact("norm", "logits")
-    assert suspicion(checked(among)) is None
-    for format, wider in (("float16", "bfloat16"), ("bfloat16", None)):
-        assert suspicion(checked(off_by(3.9, "logits", among, format=format))) == format
-        assert suspicion(checked(off_by(4.1, "logits", among, format=format))) == wider
+def rounded_run(format, *, kind=None, factor=1.0):
+    """All steps as a model computes them in a format, saved as float32; or only those of one kind of step."""
+    golden, model, _ = made()
+    narrow = numpy_vit.ViT(model.config, rounded_tensors(format, model.tensors))
+    if kind is None:
+        arrays = narrow(round_to(format, golden.arrays["pixels"]), record=True).steps
+    else:
+        change = {f"blocks.*.{kind}": lambda x: round_to(format, x).astype(np.float64)}
+        arrays = model(golden.arrays["pixels"], record=True, change=change).steps
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("format", ["float16", "bfloat16"])
+def test_a_dump_that_is_a_narrower_formats_work(format):
+    _, model, _ = made()
+    for options in ({}, {"model": model}):
+        assert suspicion(checked(rounded_run(format), **options)) == Suspected(format)
+    few = {name: array for name, array in rounded_run(format).items() if name.endswith("residual2")}
+    assert suspicion(checked(few)) is None  # two steps are no pattern
+    steps = rounded_run(format)
+    first = steps["blocks.0.residual2"]
+    steps["blocks.0.residual2"] = first + np.float32(20) * (first - exact("blocks.0.residual2")["blocks.0.residual2"])
+    assert suspicion(checked(steps)) is None  # nor is one that it would not have made
+    golden, model, _ = made()
+    given = {n: a.astype(np.float64) for n, a in rounded_run(format).items() if n.startswith(("embed.", "blocks.0."))}
+    steps = {}  # and nor are those where the later blocks are right by themselves
+    replay(model, golden.arrays["pixels"], given, lambda n, a: steps.update({n: np.asarray(given.get(n, a), np.float32)}))
+    assert suspicion(checked(steps, model=model)) is None
+
+
+def test_one_operation_in_a_narrower_format_is_called_that():
+    _, model, _ = made()
+    found = suspicion(checked(rounded_run("bfloat16", kind="attention.probs"), model=model))
+    assert found == Suspected("bfloat16", "attention.probs")
+    steps = exact()
+    larger = {name: array * 1.002 for name, array in steps.items() if name.endswith("mlp.output")}
+    assert suspicion(checked({**steps, **larger}, model=model)) is None  # a factor is no rounding
+    one = {"blocks.0.attention.probs": round_to("bfloat16", steps["blocks.0.attention.probs"])}
+    assert suspicion(checked({**steps, **one}, model=model)) is None  # nor is it in block 1
+
+
+def test_a_mistake_within_a_formats_noise_is_not_called_that_format():
+    golden, model, run = made()
+    for wrong in ("activation gelu", "eps 1e-06", "hidden bias missing"):
+        assert suspicion(check(golden, run(wrong), model=model, format="float32")) is None, wrong
+
+
+@pytest.mark.parametrize(
+    "steps, dumped, said",
+    [
+        ([3], range(12), "in block 3"),
+        ([0, 1, 2, 5], range(12), "in blocks 0 to 2, 5"),
+        (range(12), range(12), "in every block"),
+        ([3, 7], [3, 7], "in every block of the dump (3, 7)"),
+        ([0], [0], ""),
+    ],
+)
+def test_every_block_is_said_only_where_those_looked_at_agree(steps, dumped, said):
+    def name(numbers):
+        return [f"blocks.{n}.mlp.gelu" for n in numbers]
+
+    assert place(name(steps), [*name(dumped), "logits", "blocks.20.norm1"]) == said
+    assert place(["logits"], name(dumped)) == ""

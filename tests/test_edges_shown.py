@@ -294,13 +294,17 @@ def test_what_an_array_file_claims():
 
 def test_eight_steps_are_named_and_then_dots(monkeypatch):
     monkeypatch.setattr(report, "distance_text", lambda error: "far")
-    best = SimpleNamespace(error=None)
+    best = SimpleNamespace(error=None, broken=())
     for count, said in [(2, "s0, s1"), (8, "s0, s1, s2, s3, s4, s5, s6, s7"), (9, "s0, s1, s2, s3, s4, s5, s6, s7, ...")]:
         steps = [f"s{n}" for n in range(count)]
-        finding = SimpleNamespace(tried=1, before=None, best=best, steps=steps, equals=[], nearest=[])
+        finding = SimpleNamespace(tried=1, before=None, best=best, steps=steps, equals=[], nearest=[], place="")
         assert report.evidence(finding)[1] == f"shows in {said}"
     finding.steps = ["s0"]
     assert len(report.evidence(finding)) == 1
+    finding.place = "in block 3"
+    assert report.evidence(finding)[1:] == ["shows in block 3"]
+    best.broken = ("s1", "s2")
+    assert report.evidence(finding)[2:] == ["though it would show in s1, s2 too, and does not"]
     assert (Result("a", "B", (1,), "ok").nan, Result("a", "B", (1,), "ok").inf) == (0, 0)
 
 

@@ -13,7 +13,7 @@ from .options import add, add_output
 
 if TYPE_CHECKING:
     from ..golden.checking import Check
-    from ..golden.diagnosing import Finding
+    from ..golden.diagnosing import Finding, Suspected
     from ..vit import ViT
 
 
@@ -314,7 +314,7 @@ def page(checked: "Check", arguments: argparse.Namespace) -> str:
     return html(checked, printable(arguments.dump), findings=findings, suspected=suspected, language=arguments.lang)
 
 
-def diagnosed(checked: "Check") -> "tuple[list[Finding], str | None]":
+def diagnosed(checked: "Check") -> "tuple[list[Finding], Suspected | None]":
     """What explains the wrong steps, and the narrower format that what is unexplained looks like."""
     from ..golden.diagnosing import diagnose, suspicion
     from ..golden.narrow_checking import NarrowCheck, diagnose_narrow
@@ -337,7 +337,7 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
     arguments.verdict = OK if checked.passed else FAILED
     findings, suspected = diagnosed(checked)
     if arguments.json:
-        print(report.as_json(report.diagnosis_data(findings, suspected)))
+        print(report.as_json(report.diagnosis_data(findings, suspected, checked.conventions)))
     else:
         print(report.diagnosis_text(findings, checked, suspected, terminal_width()))
     return arguments.verdict

@@ -20,7 +20,10 @@ from ..files.tensorfile import Tensor
 from .folder import DTYPES, WHOLE
 
 Array = Any
-PREFIX = r"(?:(?:vit|model|module|backbone|vision_model)\.)*"
+PREFIX = (
+    r"(?:(?:vit|model|module|backbone|vision_model|vision_tower|vision_encoder|image_encoder|visual|vision|trunk|base_model|deit|"
+    r"dinov2|dinov2_with_registers|dinov3_vit|beit|clip|siglip|ijepa|yolos|pixio|moonvit)[./])*"
+)
 BLOCK = "blocks.{}."
 
 # Module name (a pattern; its group is the block's number) -> our steps. Of several modules for one step the first counts.
@@ -28,7 +31,7 @@ HUGGING_FACE: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"pixel_values", ("pixels",)),
     (r"embeddings\.patch_embeddings(?:\.projection)?", ("embed.projection",)),
     (r"embeddings(?:\.dropout)?", ("embed.positions",)),
-    (r"hidden_states\.0", ("embed.positions",)),
+    (r"(?:encoder\.)?hidden_states\.(\d+)", ("hidden_states.{}",)),
     # transformers 5
     (r"layers\.(\d+)\.attention\.1", (BLOCK + "attention.probs",)),
     (r"layers\.(\d+)\.attention(?:\.o_proj|\.0)?", (BLOCK + "attention.output",)),
@@ -64,27 +67,81 @@ MODULES = [(re.compile(PREFIX + f"(?:{pattern})"), ours) for pattern, ours in HU
 CONTAINERS = re.compile(PREFIX + r"(?:blocks|layers|encoder(?:\.layer)?|vit|layers\.\d+\.dropout)")
 
 # Steps that are the output of a layer of the same name; and two that are called otherwise.
-LAYERS = re.compile(r"(?:.*\.)?(?:projection|norm[12]?|\w+_norm|query|key|value|gate|hidden|output|layer_scale[12]|head)")
-STEPS_OF = {"head": "logits", "projection": "image_embedding"}
+LAYERS = re.compile(
+    r"(?:.*\.)?(?:projection|norm\d?(?:_after)?|\w+_norm|query|key|value|gate|(?:hidden|output|conv)\d?|layer_scale[12]|(?:\w+_)?head)"
+)
+STEPS_OF = {"head": "logits", "distillation_head": "distillation_logits", "projection": "image_embedding"}
+
+# Modules that give what their last layer gives; of a tuple, item 1 are the probabilities.
+ATTENTIONS = re.compile(r"(.*\.(?:attn|attention|self_attn|self_attention)|.*/MultiHeadDotProductAttention_\d)[./][^./]+")
+MLPS = re.compile(r"(.*\.(?:mlp|feed_forward)|.*/MlpBlock_\d)[./][^./]+")
+ACTIVATIONS = r"(?:act|act_fn|activation|activation_fn|gelu)"
+
+
+Modules = list[tuple[re.Pattern[str], tuple[str, ...]]]
 
 
 @functools.cache
-def modules() -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
+def modules() -> Modules:
     """A pattern of a module's name -> our steps: by the families' tables, since a layer's output is called as its weights are,
     then by MODULES."""
+    found = dict.fromkeys(row for name in FAMILIES for row in modules_of(name))
+    return [(re.compile(PREFIX + f"(?:{pattern})"), ours) for pattern, ours in found] + MODULES
+
+
+@functools.cache
+def modules_of(family: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The same of one family, without what may come before its names."""
     found: list[tuple[str, tuple[str, ...]]] = []
-    for table in (family.table for family in FAMILIES.values() if family.table.layout == "torch"):
-        named: dict[str, dict[tuple[int, int], str]] = {}
-        for row in table.rows:
-            if LAYERS.fullmatch(row.ours) and "{end}" not in row.theirs:
-                theirs = re.sub(r"(?<!\})\.[^.]+$", "", row.theirs) if "layer_scale" in row.ours else row.theirs
-                named.setdefault(theirs, {})[row.part] = STEPS_OF.get(row.ours, row.ours).replace("{n}", "{}")
-                if "{n}" in theirs:
-                    named.setdefault(theirs[: theirs.index("{n}") + 3], {(0, 1): BLOCK + "residual2"})
-        for theirs, parts in named.items():
+    flax = FAMILIES[family].table.layout == "flax"
+    named: dict[str, dict[tuple[int, int], str]] = {}
+    for row in FAMILIES[family].table.rows:
+        theirs = re.sub(r"(?<!\})\.[^.]+$", "", row.theirs) if "layer_scale" in row.ours else row.theirs
+        if "{n}" in theirs and row.ours.startswith("blocks."):
+            named.setdefault(theirs[: theirs.index("{n}") + 3], {(0, 1): BLOCK + "residual2"})
+        if not LAYERS.fullmatch(row.ours):
+            continue
+        if "{end}" not in row.theirs:
+            named.setdefault(theirs, {})[row.part] = STEPS_OF.get(row.ours, row.ours).replace("{n}", "{}")
+        for parents, part, step in ((ATTENTIONS, "attention", "attention.output"), (MLPS, "mlp", "mlp.output")):
+            parent = parents.fullmatch(row.theirs)
+            if parent and row.ours.startswith(f"blocks.{{n}}.{part}."):
+                named.setdefault(parent[1], {(0, 1): BLOCK + step})
+                named.setdefault(parent[1] + ".0", {(0, 1): BLOCK + step} if part == "attention" else {})
+                named.setdefault(parent[1] + ".1", {(0, 1): BLOCK + "attention.probs"} if part == "attention" else {})
+    for theirs, parts in named.items():
+        if parts:
             pattern = re.escape(theirs).replace(r"\{n\}", r"(\d+)")
-            found.append((pattern, tuple(ours for _, ours in sorted(parts.items()))))
-    return [(re.compile(PREFIX + f"(?:{pattern})"), ours) for pattern, ours in dict.fromkeys(found)] + MODULES
+            called = r"(?:[/.]__call__(?:[/.]0)?)?" if flax else ""  # of flax's capture_intermediates
+            found.append((pattern.replace("/", "[/.]") + called, tuple(ours for _, ours in sorted(parts.items()))))
+    mlps = {parent[1] for row in FAMILIES[family].table.rows if (parent := MLPS.fullmatch(row.theirs)) and "{n}" in row.theirs}
+    for mlp in sorted(mlps):
+        found.append((re.escape(mlp).replace(r"\{n\}", r"(\d+)") + rf"\.{ACTIVATIONS}", (BLOCK + "mlp.activation",)))
+    return tuple(found)
+
+
+@functools.cache
+def names_only_of() -> dict[str, list[re.Pattern[str]]]:
+    """Family -> the names of its blocks' layers that no other family has: "blocks.0.norm0" is MoonViT's.
+
+    Of such a dump another name means what it means there, though elsewhere, or with us, it means something else.
+    """
+    of = {family: {pattern for pattern, _ in modules_of(family)} for family in FAMILIES}
+    only = {}
+    for family, patterns in of.items():
+        others = set().union(*(them for other, them in of.items() if other != family))
+        meant = dict(modules_of(family))
+        elsewhere = {p: ours for other in FAMILIES if other != family for p, ours in modules_of(other)}
+        if any(p in elsewhere and elsewhere[p][:1] != meant[p][:1] and "blocks" in meant[p][0] for p in patterns):
+            only[family] = [re.compile(PREFIX + f"(?:{pattern})") for pattern in patterns - others]
+    return only
+
+
+def family_of_names(names: Iterable[str]) -> str | None:
+    """The family that alone has one of these names, where it uses others' names for something else; mostly None."""
+    names = list(names)
+    found = [f for f, patterns in names_only_of().items() if any(p.fullmatch(n) for p in patterns for n in names)]
+    return found[0] if len(found) == 1 else None
 
 
 class Aligned(NamedTuple):
@@ -128,8 +185,9 @@ def align(
         unknown = [name for name in dump if name not in mapping]
     else:
         ranks: dict[str, int] = {}
+        family = family_of_names(dump)
         for name in dump:
-            rank, targets = our_names(name, shapes)
+            rank, targets = our_names(name, shapes, family)
             for part, step in enumerate(targets):
                 if step in shapes and rank < ranks.get(step, math.inf):
                     ranks[step], chosen[step] = rank, (name, part, len(targets))
@@ -167,6 +225,25 @@ def align(
     return aligned, unknown
 
 
+def last_hidden_state_named(aligned: Mapping[str, Aligned], arrays: Mapping[str, Array], depth: int) -> dict[str, Aligned]:
+    """The last of transformers' hidden_states is the last block's output, or that after the last norm: it depends on the
+    family, and on transformers' version. It is taken for what it is nearer to in the golden (`arrays`)."""
+    last, found = f"blocks.{depth - 1}.residual2", dict(aligned)
+    if (
+        last in aligned
+        and re.search(r"(?:^|\.)hidden_states\.\d+$", aligned[last].name)
+        and "norm" in arrays
+        and last in arrays
+    ):
+        array = aligned[last].array
+        with np.errstate(all="ignore"):
+            to_norm, to_block = (float(np.linalg.norm(array - np.asarray(arrays[n], np.float64))) for n in ("norm", last))
+        if to_norm < to_block:
+            as_norm = found.pop(last)
+            found.setdefault("norm", as_norm)
+    return found
+
+
 def for_every_block(mapping: Mapping[str, str], steps: Iterable[str]) -> dict[str, str]:
     """A mapping whose lines with {n} are there once for every block. Raises InputError for a line that is for none."""
     lines: dict[str, str] = {}
@@ -188,24 +265,41 @@ def for_every_block(mapping: Mapping[str, str], steps: Iterable[str]) -> dict[st
     return lines
 
 
-def our_names(name: str, steps: Iterable[str]) -> tuple[int, tuple[str, ...]]:
-    """A port's name -> (its rank among the names for that step, our steps); no steps where it is not known."""
+def our_names(name: str, steps: Iterable[str], family: str | None = None) -> tuple[int, tuple[str, ...]]:
+    """A port's name -> (its rank among the names for that step, our steps); no steps where it is not known.
+
+    family   whose meaning of a name counts before all others
+    """
     own = re.sub(f"^{PREFIX}", "", name)
+    for meant, ours in modules_of(family) if family else ():
+        match = re.fullmatch(PREFIX + f"(?:{meant})", name)
+        if match and ours[0].format(*match.groups()) in steps:
+            return -1, tuple(target.format(*match.groups()) for target in ours)
     if own in steps:
         return -1, (own,)
     known: tuple[int, tuple[str, ...]] = 0, ()
     for rank, (pattern, ours) in enumerate(modules()):
         match = pattern.fullmatch(name)
         if match:
-            targets = tuple(activation_of(target.format(*match.groups()), steps) for target in ours)
+            targets = tuple(step_of(target.format(*match.groups()), steps) for target in ours)
             if any(target in steps for target in targets):
                 return rank, targets
             known = rank, targets  # of a step that this golden does not have
     return known
 
 
-def activation_of(target: str, steps: Iterable[str]) -> str:
-    """ "blocks.0.mlp.activation" -> "blocks.0.mlp.gelu", or whatever the golden calls it."""
+def step_of(target: str, steps: Iterable[str]) -> str:
+    """ "blocks.0.mlp.activation" -> "blocks.0.mlp.gelu", "hidden_states.2" -> "blocks.1.residual2": as the golden calls it."""
+    if target.startswith("hidden_states."):
+        number = int(target.removeprefix("hidden_states."))
+        embedded = (f"embed.{name}" for name in ("norm", "positions", "tokens"))
+        return (
+            f"blocks.{number - 1}.residual2"
+            if number
+            else next((name for name in embedded if name in steps), "embed.positions")
+        )
+    if target == "logits" and "class_logits" in steps:
+        return "class_logits"
     if not target.endswith("mlp.activation"):
         return target
     start = target.removesuffix("activation")

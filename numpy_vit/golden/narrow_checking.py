@@ -21,7 +21,7 @@ from ..vit import ViT
 from .alignment import Aligned, align
 from .checking import FACTOR, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result, ancestors, cosine, error, inputs_of
 from .checking import run_again as run_again_in_float64
-from .diagnosing import Finding, Tried, diagnose
+from .diagnosing import Finding, Tried, diagnose, place
 from .folder import SUMS, Golden
 from .integers import Case, Difference, Explained, explain
 from .mistakes import Mistake
@@ -209,12 +209,13 @@ def diagnose_narrow(checked: NarrowCheck, progress: Callable[[str], None] = lamb
     rest = {result.name for result in checked.results if result.verdict == WRONG and not result.name.endswith(SUMS)} - found
     if rest:
         findings += diagnose(in_real_numbers(checked, rest), progress)
+    findings = [dataclasses.replace(finding, place=place(finding.steps, checked.arrays)) for finding in findings]
     order = [result.name for result in checked.results]
     return sorted(findings, key=lambda finding: order.index(finding.step))
 
 
 def as_tried(explained: Explained, step: str) -> Tried:
-    return Tried((Mistake(explained.name, explained.text, lambda run: run),), Error(0.0, 0.0, 0.0, 0.0), (step,), 0)
+    return Tried((Mistake(explained.name, explained.text, lambda run: run),), Error(0.0, 0.0, 0.0, 0.0), (step,), ())
 
 
 def add(findings: list[Finding], result: Result, tries: list[Tried], tried: int) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from ..files.jsonfile import json_text
 from ..writing.text import clean, fitted, shape_text
 from .checking import INHERITED, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result
-from .diagnosing import Finding, Tried
+from .conventions import Convention
+from .diagnosing import Finding, Suspected, Tried, place
 from .integers import Difference
 
 COLOURS = {OK: 32, WRONG: 31, INHERITED: 33, UNCLEAR: 33, MISSING: 90}
@@ -81,12 +82,29 @@ def summary(checked: Check) -> list[str]:
         said.append(f"Budgets of your own instead: {', '.join(checked.budgets)}.")
     if checked.replayed:
         said.append(f"No step was run again, so wrong and inherited are not told apart: {checked.replayed}.")
+    said += conventions_said(checked)
     first = checked.first
-    if first is None:
+    if checked.hollow:
+        said.append(nothing_compared(checked))
+    elif first is None:
         said.append("Within budget.")
     else:
         said.append(f"First step out of budget: {first.name}: {blame(first)}.")
     return said
+
+
+def nothing_compared(checked: Check) -> str:
+    compared = ", ".join(result.name for result in checked.results if result.verdict != MISSING)
+    return f"No success: only {compared} could be compared, which no weight has touched. Dump what the model computes."
+
+
+def conventions_said(checked: Check) -> list[str]:
+    """What a port does otherwise than the paper, without being wrong."""
+    return [
+        " ".join(["By convention, and not wrong:", c.text, f"[{c.name}]", place(c.steps, checked.arrays)]).strip()
+        + "; compared after division by it."
+        for c in checked.conventions
+    ]
 
 
 def counted(checked: Check) -> str:
@@ -101,7 +119,8 @@ def blame(result: Result) -> str:
     if result.codes is not None and result.codes.differ:
         return codes_text(result.codes)
     if result.nan or result.inf:
-        return f"{result.nan:,} NaN and {result.inf:,} infinite numbers"
+        whose = ", which its inputs explain" if result.verdict == INHERITED else ""
+        return f"{result.nan:,} NaN and {result.inf:,} infinite numbers{whose}"
     if result.verdict == WRONG:
         assert result.own is not None
         span = f" (somewhere after {', '.join(result.span)}: the dump has nothing in between)" if result.span else ""
@@ -130,6 +149,7 @@ def check_data(checked: Check) -> dict[str, Any]:
         "first": None if first is None else {"step": first.name, "verdict": first.verdict, "why": blame(first)},
         "unknown": list(checked.unknown),
         "replayed": not checked.replayed,
+        "conventions": [dataclasses.asdict(convention) for convention in checked.conventions],
         "steps": [clean(dataclasses.asdict(result)) for result in checked.results],
     }
 
@@ -161,9 +181,10 @@ def junit(checked: Check) -> str:
 # Diagnosis
 
 
-def diagnosis_text(findings: Sequence[Finding], checked: Check, suspected: str | None, width: int) -> str:
+def diagnosis_text(findings: Sequence[Finding], checked: Check, suspected: Suspected | None, width: int) -> str:
     width = max(width, 40)
     said = [] if findings else textwrap.wrap(nothing_found(checked), width)
+    said += [line for text in conventions_said(checked) for line in textwrap.wrap(text, width)]
     unexplained = [finding.step for finding in findings if finding.best is None]
     shown = [finding for finding in findings if finding.step not in unexplained[UNEXPLAINED:]]
     for n, finding in enumerate(shown, 1):
@@ -173,16 +194,25 @@ def diagnosis_text(findings: Sequence[Finding], checked: Check, suspected: str |
     if unexplained[UNEXPLAINED:]:
         said += textwrap.wrap(f"Unexplained as well: {', '.join(unexplained[UNEXPLAINED:])}.", width)
     if suspected:
-        text = f"All steps are within {suspected}'s noise: was the port computed in {suspected} and stored as {checked.format}?"
-        said += textwrap.wrap(text, width)
+        said += textwrap.wrap(suspicion_text(suspected, checked), width)
     return "\n".join(said)
+
+
+def suspicion_text(suspected: Suspected, checked: Check) -> str:
+    format = suspected.format
+    if suspected.kind:
+        return (
+            f"{suspected.kind} alone is off as {format} would be, in every block: was that one operation computed in {format}?"
+        )
+    return f"All steps are off as {format} would be: was the port computed in {format} and stored as {checked.format}?"
 
 
 def nothing_found(checked: Check) -> str:
     if checked.passed:
         return "Nothing to diagnose: every step is within budget."
     first = checked.first
-    assert first is not None
+    if first is None:
+        return nothing_compared(checked)
     return (
         f"No step is wrong by itself: errors add up beyond the noise of a whole run, first at {first.name} ({blame(first)}). "
         "No single mistake explains that; less precise arithmetic would."
@@ -213,24 +243,32 @@ def distance_text(error: Error) -> str:
 
 def evidence(finding: Finding) -> list[str]:
     """Why it is believed, in sentences."""
-    if finding.tried == 0:
-        return []
+    if finding.tried == 0 and not finding.before.largest < math.inf:
+        return [description.text for description in finding.described]
     said = [f"off by {distance_text(finding.before)} from the right computation on the port's own inputs"]
     if finding.best is None:
         if not finding.nearest:
             said.append("and none comes nearer than the right computation")
         for tried in finding.nearest:
-            said.append(f"came near, but does not explain it, {distance_text(tried.error)}: {words(tried)}")
-        return said
+            left = f"{tried.error.l2 / finding.before.l2:.1%} of the difference is left"
+            said.append(f"came near, but does not explain it ({left}, {distance_text(tried.error)}): {words(tried)}")
+        return said + [f"what differs: {description.text}" for description in finding.described]
     said[0] += f"; with this mistake {distance_text(finding.best.error)}"
     if len(finding.steps) > 1:
-        said.append("shows in " + ", ".join(finding.steps[:8]) + (", ..." if len(finding.steps) > 8 else ""))
+        where = f"{finding.place}: " if finding.place else "in "
+        said.append(f"shows {where}" + ", ".join(finding.steps[:8]) + (", ..." if len(finding.steps) > 8 else ""))
+    elif finding.place:
+        said.append(f"shows {finding.place}")
+    if finding.best.broken:
+        said.append(f"though it would show in {', '.join(finding.best.broken[:3])} too, and does not")
     for tried in finding.equals:
         said.append(f"this dump cannot tell it from: {words(tried)}")
     return said
 
 
-def diagnosis_data(findings: Sequence[Finding], suspected: str | None) -> dict[str, Any]:
+def diagnosis_data(
+    findings: Sequence[Finding], suspected: Suspected | None, conventions: Sequence[Convention] = ()
+) -> dict[str, Any]:
     """A diagnosis as plain data."""
 
     def plain(tried: Tried) -> dict[str, Any]:
@@ -244,13 +282,17 @@ def diagnosis_data(findings: Sequence[Finding], suspected: str | None) -> dict[s
             {
                 "step": finding.step,
                 "steps": list(finding.steps),
+                "place": finding.place,
                 "error": clean(dataclasses.asdict(finding.before)),
                 "explained": None if finding.best is None else plain(finding.best),
                 "equally_good": [plain(tried) for tried in finding.equals],
                 "nearest": [plain(tried) for tried in finding.nearest],
+                "described": [clean(dataclasses.asdict(description)) for description in finding.described],
                 "tried": finding.tried,
             }
             for finding in findings
         ],
-        "computed_in": suspected,
+        "conventions": [dataclasses.asdict(convention) for convention in conventions],
+        "computed_in": None if suspected is None or suspected.kind else suspected.format,
+        "one_operation_in": dataclasses.asdict(suspected) if suspected is not None and suspected.kind else None,
     }

@@ -20,8 +20,8 @@ import numpy as np
 
 from ..writing.template import filled, script_data
 from .checking import MISSING, Check, Error, Result
-from .diagnosing import Finding, Tried
-from .report_zh import in_chinese
+from .diagnosing import Finding, Suspected, Tried
+from .report_zh import convention_in_chinese, in_chinese
 
 Array = Any
 CODES, LARGEST_CODE, NOT_FINITE = 12, 254, 255
@@ -35,7 +35,7 @@ def html(
     dump: str,
     *,
     findings: Sequence[Finding] | None = None,
-    suspected: str | None = None,
+    suspected: Suspected | None = None,
     language: str = "en",
 ) -> str:
     """The page, as text.
@@ -47,7 +47,8 @@ def html(
     """
     facts = page_facts(checked, dump) | {
         "findings": None if findings is None else [finding_facts(finding) for finding in findings],
-        "suspected": suspected,
+        "suspected": None if suspected is None else suspected.format,
+        "kind": "" if suspected is None else suspected.kind,
         "language": language,
     }
     title = markup.escape(f"{dump}: numpy-vit golden check")
@@ -73,6 +74,10 @@ def page_facts(checked: Check, dump: str) -> dict[str, Any]:
         "first": first,
         "unknown": list(checked.unknown),
         "budgets": list(checked.budgets),
+        "hollow": checked.hollow,
+        "conventions": [
+            {"name": c.name, "text": (c.text, convention_in_chinese(c.text)), "steps": c.steps} for c in checked.conventions
+        ],
         "not_replayed": checked.replayed,
         "codes": CODES,
         "decades": decades(steps),
@@ -194,6 +199,7 @@ def finding_facts(finding: Finding) -> dict[str, Any]:
         "best": None if finding.best is None else tried_facts(finding.best),
         "equals": [tried_facts(tried) for tried in finding.equals],
         "nearest": [tried_facts(tried) for tried in finding.nearest],
+        "described": [description.text for description in finding.described],
     }
 
 
