@@ -67,8 +67,8 @@ def add_record(actions: Any) -> None:
     record.add_argument(
         "--noise",
         metavar="LIST",
-        help="the formats whose noise floor is measured, which a check needs; or none (default: float32,float16,bfloat16; with "
-        "--arithmetic none)",
+        help="the formats and arithmetics (int8-onnx, ...) whose noise floor is measured, which a check of such a port "
+        "needs; or none (default: float32,float16,bfloat16; with --arithmetic none)",
     )
     add_arithmetic_options(record)
 
@@ -81,8 +81,9 @@ def add_comparison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--map", metavar="FILE", help="JSON: the port's names -> ours (default: ours, transformers' or timm's)")
     parser.add_argument(
         "--port-dtype",
-        choices=("float64", "float32", "float16", "bfloat16"),
-        help="what the port computes in, whose noise is allowed (default: the dump's commonest dtype)",
+        metavar="NAME",
+        help="what the port computes in, whose noise is allowed: float64, float32, float16, bfloat16, or a narrow "
+        "arithmetic that was recorded with --noise (default: the dump's commonest dtype)",
     )
     parser.add_argument("--factor", type=float, metavar="X", help="how many noise floors are allowed (default: 4)")
     parser.add_argument("--budget", metavar="FILE", help="JSON: step or pattern -> max|a-b|/max|b| allowed instead")

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arithmetic.named import named
 from ..arithmetic.rounded import EPS, round_to
 from ..convert.sources import read_json
 from ..errors import InputError, about, nearest
@@ -146,7 +147,8 @@ def check(
     """Compare a port's dump with a golden.
 
     mapping   the port's names -> ours, where neither our names nor Hugging Face's nor timm's are used
-    format    the arithmetic whose noise is allowed: "float32", "float16", "bfloat16", "float64"; default: the dump's dtype
+    format    the arithmetic whose noise is allowed: "float32", "float16", "bfloat16", "float64", or a narrow one that was
+              recorded (`--noise int8-onnx`); default: the dump's dtype
     factor    how many noise floors are allowed
     budgets   step or pattern -> the largest max|a - b| / max|b| allowed, in place of the noise floor; the first that fits
     model     the golden's model in float64 (`model_of`): runs each step again from the port's own inputs
@@ -250,7 +252,7 @@ class Comparison:
         now, then = (self.sensitivity(arrays) for arrays in (aligned, golden))
         floors = dict(floors)
         for name in doubtful:
-            eps = max(EPS[format], EPS[aligned[name].dtype])
+            eps = max(eps_of(format), eps_of(aligned[name].dtype))
             grown = {}
             for by, noise in floors[name]["step"].items():
                 of = "l2" if by == "gain" else by
@@ -373,7 +375,10 @@ def floors_of(
 
     Where the dump lacks a step's own inputs, so that it is run again from earlier ones, "step" is the noise of the whole run.
     """
-    of = {kind: noise_of(golden, kind) for kind in {format, *(a.dtype for a in aligned.values() if EPS[a.dtype] > EPS[format])}}
+    of = {
+        kind: noise_of(golden, kind)
+        for kind in {format, *(a.dtype for a in aligned.values() if eps_of(a.dtype) > eps_of(format))}
+    }
     floors = {}
     for step in of[format]:
         own = narrowest([format, *(aligned[n].dtype for n in (step,) if n in aligned)])
@@ -384,8 +389,17 @@ def floors_of(
     return floors
 
 
+def eps_of(format: str) -> float:
+    """The largest relative error of one rounding; a narrow arithmetic has float32's in what it keeps in floating point."""
+    return EPS.get(format, EPS["float32"])
+
+
+def has_to_be_recorded(format: str) -> str:
+    return f": record the golden with --noise {format}" if format in named() else ""
+
+
 def narrowest(formats: Sequence[str]) -> str:
-    return max(formats, key=lambda name: EPS[name])
+    return max(formats, key=eps_of)
 
 
 def noise_of(golden: Golden, format: str) -> dict[str, dict[str, dict[str, float]]]:
@@ -396,15 +410,16 @@ def noise_of(golden: Golden, format: str) -> dict[str, dict[str, dict[str, float
     1 + 6 / sqrt(count). The gain, which averages over all numbers, is judged for single steps alone, and never below what
     chance allows; over a whole run errors need not average out.
     """
-    if format not in EPS:
-        raise InputError(f"format {format!r}: one of {', '.join(EPS)}")
+    recorded = golden.steps[0]["noise"]
+    if format not in EPS and format not in recorded:
+        raise InputError(f"format {format!r}: one of {', '.join(dict.fromkeys([*EPS, *recorded]))}{has_to_be_recorded(format)}")
     measured = "float32" if format == "float64" else format
     if measured not in golden.steps[0]["noise"]:
         have = ", ".join(golden.steps[0]["noise"]) or "none"
         raise InputError(f"{golden.folder}: has no noise floor of {measured} (only {have}): record it with --noise {measured}")
     # Rounding errors scale with the size of one rounding.
-    scale = EPS[format] / EPS[measured]
-    half = max(EPS[format], EPS[golden.manifest["store"]])
+    scale = eps_of(format) / eps_of(measured)
+    half = max(eps_of(format), eps_of(golden.manifest["store"]))
     floors: dict[str, dict[str, dict[str, float]]] = {}
     for step in golden.steps:
         count = math.prod(step["shape"])
@@ -413,7 +428,8 @@ def noise_of(golden: Golden, format: str) -> dict[str, dict[str, dict[str, float
             measured_floor = {by: value * scale for by, value in step["noise"][measured][of].items()}
             unsure = 1 + 6 / math.sqrt(count)
             floor = {by: max(measured_floor[by] * unsure, 2 * half) for by in ("largest", "l2")}
-            chance = floor["l2"] if of == "run" else max(half, 2 * floor["l2"] / math.sqrt(count))
+            # what integers make too large or too small they make so alike, where numbers are alike
+            chance = floor["l2"] if of == "run" or format not in EPS else max(half, 2 * floor["l2"] / math.sqrt(count))
             floor["gain"] = max(measured_floor["gain"], chance)
             floors[step["name"]][of] = floor
     return floors

@@ -23,7 +23,7 @@ from ..merging import merge, merged_at_the_end
 from ..parameters import Weights, parameter_shapes, weights_tree
 from ..tracing.tracer import trace
 from ..vit import new_step
-from .checking import WRONG, Check, Error, Result, error, is_work, noise_of, own_error
+from .checking import WRONG, Check, Error, Result, eps_of, error, is_work, noise_of, own_error
 from .describing import Description, describe
 from .mistakes import Mistake, OnWeight, Variation, both, mistakes
 
@@ -521,7 +521,7 @@ def suspicion(checked: Check) -> Suspected | None:
     """The narrower format that the whole dump, or all that is wrong in it, looks like the work of; None where nothing does."""
     for format in ("float32", "float16", "bfloat16"):
         measured = format in checked.golden.steps[0]["noise"]
-        if EPS[format] > EPS[checked.format] and measured and computed_in(format, checked):
+        if EPS[format] > eps_of(checked.format) and measured and computed_in(format, checked):
             return Suspected(format)
     return suspicion_of_one(checked)
 
@@ -556,7 +556,7 @@ def suspicion_of_one(checked: Check) -> Suspected | None:
     if len(kinds) != 1 or len(alike) < 2 or len(wrong) < MOST * len(alike):
         return None
     measured = {step["name"]: step["noise"] for step in checked.golden.steps}
-    formats = [f for f in ("float16", "bfloat16") if EPS[f] > EPS[checked.format] and f in measured[alike[0].name]]
+    formats = [f for f in ("float16", "bfloat16") if EPS[f] > eps_of(checked.format) and f in measured[alike[0].name]]
     apart = {f: max(abs(math.log(factor_of(r, measured[r.name][f]))) for r in alike) for f in formats}
     if not apart or any(r.own is None or abs(r.own.gain) > 0.2 * r.own.l2 for r in alike):
         return None

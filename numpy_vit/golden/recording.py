@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..arithmetic.named import Grid
+from ..arithmetic.named import Grid, arithmetic_named, named
 from ..arithmetic.narrow import NarrowArray, codes_of
 from ..arithmetic.portable import total
 from ..arithmetic.rounded import FORMATS, KINDS, of_sampled_rows, round_to, rounded_tensors, sampled
 from ..errors import InputError, nearest
-from ..models.narrow import NarrowViT
+from ..models.narrow import NarrowViT, grids_of
 from ..parameters import parameter_shapes
 from ..tracing.tracer import trace
 from ..vit import ViT, step_names
@@ -49,9 +49,9 @@ def record(
         raise InputError(f"store {store!r}: float64 or float32")
     if layout not in LAYOUTS:
         raise InputError(f"layout {layout!r}: one of {', '.join(LAYOUTS)}")
-    unknown = [name for name in noise if name not in FORMATS]
+    unknown = [name for name in noise if name not in FORMATS and name not in named()]
     if unknown:
-        raise InputError(f"noise of {unknown[0]!r}: one of {', '.join(FORMATS)}")
+        raise InputError(f"noise of {unknown[0]!r}: one of {', '.join(dict.fromkeys([*FORMATS, *named()]))}")
     pixels = np.ascontiguousarray(pixels, model.dtype)
     arithmetic = model.arithmetic if isinstance(model, NarrowViT) else None
     original = model.original if isinstance(model, NarrowViT) else model
@@ -190,25 +190,21 @@ def replay(model: ViT, pixels: Array, given: Mapping[str, Array], hear: Callable
 
 
 def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str, one_more: Callable[[], None] = lambda: None) -> Floors:
-    """How far arithmetic in a format is from exact at every step, measured by running it.
+    """How far arithmetic in a format, or a narrow arithmetic, is from exact at every step, measured by running it.
 
     exact     "pixels" and every step of the model, in float64
-    one_more  called for every step of three forward passes
+    one_more  called for every step of two or three forward passes
 
     "run": the whole forward pass in the format, up to this step. "step": this step alone, against the exact step from the same
-    inputs, which are the exact ones rounded to the format, for a sample of tokens (numpy_vit.arithmetic.rounded.sample: as
-    sharp, docs/golden.md). Both as `floor` gives them.
+    inputs, for a sample of tokens (numpy_vit.arithmetic.rounded.sample: as sharp, docs/golden.md). The inputs are the exact
+    ones rounded to the format; of a narrow arithmetic those of its own run, whose numbers may exceed what it was calibrated
+    for. Both as `floor` gives them.
     """
-    tensors = rounded_tensors(kind, model.tensors)
-    rounded = {name: round_to(kind, array).view(KINDS[kind]) for name, array in exact.items()}
-    pixels = floor(rounded["pixels"], exact["pixels"])
-    floors: Floors = {name: {} for name in exact}
-    floors["pixels"] = {"run": pixels, "step": pixels}
-    by_itself: dict[str, Array] = {}
+    whole: dict[str, Array] = {}
 
     def run(name: str, array: Array) -> None:
         one_more()
-        floors[name]["run"] = floor(array, exact[name])
+        whole[name] = np.asarray(array)
 
     def narrow_step(name: str, array: Array) -> None:
         one_more()
@@ -220,14 +216,36 @@ def noise_floors(model: ViT, exact: Mapping[str, Array], kind: str, one_more: Ca
         floors[name]["step"] = floor(by_itself.pop(name), some, of=array.size / some.size)
 
     with np.errstate(all="ignore"):  # a float16 that overflows is a finding, not a warning
-        replay(ViT(model.config, tensors), rounded["pixels"], {}, run)
-        some = of_rows(ViT(model.config, tensors))
-        given = {name: array.view(some.array_type) for name, array in rounded.items()}
-        replay(some, given["pixels"], given, narrow_step)
+        if kind in KINDS:
+            narrow = ViT(model.config, rounded_tensors(kind, model.tensors))
+            inputs = {name: round_to(kind, array) for name, array in exact.items()}
+            replay(narrow, inputs["pixels"], {}, run)
+            by_itself: dict[str, Array] = {}
+            some = of_rows(narrow)
+            replay(some, *as_given(inputs, some), narrow_step)
+        else:
+            inputs = {"pixels": exact["pixels"]}
+            replay(in_own_arithmetic(model, exact, kind), inputs["pixels"], {}, run)
+            inputs |= whole
+            by_itself = {name: sampled(array) for name, array in whole.items()}
+        floors: Floors = {name: {"run": floor(array, exact[name])} for name, array in whole.items()}
+        floors["pixels"] = dict.fromkeys(("run", "step"), floor(inputs["pixels"], exact["pixels"]))
         some = of_rows(model)
-        given = {name: np.asarray(array).astype(model.dtype).view(some.array_type) for name, array in rounded.items()}
-        replay(some, given["pixels"], given, one_step)
+        replay(some, *as_given(inputs, some), one_step)
     return floors
+
+
+def as_given(inputs: Mapping[str, Array], model: ViT) -> tuple[Array, dict[str, Array]]:
+    """The pixels, and every step as this model has its arrays: what `replay` is given."""
+    given = {name: np.asarray(array).astype(model.dtype).view(model.array_type) for name, array in inputs.items()}
+    return given["pixels"], given
+
+
+def in_own_arithmetic(model: ViT, exact: Mapping[str, Array], name: str) -> NarrowViT:
+    """The model in a narrow arithmetic, its scales measured on the exact steps."""
+    arithmetic = arithmetic_named(name)
+    ranges = {step: (float(array.min()), float(array.max())) for step, array in exact.items()}
+    return NarrowViT(model, arithmetic, grids_of(ranges, arithmetic))
 
 
 def of_rows(model: ViT) -> ViT:

@@ -113,10 +113,15 @@ def calibrate(
         histograms = measured_histograms(model, batches(), ranges)
         narrowed = by_percentile if rule == "percentile" else by_error
         ranges = {name: narrowed(histograms[name], *ranges[name], arithmetic, percentile) for name in ranges}
-    grids = {}
-    for name, (low, high) in ranges.items():
-        grids[name] = arithmetic.fixed_grid(name) or grid_for(low, high, arithmetic.steps)
-    return grids
+    return grids_of(ranges, arithmetic)
+
+
+def grids_of(ranges: Mapping[str, tuple[float, float]], arithmetic: Arithmetic) -> dict[str, Grid]:
+    """The grids for steps whose numbers lie in these ranges; empty where the arithmetic needs none."""
+    numbers = arithmetic.steps
+    if numbers is None:
+        return {}
+    return {name: arithmetic.fixed_grid(name) or grid_for(*ends, numbers) for name, ends in ranges.items()}
 
 
 def measured_ranges(model: ViT, batches: Iterable[Array]) -> dict[str, tuple[float, float]]:
