@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ from ..tracing.tracer import trace
 from ..vit import new_step
 from .checking import WRONG, Check, Error, Result, eps_of, error, is_work, noise_of, own_error
 from .describing import Description, describe
+from .folder import Golden
 from .mistakes import Mistake, OnWeight, Variation, both, mistakes
+from .recording import noise_floors
 
 Array = Any
 PAIRS_OF = 8  # so many of the nearest mistakes are tried together with every other
@@ -519,30 +522,60 @@ MOST = 0.75  # of the steps must look so
 
 def suspicion(checked: Check) -> Suspected | None:
     """The narrower format that the whole dump, or all that is wrong in it, looks like the work of; None where nothing does."""
-    for format in ("float32", "float16", "bfloat16"):
-        measured = format in checked.golden.steps[0]["noise"]
-        if EPS[format] > eps_of(checked.format) and measured and computed_in(format, checked):
-            return Suspected(format)
-    return suspicion_of_one(checked)
+    recorded = checked.golden.steps[0]["noise"]
+    formats = [name for name in recorded if EPS.get(name, 1.0) > eps_of(checked.format) and name != checked.format]
+    goldens = dict.fromkeys(formats, checked.golden)
+    if looks_mixed(checked):
+        goldens |= {name: with_noise_of(name, checked) for name in MIXED if name not in recorded}
+    apart = {name: apart_from(name, checked, golden) for name, golden in goldens.items()}
+    nearest = min(apart, key=lambda name: apart[name], default="")
+    return Suspected(nearest) if nearest and math.isfinite(apart[nearest]) else suspicion_of_one(checked)
 
 
-def computed_in(format: str, checked: Check) -> bool:
-    """Whether the errors are those of a format: within its noise everywhere, and nearly everywhere not far below.
+MIXED = ("tf32", "autocast")
+"""Arithmetics whose noise is measured when it is asked whether a port was computed in them: some steps are float32's."""
+
+
+def looks_mixed(checked: Check) -> bool:
+    """Whether products are all off by about a rounding to 8 to 11 bits, so that asking for more is worth the time."""
+    products = [r.own.l2 for r in checked.results if r.own and re.search(r"(query|key|value|hidden|projection)$", r.name)]
+    return checked.model is not None and len(products) > 2 and all(2.0**-15 < size < 2.0**-5 for size in products)
+
+
+def with_noise_of(name: str, checked: Check) -> Golden:
+    """The golden with the noise floors of one more arithmetic."""
+    golden, model = checked.golden, checked.model
+    assert model is not None
+    pixels = np.asarray(golden.arrays["pixels"], np.float64)
+    exact = {"pixels": pixels, **model(pixels, record=True, resize_positions=True).steps}
+    floors = noise_floors(model, exact, name)
+    steps = [{**step, "noise": {**step["noise"], name: floors[step["name"]]}} for step in golden.steps]
+    return golden._replace(manifest={**golden.manifest, "steps": steps})
+
+
+def apart_from(format: str, checked: Check, golden: Golden) -> float:
+    """How far the errors are from those of a format but for one factor, as a logarithm; infinite unless they are within its
+    noise everywhere, and nearly everywhere not far below.
 
     One mistake is as large as the noise at some steps, but not at all: before it there is no error, and the steps after it
     are right by themselves.
     """
-    floors, exact = noise_of(checked.golden, format), checked.golden.arrays
+    floors, exact = noise_of(golden, format), golden.arrays
     results = [r for r in checked.results if r.run is not None]
     if max(r.run.noises for r in results if r.run) <= checked.factor:
-        return False
+        return math.inf
     worked = [r for r in results if is_work({"name": r.name})]
     far = {r.name: error(checked.arrays[r.name].array, np.asarray(exact[r.name]), floors[r.name]["run"]) for r in results}
     if len(worked) < 3 or any(e.noises > checked.factor for e in far.values()):
-        return False
+        return math.inf
     by_run = [far[r.name].l2 >= ALIKE * floors[r.name]["run"]["l2"] for r in worked]
     by_step = [r.own.l2 >= ALIKE * floors[r.name]["step"]["l2"] for r in worked if r.own and math.isfinite(r.own.l2)]
-    return all(not alike or sum(alike) >= MOST * len(alike) for alike in (by_run, by_step)) and by_run[0]
+    if not by_run[0] or not all(not alike or sum(alike) >= MOST * len(alike) for alike in (by_run, by_step)):
+        return math.inf
+    pairs = [(r.own, floors[r.name]["step"]) for r in worked if r.own and math.isfinite(r.own.l2)]
+    pairs = pairs or [(far[r.name], floors[r.name]["run"]) for r in worked]
+    ratios = np.log([e.l2 / floor["l2"] for e, floor in pairs if e.l2 > 0] or [1.0])
+    return float(np.abs(ratios - np.median(ratios)).mean())
 
 
 def suspicion_of_one(checked: Check) -> Suspected | None:
