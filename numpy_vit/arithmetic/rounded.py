@@ -68,11 +68,26 @@ class Float16Array(Float32Array):
         """One slice has more bits than the format; what a float32 accumulator adds is far below the final rounding."""
         return cls.rounded(matmul(a.astype(np.float64), b.astype(np.float64), count=1).astype(np.float32))
 
+    @classmethod
+    def elementwise(cls, function: Callable[[Array], Array], x: Array) -> Array:
+        """There are 65,536 numbers of 16 bits: each function is computed of all of them, once."""
+        bits = x.astype(np.float16).view(np.uint16) if cls.format == "float16" else (x.view(np.uint32) >> 16).astype(np.uint16)
+        return table(function, cls.format)[bits]
+
 
 class BFloat16Array(Float16Array):
     """Holds bfloat16 numbers, as float32."""
 
     format = "bfloat16"
+
+
+@functools.cache
+def table(function: Callable[[Array], Array], format: str) -> Array:
+    """A function of every number of float16 or bfloat16, rounded to it: at its bits."""
+    bits = np.arange(2**16, dtype=np.uint16)
+    every = bits.view(np.float16) if format == "float16" else (bits.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(all="ignore"):
+        return round_to(format, in_tiles(function, every.astype(np.float64)))
 
 
 KINDS = {kind.format: kind for kind in (Float32Array, Float16Array, BFloat16Array)}
