@@ -5,6 +5,7 @@ with what was found before, and at last in pairs. A mistake is named only where 
 a correct one, and far nearer than without it; what nothing explains is said to be unexplained, with what came nearest.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -22,6 +23,7 @@ from ..merging import merge, merged_at_the_end
 from ..parameters import Weights, parameter_shapes, weights_tree
 from ..vit import new_step
 from .checking import WRONG, Check, Error, error, noise_of
+from .describing import Description, describe
 from .mistakes import Mistake, Variation, both, mistakes
 
 Array = Any
@@ -55,6 +57,7 @@ class Finding:
     steps: tuple[str, ...]  # all steps it explains
     nearest: tuple[Tried, ...]  # where nothing explains it: what came nearest
     tried: int  # how many ways were tried
+    described: tuple[Description, ...] = ()  # and what the difference is
 
 
 def diagnose(checked: Check, progress: Callable[[str], None] = lambda what: None) -> list[Finding]:
@@ -163,7 +166,8 @@ class Case:
     def unexplained(self, tries: Sequence[Tried]) -> Finding:
         nearer = (tried for tried in tries if tried.error.l2 < 0.5 * self.before.l2)
         nearest = sorted(nearer, key=lambda tried: tried.error.l2)[:3]
-        return Finding(self.step, self.before, None, (), (self.step,), tuple(nearest), self.tried)
+        described = tuple(self.bench.described(self.step, self.start))
+        return Finding(self.step, self.before, None, (), (self.step,), tuple(nearest), self.tried, described)
 
 
 class Reached(Exception):
@@ -180,6 +184,7 @@ class Bench:
         self.config = golden.config
         self.factor = checked.factor
         self.results = {result.name: result for result in checked.results}
+        self.steps = golden.steps
         self.order = [step["name"] for step in golden.steps]
         self.port = {name: aligned.array for name, aligned in checked.arrays.items()}
         self.pixels = np.asarray(golden.arrays["pixels"], np.float64)
@@ -232,6 +237,26 @@ class Bench:
             except (ValueError, KeyError):  # shapes that do not allow it, or mistakes that exclude each other
                 return {}
         return {name: error(self.port[name], array, self.floors[name]["step"]) for name, array in heard.items()}
+
+    def described(self, step: str, start: str | None) -> list[Description]:
+        """What a wrong step's difference is from the right one on the port's own inputs."""
+        entry = next(entry for entry in self.steps if entry["name"] == step)
+        seen = {} if start is None else {start: self.port[start]}
+        right: list[Array] = []
+
+        def hear(name: str, array: Array) -> None:
+            seen[name] = self.port.get(name, array)
+            if name == step:
+                right.append(array)
+                raise Reached
+
+        with np.errstate(all="ignore"), contextlib.suppress(Reached):
+            self.replay(Variation(self.config), start, step, hear)
+        if not right:
+            return []
+        inputs = {name: seen[name] for name in entry["inputs"] if name in seen}
+        noise = self.floors[step]["step"]
+        return describe(self.port[step], right[0], entry["dims"], noise, inputs=inputs, factor=self.factor)
 
     def replay(self, run: Variation, start: str | None, end: str, hear: Callable[[str, Array], None]) -> None:
         """The forward pass from a block boundary on, with the changes of `run`, every step from the port's own inputs."""

@@ -9,6 +9,7 @@ from typing import Any
 from ..files.jsonfile import json_text
 from ..writing.text import clean, fitted, shape_text
 from .checking import INHERITED, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result
+from .describing import Description
 from .diagnosing import Finding, Tried
 
 COLOURS = {OK: 32, WRONG: 31, INHERITED: 33, UNCLEAR: 33, MISSING: 90}
@@ -204,9 +205,10 @@ def distance_text(error: Error) -> str:
 def evidence(finding: Finding) -> list[str]:
     """Why it is believed, in sentences."""
     if finding.tried == 0:
-        return []
+        return described(finding)
     said = [f"off by {distance_text(finding.before)} from the right computation on the port's own inputs"]
     if finding.best is None:
+        said += described(finding)
         if not finding.nearest:
             said.append("and none comes nearer than the right computation")
         for tried in finding.nearest:
@@ -218,6 +220,20 @@ def evidence(finding: Finding) -> list[str]:
     for tried in finding.equals:
         said.append(f"this dump cannot tell it from: {words(tried)}")
     return said
+
+
+def described(finding: Finding) -> list[str]:
+    return [f"what differs: {description.text}" for description in finding.described]
+
+
+def description_data(description: Description) -> dict[str, Any]:
+    """What a difference is, as plain data."""
+    return {
+        "kind": description.kind,
+        "text": description.text,
+        "explains": description.explains,
+        "places": {unit: list(places) for unit, places in description.places.items()},
+    }
 
 
 def diagnosis_data(findings: Sequence[Finding], suspected: str | None) -> dict[str, Any]:
@@ -239,6 +255,7 @@ def diagnosis_data(findings: Sequence[Finding], suspected: str | None) -> dict[s
                 "equally_good": [plain(tried) for tried in finding.equals],
                 "nearest": [plain(tried) for tried in finding.nearest],
                 "tried": finding.tried,
+                "described": [description_data(description) for description in finding.described],
             }
             for finding in findings
         ],
