@@ -92,7 +92,13 @@ PLANTED = {
     ),
     "offset by channel": (TOKENS, lambda x: x + SHAPED, "offset", "each channel is .* offset of its own, 0.5 to 2$", {}),
     "affine by channel": (TOKENS, lambda x: SHAPED * x + SHAPED[::-1], "affine", "each channel .* 0.5 to 2, plus", {}),
-    "affine by token": (TOKENS, lambda x: COLUMN * x + COLUMN**2, "affine", r"each token .*, 1(.0000\d)? to 13, plus .*, 1 to 169", {}),
+    "affine by token": (
+        TOKENS,
+        lambda x: COLUMN * x + COLUMN**2,
+        "affine",
+        r"each token .*, 1(.0000\d)? to 13, plus .*, 1 to 169",
+        {},
+    ),
     "one channel doubled": (
         TOKENS,
         lambda x: changed(x, put((..., 7), lambda v: 2 * v)),
@@ -114,8 +120,20 @@ PLANTED = {
         "^only in tokens 4 to 8 of 13: .* plus 1$",
         {"token": (4, 5, 6, 7, 8)},
     ),
-    "a head is zero": (HEADS, lambda x: changed(x, put((ALL, 3), 0)), "constant", "head 3 of 4: the numbers are 0", {"head": (3,)}),
-    "a picture is zero": (TOKENS, lambda x: changed(x, put(1, 0)), "constant", "picture 1 of 2: the numbers are 0", {"picture": (1,)}),
+    "a head is zero": (
+        HEADS,
+        lambda x: changed(x, put((ALL, 3), 0)),
+        "constant",
+        "head 3 of 4: the numbers are 0",
+        {"head": (3,)},
+    ),
+    "a picture is zero": (
+        TOKENS,
+        lambda x: changed(x, put(1, 0)),
+        "constant",
+        "picture 1 of 2: the numbers are 0",
+        {"picture": (1,)},
+    ),
     "channels are a constant": (
         TOKENS,
         lambda x: changed(x, put((..., [3, 5]), 0.7)),
@@ -253,8 +271,14 @@ PLANTED = {
     "clipped": (TOKENS, lambda x: np.clip(x, -1, 1.25), "clipped", "cut below at -1 and above at 1.25", {}),
     "clipped above": (TOKENS, lambda x: np.minimum(x, 1.25), "clipped", r"cut above at 1.25 \(\d+ of 624\)", {}),
     "rank one": (TOKENS, lambda x: x + OUTER, "rank one", "of rank one", {}),
-    "rank two": (((2, 40, 24), "B N D"), lambda x: x + right_of((2, 40, 2), 3) @ right_of((2, 24), 4), "low rank", "rank 2", {}),
-}  # fmt: skip
+    "rank two": (
+        ((2, 40, 24), "B N D"),
+        lambda x: x + right_of((2, 40, 2), 3) @ right_of((2, 24), 4),
+        "low rank",
+        "rank 2",
+        {},
+    ),
+}
 
 
 def describe(*arguments, **options):

@@ -143,7 +143,8 @@ def in_chinese(text: str) -> str:
 UNITS = {
     "query token": "查询词元", "key token": "键词元", "query patch": "查询图块", "key patch": "键图块",
     "hidden channel": "隐藏通道", "head channel": "头内通道", "pixel row": "像素行", "pixel column": "像素列",
-    "picture": "图片", "head": "头", "token": "词元", "channel": "通道", "patch": "图块", "class": "类别", "colour": "颜色", "number": "数",
+    "picture": "图片", "head": "头", "token": "词元", "channel": "通道",
+    "patch": "图块", "class": "类别", "colour": "颜色", "number": "数",
 }  # fmt: skip
 UNIT = rf"({'|'.join(UNITS)})(?:es|s)?(?: of axis (\d+))?"
 LIST = r"(\d+(?:, \d+)*(?:, \.\.\. \(\d+ of them\)| and \d+| to \d+)?)"
@@ -186,7 +187,9 @@ PARTS = {
     r"the (.+?) are reversed in each (\d+) of them": "{}以每 {} 个为一组，组内次序颠倒",
     r"the (.+?) are reversed by blocks of (\d+)": "{}以 {} 个为一组，组的次序颠倒",
     r"the (.+?) are reversed": "{}的次序颠倒",
-    r"the (.+?) are rolled by (-?\d+): each has the numbers of the one (.+?), around the end": "{}循环移动 {} 位：每个都是{}的数值，首尾相接",
+    r"the (.+?) are rolled by (-?\d+): each has the numbers of the one (.+?), around the end": (
+        "{}循环移动 {} 位：每个都是{}的数值，首尾相接"
+    ),
     r"the (.+?) are shifted by (-?\d+): each has the numbers of the one (\d+ \w+)": "{}移动 {} 位：每个都是{}的数值",
     r", zeros at the end": "，空出的一端是零",
     r", the end repeated": "，末端的重复",
@@ -196,13 +199,17 @@ PARTS = {
     r"the (.+?) are in another order, by blocks of (\d+): (.+?) are ([^()]+)": "{}以 {} 个为一组，次序不同：{} 处依次是 {}",
     r"the (.+?) are in another order: (.+?) are ([^()]+)": "{}的次序不同：{} 处依次是 {}",
     r" \.\.\. \((\d+) of them\)": "……（共 {} 个）",
-    r"the array is shifted by (-?\d+) in memory: number i is the right number (.+)": "数组在内存中错开了 {} 位：第 i 个数是正确的第 {} 个数",
+    r"the array is shifted by (-?\d+) in memory: number i is the right number (.+)": (
+        "数组在内存中错开了 {} 位：第 i 个数是正确的第 {} 个数"
+    ),
     r"the numbers are the right ones, cut below at (.+) and above at (.+?) \((.+) of (.+?)\)": (
         "数值是正确值，但下限截在 {}，上限截在 {}（{} 个，共 {} 个）"
     ),
     r"the numbers are the right ones, cut below at (.+?) \((.+) of (.+?)\)": "数值是正确值，但下限截在 {}（{} 个，共 {} 个）",
     r"the numbers are the right ones, cut above at (.+?) \((.+) of (.+?)\)": "数值是正确值，但上限截在 {}（{} 个，共 {} 个）",
-    r"the numbers are the right ones (round\w+ to the nearest|cut off towards zero|rounded \w+), of ": "数值是正确值{}，格式为 ",
+    r"the numbers are the right ones (round\w+ to the nearest|cut off towards zero|rounded \w+), of ": (
+        "数值是正确值{}，格式为 "
+    ),
     r"all numbers are of (.+), and off by less than one unit of it": "所有数值都是 {} 的数，误差不到它的一个单位",
     r"a grid of (\d+) levels, multiples of ([^ ;]+)": "{} 级的等距网格，间距 {}",
     r"(float8-e5m2|float8-e4m3|bfloat16|float16|tf32)": "{}",
@@ -218,14 +225,14 @@ PARTS = {
     r"the numbers are (\S+) times ([^ ,]+)": "数值是 {} 乘 {}",
     r"only one number is wrong, at (.+): (.+) instead of (.+)": "只有一个数错误，在{}：是 {}，应为 {}",
     r"only (.+?) (?:is|are) wrong": "只有{}错误",
-    r"(\S+) NaN and (\S+) infinite numbers of (\S+): ": "共 {2} 个数，其中有 {0} 个 NaN、{1} 个无穷大：",
+    r"(\S+) NaN and (\S+) infinite numbers of (\S+): ": "共 {2} 项，其中有 {0} 个 NaN、{1} 个无穷大：",
     r"here and there": "分布各处",
     r"everywhere": "处处都是",
     r"all of (.+?)(?=;|$)": "{}全部如此",
     r"within (.+?)(?=;|$)": "都在{}之内",
     r"; the rest is right": "；其余正确",
     r"; the rest is wrong as well": "；其余也错误",
-    r"(\S+) of (\S+) numbers differ beyond noise": "{1} 个数中有 {0} 个的差别超过噪声",
+    r"(\S+) of (\S+) numbers differ beyond noise": "共 {1} 项，其中 {0} 项的差别超过噪声",
     r"; correlation with the right ones ([^ ;]+)": "；与正确值的相关系数 {}",
     r"; difference (\S+) of their size": "；差别是其大小的 {} 倍",
     r"; (\d+) % of it in (.+?)(?=;|$)": "；其中 {}% 在{}",
