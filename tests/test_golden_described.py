@@ -77,7 +77,7 @@ MISTAKES = [
         "blocks.1.mlp.output",
         tokens_shifted,
         "shifted",
-        "tokens 5 to {last} of {N}: each has the numbers of the one 1 before",
+        "tokens 5 to {last} of {N}: each has the numbers of the one 1 before it",
         None,
     ),
     (

@@ -531,7 +531,7 @@ def orders(case: Case, rows: Array, source: Array, axis: int) -> Iterator[Order]
 
 
 def beside(k: int) -> str:
-    return f"{abs(k)} {'before' if k > 0 else 'after'}"
+    return f"{abs(k)} {'before' if k > 0 else 'after'} it"
 
 
 def best_roll(case: Case, rows: Array, source: Array) -> int:

@@ -187,13 +187,13 @@ PARTS = {
     r"the (.+?) are reversed in each (\d+) of them": "{}以每 {} 个为一组，组内次序颠倒",
     r"the (.+?) are reversed by blocks of (\d+)": "{}以 {} 个为一组，组的次序颠倒",
     r"the (.+?) are reversed": "{}的次序颠倒",
-    r"the (.+?) are rolled by (-?\d+): each has the numbers of the one (.+?), around the end": (
+    r"the (.+?) are rolled by (-?\d+): each has the numbers of the one (\d+ \w+) it, around the end": (
         "{}循环移动 {} 位：每个都是{}的数值，首尾相接"
     ),
-    r"the (.+?) are shifted by (-?\d+): each has the numbers of the one (\d+ \w+)": "{}移动 {} 位：每个都是{}的数值",
+    r"the (.+?) are shifted by (-?\d+): each has the numbers of the one (\d+ \w+) it": "{}移动 {} 位：每个都是{}的数值",
     r", zeros at the end": "，空出的一端是零",
     r", the end repeated": "，末端的重复",
-    r"(.+?): each has the numbers of the one (\d+ \w+)": "{}：每个都是{}的数值",
+    r"(.+?): each has the numbers of the one (\d+ \w+) it": "{}：每个都是{}的数值",
     r"some (.+?) have the numbers of others: (.+?) are ([^()]+)": "有些{}是别处的数值：{} 处依次是 {}",
     r"(.+?) ha(?:s|ve) the numbers of (.+ \d+)": "{}是{}的数值",
     r"the (.+?) are in another order, by blocks of (\d+): (.+?) are ([^()]+)": "{}以 {} 个为一组，次序不同：{} 处依次是 {}",
