@@ -458,6 +458,16 @@ def test_what_is_explained_but_for_a_little_says_so():
     assert describe(2 * x + 5e-3 * right_of(x.shape, 4), x, "B N D", NOISE)[0].kind == "statistics"
 
 
+def test_what_is_wrong_only_as_a_whole():
+    """No number is beyond noise, but all are larger, which rounding does not make them."""
+    x = right_of((2, 13, 24))
+    (found,) = describe(x * (1 + 3e-7), x, "B N D", NOISE)
+    assert found.kind == "factor" and found.text.endswith("the right ones times 1 + 3e-07")
+    less = x - 3e-7 * np.abs(x) * np.sign(x)
+    (found,) = describe(less, x, "B N D", NOISE)
+    assert found.text.endswith("the right ones times 1 - 3e-07")
+
+
 def test_statistics_say_how_much_and_where():
     x = right_of((2, 13, 24))
     rng = np.random.default_rng(0)

@@ -240,6 +240,8 @@ def spread(x: Array) -> str:
 
 def named_factor(case: Case, a: float) -> str:
     """A factor, and what it is of the array's sizes: "0.25 = 1/sqrt(16)"."""
+    if 0 < abs(a - 1) < 1e-4:
+        return f"1 {'+' if a > 1 else '-'} {abs(a - 1):.3g}"
     values: dict[str, float] = {}
     for n in sorted({*case.port.shape} - {1, 2}):
         values |= {f"sqrt({n})": n**0.5, f"1/sqrt({n})": n**-0.5, f"1/{n}": 1 / n, f"{n}/{n - 1}": n / (n - 1)}
@@ -346,6 +348,8 @@ def constants(case: Case) -> Iterator[Description]:
 
 def constant_values(case: Case) -> list[float]:
     wrong = case.port[case.wrong]
+    if not wrong.size:
+        return []
     sample = wrong[case.rng.integers(0, wrong.size, min(SAMPLE, wrong.size))]
     values, counts = np.unique(sample, return_counts=True)
     common = [float(values[counts.argmax()])] if counts.max() >= max(3, len(sample) // 8) else []

@@ -160,7 +160,7 @@ PARTS = {
     r" \(this explains (.+) % of the difference; (.+) noise floors are left\)": "（这解释了差别的 {}%，还剩 {} 个噪声底）",
     r"the numbers are the right ones with the other sign": "数值是正确值取反号",
     r"the numbers are the right ones times ([^ ]+) plus ([^ ]+)": "数值是正确值乘 {} 再加 {}",
-    r"the numbers are the right ones times ([^ ]+(?: = [^ ]+)?)": "数值是正确值乘 {}",
+    r"the numbers are the right ones times ([^ ]+(?: [-+=] [^ ]+)?)": "数值是正确值乘 {}",
     r"the numbers are the right ones plus ([^ ]+)": "数值是正确值加 {}",
     r"each (.+?) is the right one times a factor of its own, (.+?), plus an offset of its own, ([^ ]+(?: to [^ ]+)?)": (
         "每个{}是正确值乘各自的系数 {}，再加各自的偏移 {}"
