@@ -357,7 +357,10 @@ class Bench:
         dims = self.results[step].dims
         inputs = {name: self.port.get(name, seen.get(name)) for name in self.made_of.get(step, ())}
         known = {name: array for name, array in inputs.items() if array is not None}
-        return describe(self.port[step], seen[step], dims, self.floors[step]["step"], known) if step in seen else []
+        if step not in seen:
+            return []
+        noise = self.floors[step]["step"]
+        return describe(self.port[step], seen[step], dims, noise, inputs=known, factor=self.factor)
 
     def error_of(self, name: str, array: Array) -> Error:
         """How far the port's step is from this. Where a mask hides scores, ports have other large negative numbers for it."""

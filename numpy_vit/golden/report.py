@@ -10,6 +10,7 @@ from ..files.jsonfile import json_text
 from ..writing.text import clean, fitted, shape_text
 from .checking import INHERITED, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result
 from .conventions import Convention
+from .describing import Description
 from .diagnosing import Finding, Suspected, Tried, place
 from .integers import Difference
 
@@ -244,15 +245,16 @@ def distance_text(error: Error) -> str:
 def evidence(finding: Finding) -> list[str]:
     """Why it is believed, in sentences."""
     if finding.tried == 0 and not finding.before.largest < math.inf:
-        return [description.text for description in finding.described]
+        return described(finding)
     said = [f"off by {distance_text(finding.before)} from the right computation on the port's own inputs"]
     if finding.best is None:
+        said += described(finding)
         if not finding.nearest:
             said.append("and none comes nearer than the right computation")
         for tried in finding.nearest:
             left = f"{tried.error.l2 / finding.before.l2:.1%} of the difference is left"
             said.append(f"came near, but does not explain it ({left}, {distance_text(tried.error)}): {words(tried)}")
-        return said + [f"what differs: {description.text}" for description in finding.described]
+        return said
     said[0] += f"; with this mistake {distance_text(finding.best.error)}"
     if len(finding.steps) > 1:
         where = f"{finding.place}: " if finding.place else "in "
@@ -264,6 +266,20 @@ def evidence(finding: Finding) -> list[str]:
     for tried in finding.equals:
         said.append(f"this dump cannot tell it from: {words(tried)}")
     return said
+
+
+def described(finding: Finding) -> list[str]:
+    return [f"what differs: {description.text}" for description in finding.described]
+
+
+def description_data(description: Description) -> dict[str, Any]:
+    """What a difference is, as plain data."""
+    return {
+        "kind": description.kind,
+        "text": description.text,
+        "explains": description.explains,
+        "places": {unit: list(places) for unit, places in description.places.items()},
+    }
 
 
 def diagnosis_data(
@@ -287,8 +303,8 @@ def diagnosis_data(
                 "explained": None if finding.best is None else plain(finding.best),
                 "equally_good": [plain(tried) for tried in finding.equals],
                 "nearest": [plain(tried) for tried in finding.nearest],
-                "described": [clean(dataclasses.asdict(description)) for description in finding.described],
                 "tried": finding.tried,
+                "described": [description_data(description) for description in finding.described],
             }
             for finding in findings
         ],

@@ -21,7 +21,7 @@ import numpy as np
 from ..writing.template import filled, script_data
 from .checking import MISSING, Check, Error, Result
 from .diagnosing import Finding, Suspected, Tried
-from .report_zh import convention_in_chinese, in_chinese
+from .report_zh import convention_in_chinese, difference_in_chinese, in_chinese
 
 Array = Any
 CODES, LARGEST_CODE, NOT_FINITE = 12, 254, 255
@@ -199,7 +199,7 @@ def finding_facts(finding: Finding) -> dict[str, Any]:
         "best": None if finding.best is None else tried_facts(finding.best),
         "equals": [tried_facts(tried) for tried in finding.equals],
         "nearest": [tried_facts(tried) for tried in finding.nearest],
-        "described": [description.text for description in finding.described],
+        "described": [(description.text, difference_in_chinese(description.text)) for description in finding.described],
     }
 
 

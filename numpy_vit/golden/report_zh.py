@@ -1,4 +1,4 @@
-"""The known mistakes in Chinese, for the report's page: by their English text, of which some parts vary."""
+"""The known mistakes, and what a difference is, in Chinese, for the page: by their English text, of which some parts vary."""
 
 import re
 
@@ -292,3 +292,151 @@ def convention_in_chinese(text: str) -> str:
         if found:
             return chinese.format(*found.groups())
     return text
+
+
+# What a difference is (numpy_vit.golden.describing)
+
+UNITS = {
+    "query token": "查询词元", "key token": "键词元", "query patch": "查询图块", "key patch": "键图块",
+    "hidden channel": "隐藏通道", "head channel": "头内通道", "pixel row": "像素行", "pixel column": "像素列",
+    "picture": "图片", "head": "头", "token": "词元", "channel": "通道",
+    "patch": "图块", "class": "类别", "colour": "颜色", "number": "数",
+}  # fmt: skip
+UNIT = rf"({'|'.join(UNITS)})(?:es|s)?(?: of axis (\d+))?"
+LIST = r"(\d+(?:, \d+)*(?:, \.\.\. \(\d+ of them\)| and \d+| to \d+)?)"
+WAYS = {
+    "rounded to the nearest": "就近舍入",
+    "cut off towards zero": "向零截断",
+    "rounded down": "向下舍入",
+    "rounded up": "向上舍入",
+}
+# A part of the sentence -> the same in Chinese, {} for what varies. The first that fits what is left of the text is taken.
+PARTS = {
+    r"only in (.+?): ": "只在{}：",
+    r" \(this explains (.+) % of the difference; (.+) noise floors are left\)": "（这解释了差别的 {}%，还剩 {} 个噪声底）",
+    r"the numbers are the right ones with the other sign": "数值是正确值取反号",
+    r"the numbers are the right ones times ([^ ]+) plus ([^ ]+)": "数值是正确值乘 {} 再加 {}",
+    r"the numbers are the right ones times ([^ ]+(?: [-+=] [^ ]+)?)": "数值是正确值乘 {}",
+    r"the numbers are the right ones plus ([^ ]+)": "数值是正确值加 {}",
+    r"each (.+?) is the right one times a factor of its own, (.+?), plus an offset of its own, ([^ ]+(?: to [^ ]+)?)": (
+        "每个{}是正确值乘各自的系数 {}，再加各自的偏移 {}"
+    ),
+    r"each (.+?) is the right one times a factor of its own, ([^ ]+(?: to [^ ]+)?)": "每个{}是正确值乘各自的系数 {}",
+    r"each (.+?) is the right one plus an offset of its own, ([^ ]+(?: to [^ ]+)?)": "每个{}是正确值加各自的偏移 {}",
+    r"(.+?): the numbers are (-inf|inf|NaN|[^ ,a-z]+(?:e[^ ,]+)?)": "{}：数值都是 {}",
+    r"every (.+?) after the (.+?) is ([^ ]+) \(a triangle.+\)": "{1}之后的每个{0}都是 {2}（三角形，如同因果掩码）",
+    r"every (.+?) at and after the (.+?) is ([^ ]+) \(a triangle.+\)": (
+        "{1}本身及其后的每个{0}都是 {2}（三角形，如同因果掩码）"
+    ),
+    r"every (.+?) before the (.+?) is ([^ ]+) \(a triangle.+\)": "{1}之前的每个{0}都是 {2}（三角形，如同因果掩码）",
+    r"every (.+?) at and before the (.+?) is ([^ ]+) \(a triangle.+\)": (
+        "{1}本身及其前的每个{0}都是 {2}（三角形，如同因果掩码）"
+    ),
+    r", and what is left of each (.+?) is the right numbers times ([^ ]+(?: to [^ ]+)?)": "，每个{}余下的数值是正确值乘 {}",
+    r"the (.+?) are in another order: the even ones first, then the odd ones": "{}的次序不同：先是偶数位，后是奇数位",
+    r"the (.+?) are in another order: the two halves are interleaved": "{}的次序不同：前后两半交错排列",
+    r"the (.+?) are in another order: \((.+)\) where it should be \((.+)\)": "{}的次序不同：按 ({}) 排列，应为 ({})",
+    r"transposed: (.+?) and (.+?) have changed places": "转置：{}与{}互换了位置",
+    r"reshaped without moving the axes: the \((.+)\) numbers lie in the order \((.+)\)": (
+        "只改了形状，没有移动轴：({}) 的数按 ({}) 的次序排列"
+    ),
+    r"the (.+?) are reversed in each (\d+) of them": "{}以每 {} 个为一组，组内次序颠倒",
+    r"the (.+?) are reversed by blocks of (\d+)": "{}以 {} 个为一组，组的次序颠倒",
+    r"the (.+?) are reversed": "{}的次序颠倒",
+    r"the (.+?) are rolled by (-?\d+): each has the numbers of the one (\d+ \w+) it, around the end": (
+        "{}循环移动 {} 位：每个都是{}的数值，首尾相接"
+    ),
+    r"the (.+?) are shifted by (-?\d+): each has the numbers of the one (\d+ \w+) it": "{}移动 {} 位：每个都是{}的数值",
+    r", zeros at the end": "，空出的一端是零",
+    r", the end repeated": "，末端的重复",
+    r"(.+?): each has the numbers of the one (\d+ \w+) it": "{}：每个都是{}的数值",
+    r"some (.+?) have the numbers of others: (.+?) are ([^()]+)": "有些{}是别处的数值：{} 处依次是 {}",
+    r"(.+?) ha(?:s|ve) the numbers of (.+ \d+)": "{}是{}的数值",
+    r"the (.+?) are in another order, by blocks of (\d+): (.+?) are ([^()]+)": "{}以 {} 个为一组，次序不同：{} 处依次是 {}",
+    r"the (.+?) are in another order: (.+?) are ([^()]+)": "{}的次序不同：{} 处依次是 {}",
+    r" \.\.\. \((\d+) of them\)": "……（共 {} 个）",
+    r"the array is shifted by (-?\d+) in memory: number i is the right number (.+)": (
+        "数组在内存中错开了 {} 位：第 i 个数是正确的第 {} 个数"
+    ),
+    r"the numbers are the right ones, cut below at (.+) and above at (.+?) \((.+) of (.+?)\)": (
+        "数值是正确值，但下限截在 {}，上限截在 {}（{} 个，共 {} 个）"
+    ),
+    r"the numbers are the right ones, cut below at (.+?) \((.+) of (.+?)\)": "数值是正确值，但下限截在 {}（{} 个，共 {} 个）",
+    r"the numbers are the right ones, cut above at (.+?) \((.+) of (.+?)\)": "数值是正确值，但上限截在 {}（{} 个，共 {} 个）",
+    r"the numbers are the right ones (round\w+ to the nearest|cut off towards zero|rounded \w+), of ": (
+        "数值是正确值{}，格式为 "
+    ),
+    r"all numbers are of (.+), and off by less than one unit of it": "所有数值都是 {} 的数，误差不到它的一个单位",
+    r"a grid of (\d+) levels, multiples of ([^ ;]+)": "{} 级的等距网格，间距 {}",
+    r"(float8-e5m2|float8-e4m3|bfloat16|float16|tf32)": "{}",
+    r"; (.+) % are equal to that": "；其中 {}% 与此相等",
+    r"the difference is of rank one: one row of numbers over the (.+?), times a number for each (.+)": (
+        "差别的秩为一：一行沿{}的数，乘每个{}各自的一个数"
+    ),
+    r"the difference is of rank (\d), as a sum of \d outer products": "差别的秩为 {}，即这么多个外积之和",
+    r"the difference is (\S+) times ([^ ,]+)": "差别是 {} 乘 {}",
+    r", as if it were left out": "，如同漏掉了它",
+    r", as if it were added once more": "，如同多加了一次",
+    r"the numbers are those of (.+), as if this step were not done": "数值就是 {} 的，如同没有做这一步",
+    r"the numbers are (\S+) times ([^ ,]+)": "数值是 {} 乘 {}",
+    r"only one number is wrong, at (.+): (.+) instead of (.+)": "只有一个数错误，在{}：是 {}，应为 {}",
+    r"only (.+?) (?:is|are) wrong": "只有{}错误",
+    r"(\S+) NaN and (\S+) infinite numbers of (\S+): ": "共 {2} 项，其中有 {0} 个 NaN、{1} 个无穷大：",
+    r"here and there": "分布各处",
+    r"everywhere": "处处都是",
+    r"all of (.+?)(?=;|$)": "{}全部如此",
+    r"within (.+?)(?=;|$)": "都在{}之内",
+    r"; the rest is right": "；其余正确",
+    r"; the rest is wrong as well": "；其余也错误",
+    r"(\S+) of (\S+) numbers differ beyond noise": "共 {1} 项，其中 {0} 项的差别超过噪声",
+    r"; correlation with the right ones ([^ ;]+)": "；与正确值的相关系数 {}",
+    r"; difference (\S+) of their size": "；差别是其大小的 {} 倍",
+    r"; (\d+) % of it in (.+?)(?=;|$)": "；其中 {}% 在{}",
+}
+
+
+def difference_in_chinese(text: str) -> str:
+    """What a difference is, in Chinese, part by part; as it is where there is none."""
+    chinese, rest = "", text
+    while rest:
+        found = next(((m, zh) for part, zh in PARTS.items() if (m := re.match(part, rest))), None)
+        if found is None:
+            return text
+        match, translated = found
+        chinese += translated.format(*(part_in_chinese(part) for part in match.groups()))
+        rest = rest[match.end() :]
+    return chinese
+
+
+def part_in_chinese(part: str) -> str:
+    """What varies in such a text: places, units, numbers, a way of rounding."""
+
+    def some(match: re.Match[str]) -> str:
+        unit, axis, places, count = match.groups()
+        return f"{unit_in_chinese(unit, axis)} {listed(places)}（共 {count} 个）"
+
+    def all_but(match: re.Match[str]) -> str:
+        count, unit, axis, places = match.groups()
+        return f"除 {listed(places)} 外的全部 {count} 个{unit_in_chinese(unit, axis)}"
+
+    if part in WAYS:
+        return WAYS[part]
+    if step := re.fullmatch(r"(\d+) (before|after)", part):
+        return f"{'前' if step[2] == 'before' else '后'}面第 {step[1]} 个"
+    if part == "all places":
+        return "处处"
+    part = re.sub(rf"all (\d+) {UNIT} but {LIST}", all_but, part)
+    part = re.sub(rf"\b{UNIT} {LIST} of (\d+)", some, part)
+    part = re.sub(rf"\b{UNIT}\b(?! \w+ of)", lambda m: unit_in_chinese(m[1], m[2]), part)
+    part = "的每个".join(reversed(part.split(" of each ")))
+    part = re.sub(r"(?<=）), |(?<=[\u4e00-\u9fff]), ", "，", part)
+    return re.sub(r"(?<=[\d.]) to (?=[-\d])", " 到 ", part).replace(" and ", "、").replace("zero", "零")
+
+
+def unit_in_chinese(unit: str, axis: str | None) -> str:
+    return UNITS[unit] + (f"（轴 {axis}）" if axis else "")
+
+
+def listed(places: str) -> str:
+    places = re.sub(r", \.\.\. \((\d+) of them\)", r"……（\1 个）", places)
+    return places.replace(" to ", " 到 ").replace(" and ", "、").replace(", ", "、")
