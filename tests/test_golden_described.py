@@ -88,7 +88,7 @@ MISTAKES = [
         {"channel": (7,)},
     ),
     ("blocks.0.residual2", branch_tripled, "input", "the difference is 2 times blocks.0.mlp.output", {}),
-    ("blocks.1.attention.query", lambda x, steps: x[:, ::-1], "reversed", "the heads are reversed", {}),
+    ("blocks.1.attention.query", lambda x, steps: x[:, :, ::-1], "reversed", "the tokens are reversed", {}),
     ("blocks.0.mlp.hidden", clipped, "clipped", "the numbers are the right ones, cut below at -0.25 and above at 0.25", {}),
     ("blocks.0.norm1", not_a_number, "constant", "token 3 of {N}: the numbers are NaN", {"token": (3,)}),
 ]
