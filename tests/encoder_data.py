@@ -1,5 +1,4 @@
-"""Foreign encoders as stored by make_encoder_arrays.py: what a case holds, by which rule its weights are filled, what is kept of
-an output.
+"""Foreign encoders as stored by make_encoder_arrays.py: what a case holds, how its weights are filled, what is kept of outputs.
 
 A case is config.json as upstream saves it (and another such file where one matters), the name and shape of every tensor
 of its file, and of each of upstream's outputs a few numbers. No weights are stored: a tensor is filled with seeded numbers, by

@@ -8,7 +8,6 @@ encoder_data.py; every model that is compared there is stored, with what transfo
 same versions give the same numbers to 1e-12 or so, according to the machine.
 """
 
-import inspect
 import json
 import sys
 import zipfile
@@ -20,13 +19,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import encoder_data  # noqa: E402
-import multimodal_upstream as up  # noqa: E402
-import upstream  # noqa: E402
+import encoder_data
+import multimodal_upstream as up
 
-import numpy_vit  # noqa: E402
-from numpy_vit import InputError  # noqa: E402
-from numpy_vit.convert.sources import open_source  # noqa: E402
+import numpy_vit
+from numpy_vit import InputError
+from numpy_vit.convert.sources import open_source
+
+import upstream
 
 MOST_SIZES = 3
 FEW = 64  # as many numbers are stored as they are: what is no parameter
@@ -222,7 +222,8 @@ def class_contents():
         except Exception:  # a part that must say more: as the class makes it
             made = CONFIG_MAPPING[name]()
         content = json.loads(json.dumps(made.to_dict(), default=str))
-        kept = {key: meant(value) for key, value in content.items() if key in (*parts, *TEXT, "vlm_config") or not isinstance(value, dict)}
+        tables = (*parts, *TEXT, "vlm_config")
+        kept = {key: meant(value) for key, value in content.items() if key in tables or not isinstance(value, dict)}
         for key in set(TEXT) & kept.keys():
             kept[key] = {one: kept[key][one] for one in ("model_type", "hidden_size", "rms_norm_eps") if one in kept[key]}
         whole = config_of_content("", content)[0]
@@ -260,7 +261,8 @@ def main():
     upstream.crooked, up.agree = seeded, agree
     here = Path(__file__).parent
     files = [str(path) for path in sorted(here.glob("test_*_peers.py")) if "up.agree(" in path.read_text()]
-    words = ["-q", "-m", "peers", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "agree or tower_alone or own_names or under_mistrals"]
+    words = ["-q", "-m", "peers", "-W", "ignore::pytest.PytestAssertRewriteWarning", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    words += ["-k", "agree or tower_alone or own_names or under_mistrals"]
     status = pytest.main([*words, *files], plugins=[Recorder()])
     print("pytest:", status)
     with tempfile.TemporaryDirectory() as tmp:

@@ -10,9 +10,9 @@ from test_torchfile import checkpoint, tensor
 
 from numpy_vit import InputError
 from numpy_vit.convert import convert, timm_models
-from numpy_vit.convert.preprocessing import policy
 from numpy_vit.convert.converting import FAMILIES
 from numpy_vit.convert.multimodal import any_image
+from numpy_vit.convert.preprocessing import policy
 from numpy_vit.convert.torchfile import Storage, read_torch, rebuild_tensor
 from numpy_vit.files.tensorfile import tensor_of, write
 

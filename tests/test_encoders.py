@@ -1,4 +1,4 @@
-"""Encoders of every family that transformers has, against what it computed: stored by make_encoder_arrays.py, no weights kept."""
+"""Encoders of every family that transformers has, against what it computed (make_encoder_arrays.py; no weights kept)."""
 
 import copy
 
@@ -7,6 +7,7 @@ import pytest
 
 from numpy_vit import InputError
 from numpy_vit.convert import convert
+from numpy_vit.convert.hugging_face_config import NO_EFFECT
 from numpy_vit.convert.processors import PROCESSOR_OF, PROCESSORS
 from numpy_vit.models.loading import config_of_content
 
@@ -90,3 +91,33 @@ def test_what_config_json_leaves_unsaid_is_what_its_class_says(model_type):
     for part, key in places(content):
         config, refused = changed(content, part, key, ...)
         assert config == whole or refused, key
+
+
+WRONG = ("a word", -1, True)
+NULL_IS_MORE = ("layer_scale_init_value", "num_register_tokens", "deepstack_visual_indexes")  # than unsaid: none of it
+
+
+def once():
+    """(a config.json, one of its tables, key) of every key that has a meaning, once for all tables of the same keys."""
+    kept = set()
+    for content in map(copy.deepcopy, CLASSES.values()):
+        for part, key in places(content):
+            if key not in NO_EFFECT and (place := (frozenset(part.keys() - NO_EFFECT), key)) not in kept:
+                kept.add(place)
+                yield content, part, key
+
+
+def test_what_config_json_says_is_of_the_kind_it_should_be():
+    """What is of another kind, or below zero, is refused in one line, or is a key that changes nothing."""
+    for content, part, key in once():
+        whole = config_of_content("it", content)[0]
+        for wrong in WRONG[:2] if isinstance(part[key], bool) else WRONG:
+            config, refused = changed(content, part, key, wrong)
+            assert config == whole or (refused and "\n" not in refused), (content["model_type"], key, wrong, refused)
+
+
+def test_null_is_unsaid():
+    for content, part, key in once():
+        unsaid, _ = changed(content, part, key, ...)
+        config, refused = changed(content, part, key, None)
+        assert config == unsaid or refused or key in NULL_IS_MORE, (content["model_type"], key)

@@ -540,9 +540,9 @@ def test_a_file_comes_before_a_variant_of_its_name(tmp_path, monkeypatch):
     assert numpy_vit.trace("ViT-Ti/16").config.depth == 12
     folder = tmp_path / "ViT-Ti" / "16"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({
-        "architectures": ["ViTModel"], "num_channels": 3, "model_type": "vit", "hidden_size": 12, "num_attention_heads": 2,
-        "num_hidden_layers": 3, "intermediate_size": 7, "image_size": 32, "patch_size": 16, "layer_norm_eps": 1e-6, "hidden_act": "gelu"}))  # fmt: skip
+    text = {"architectures": ["ViTModel"], "num_channels": 3, "model_type": "vit", "hidden_size": 12, "image_size": 32}
+    text |= {"num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 7, "patch_size": 16}
+    (folder / "config.json").write_text(json.dumps({**text, "layer_norm_eps": 1e-6, "hidden_act": "gelu"}))
     assert numpy_vit.trace("ViT-Ti/16").config.depth == 3
 
 
