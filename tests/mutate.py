@@ -19,6 +19,7 @@ import compileall
 import copy
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import json
@@ -26,6 +27,7 @@ import multiprocessing
 import os
 import py_compile
 import random
+import re
 import shutil
 import signal
 import sys
@@ -253,7 +255,9 @@ def in_copy(copied: Path, function, *words, seconds: float) -> int | None:
 def map_of_tests(copied: Path, cache: Path, words: list[str]) -> dict[str, tuple[float, list[str]]]:
     """Test -> (seconds, the functions it calls), measured now, or when the package and the tests were last the same."""
     digest = hashlib.sha256(repr(words).encode())
-    for path in sorted([*REPOSITORY.glob(f"{PACKAGE}/**/*.py"), *REPOSITORY.glob("tests/test_*.py")]):
+    for path in sorted(
+        [*REPOSITORY.glob(f"{PACKAGE}/**/*.py"), *REPOSITORY.glob("tests/*.py"), *REPOSITORY.glob("tests/data/*.*")]
+    ):
         digest.update(path.read_bytes())
     kept = cache / f"functions-{digest.hexdigest()[:16]}.json"
     if not kept.exists():
@@ -263,15 +267,25 @@ def map_of_tests(copied: Path, cache: Path, words: list[str]) -> dict[str, tuple
     return json.loads(kept.read_text())
 
 
+@functools.cache
+def speaks_of(file: str, word: str) -> bool:
+    """Whether a test file has a word in it."""
+    return re.search(rf"\b{re.escape(word)}\b", (REPOSITORY / file).read_text()) is not None
+
+
 def tests_for(mistake: Mistake, tests: dict[str, tuple[float, list[str]]], limit: int) -> tuple[list[str], int]:
-    """The tests to try, those that call its function before those of its module, the quickest first; and how many there are."""
+    """The tests to try, and how many there are: those that call its function, or else any of its module.
+
+    Those first whose file speaks of the module, and then the quickest: what all models run, more tests call than are tried.
+    """
 
     def has(place: str) -> bool:
         module, _, lines = place.rpartition(":")
         first, last = map(int, lines.split("-"))
         return module == mistake.module and first <= mistake.first <= last
 
-    quick = sorted(tests, key=lambda test: tests[test][0])
+    stem = Path(mistake.module).stem
+    quick = sorted(tests, key=lambda test: (not speaks_of(test.partition("::")[0], stem), tests[test][0]))
     found = [test for test in quick if any(map(has, tests[test][1]))]
     if not found:
         found = [test for test in quick if any(place.startswith(f"{mistake.module}:") for place in tests[test][1])]

@@ -364,3 +364,29 @@ def test_zeros_are_said_where_a_picture_is_smaller_than_the_crop():
     assert said((20, 31)) == "The middle 20 x 31 is taken, with zeros around."
     assert said((21, 30)) == "The middle 21 x 30 is taken, with zeros around."
     assert said((19, 30)) == "The middle 19 x 30 is taken."
+
+
+@pytest.mark.parametrize("seconds, words", [
+    (0.4, "0 s"), (99.4, "99 s"), (99.99, "100 s"), (100, "2 min"), (149, "2 min"), (151, "3 min"), (99 * 60, "99 min"),
+    (100 * 60, "1 h 40 min"), (185 * 60, "3 h 05 min"),
+])  # fmt: skip
+def test_a_duration_in_one_or_two_units(seconds, words):
+    assert common.duration(seconds) == words
+
+
+@pytest.mark.parametrize("rate, words", [(9.94, "9.9 pictures/s"), (10, "10 pictures/s"), (0.314, "0.31 pictures/s")])
+def test_a_speed_in_two_digits(rate, words):
+    assert common.speed(rate) == words
+
+
+def test_a_complaint_stands_on_a_line_of_its_own(tmp_path, small_batches, monkeypatch):
+    """On a terminal nothing of the line that shows progress is left before it."""
+    folder = pictures(tmp_path / "folder", 13)
+    (folder / "07.bmp").write_text("no picture")
+    monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
+    screen.isatty = lambda: True
+    monkeypatch.setenv("TERM", "xterm")
+    assert embed(folder, tmp_path / "o.npz") == 2
+    before, said, _ = screen.getvalue().partition(str(folder / "07.bmp"))
+    assert said and "pictures" in before
+    assert before.rpartition("\n")[2].rpartition("\r\x1b[K")[2] in ("", "numpy-vit: error: "), before[-60:]

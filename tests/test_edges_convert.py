@@ -10,8 +10,10 @@ from test_torchfile import checkpoint, tensor
 
 from numpy_vit import InputError
 from numpy_vit.convert import convert, timm_models
+from numpy_vit.convert.converting import FAMILIES
+from numpy_vit.convert.multimodal import any_image
 from numpy_vit.convert.preprocessing import policy
-from numpy_vit.convert.torchfile import read_torch
+from numpy_vit.convert.torchfile import Storage, read_torch, rebuild_tensor
 from numpy_vit.files.tensorfile import tensor_of, write
 
 from conftest import DATA
@@ -193,3 +195,62 @@ def test_the_byte_order_of_the_machine_it_was_saved_on(tmp_path, order):
     else:
         with pytest.raises(InputError, match="big-endian"):
             read_torch(path)
+
+
+@pytest.mark.parametrize("wrong", [0, 2, 3])
+def test_a_tensor_of_torchs_has_a_storage_a_size_and_a_stride(wrong):
+    """Each by itself of another kind."""
+    right = [Storage("<f4", "0"), 0, (2,), (1,)]
+    assert rebuild_tensor(*right).size == (2,)
+    for other in (None, 1, [1], "x"):
+        with pytest.raises(InputError, match="not built as torch builds them"):
+            rebuild_tensor(*right[:wrong], other, *right[wrong + 1 :])
+
+
+# timm's arguments
+
+DISTILLED = {"architecture": "deit_base_distilled_patch16_224"}
+EVA = {"architecture": "eva02_base_patch14_224"}
+
+
+@pytest.mark.parametrize("config, argument, value", [
+    (DISTILLED, "global_pool", "avg"), (DISTILLED, "fc_norm", True), (DISTILLED, "reg_tokens", 1),
+    (DISTILLED, "no_embed_class", True), (DISTILLED, "num_classes", 0), (EVA, "attn_only_layer_scale", True),
+    (EVA, "attn_type", "xyz"), (EVA, "num_kv_heads", 3), (EVA, "global_pool", "max"),
+])  # fmt: skip
+def test_an_argument_of_timms_that_would_change_the_model_is_refused(config, argument, value):
+    timm_models.fields(config, [])
+    with pytest.raises(InputError, match=argument):
+        timm_models.fields({**config, "model_args": {argument: value}}, [])
+
+
+@pytest.mark.parametrize("config, argument, field, none", [(EVA, "num_reg_tokens", "registers", 0)])
+def test_an_argument_of_timms_that_is_null_is_none(config, argument, field, none):
+    for value in (None, 0):
+        assert timm_models.fields({**config, "model_args": {argument: value}}, [])[0][field] == none
+    assert timm_models.fields({**config, "model_args": {argument: 3}}, [])[0][field] == 3
+
+
+# Which of several models
+
+
+def test_of_several_towers_the_one_with_most_of_the_familys_names_is_meant(tmp_path):
+    """However many names of others there are beside it: of another kind, or with names that the family does not know."""
+    tensors = timm_tensors()
+    few = {name: tensor for name, tensor in tensors.items() if name.startswith("patch_embed")}
+    others = {f"a.x{n}": tensor_of(np.zeros(2, np.float32)) for n in range(40)}
+    whole = {f"z.{name}": tensor for name, tensor in tensors.items()} | {f"a.{name}": tensor for name, tensor in few.items()}
+    timm = FAMILIES["timm"]
+    assert timm.prefix({**whole, **others}) == "z."
+    assert timm.prefix({name.replace("z.", ""): tensor for name, tensor in {**whole, **others}.items()}) == ""
+
+
+# Pictures of any size
+
+
+@pytest.mark.parametrize("multiple", [1, 14, 28, 32, 56, 300, 448, 700, 2000])
+def test_a_model_of_any_size_is_shown_at_about_448_pixels(multiple):
+    """The nearest multiple, and one at least."""
+    side, other = any_image(multiple)
+    assert side == other and side % multiple == 0 and side >= multiple
+    assert abs(side - 448) <= multiple / 2 or side == multiple

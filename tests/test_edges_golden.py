@@ -14,7 +14,7 @@ import numpy_vit
 from numpy_vit import InputError, ops
 from numpy_vit.arithmetic.rounded import EPS, round_to, rounded_tensors
 from numpy_vit.files.tensorfile import Tensor, tensor_of
-from numpy_vit.golden import diagnosing
+from numpy_vit.golden import diagnosing, report_page
 from numpy_vit.golden.checking import check
 from numpy_vit.golden.diagnosing import Suspected, diagnose, place, suspicion
 from numpy_vit.golden.mistakes import mistakes
@@ -372,3 +372,12 @@ def test_every_block_is_said_only_where_those_looked_at_agree(steps, dumped, sai
 
     assert place(name(steps), [*name(dumped), "logits", "blocks.20.norm1"]) == said
     assert place(["logits"], name(dumped)) == ""
+
+
+@pytest.mark.parametrize("noise, cells, powers", [(1.0, None, 4), (10.0**4, None, 4), (10**4.2, None, 5), (10**7.0, None, 7),
+                                                  (1.0, 4.01, 5), (1.0, 6.0, 6), ("inf", 4.5, 5), (0.5, 3.9, 4)])  # fmt: skip
+def test_the_pages_scale_reaches_the_largest_error_of_it(noise, cells, powers):
+    step = {"run": {"noises": noise}, "own": None}
+    step |= {} if cells is None else {"map": {"largest": cells * report_page.CODES}}
+    for of in ("run", "own"):
+        assert report_page.decades([{of: step["run"], **{k: v for k, v in step.items() if k == "map"}}]) == powers

@@ -16,7 +16,7 @@ import options
 import pytest
 
 import numpy_vit
-from numpy_vit import InputError, InvariantError, ViT, ViTConfig, ops
+from numpy_vit import InputError, InvariantError, ViT, ViTConfig, groups, ops
 from numpy_vit.arithmetic import parallel, primitives, threads
 from numpy_vit.arithmetic.portable import PortableArray
 from numpy_vit.arithmetic.shape_only import Ledger, ShapeOnly
@@ -594,3 +594,35 @@ def test_weights_and_views_take_no_memory_of_activations():
     ]
     del product, views
     assert (ledger.in_use, ledger.peak) == (40, 64)
+
+
+# Groups of options
+
+
+WRONG_KINDS = ("a word", "", None, 1.5, [0.5], {"a": 1}, -1)
+
+
+@pytest.mark.parametrize("kind, right", [
+    (groups.Windows, dict(side=2, whole=(1,), padded=True)),
+    (groups.Merger, dict(side=2, stages=("concat", "output 7"), norm="rms", eps=1e-5, without_bias=("output",))),
+    (groups.Deepstack, dict(blocks=(0, 1), merger=dict(side=2, stages=("mean",)))),
+])  # fmt: skip
+def test_every_field_of_a_group_is_of_its_kind(kind, right):
+    """What is of another kind is refused in one line that names the field, whatever Python would make of it."""
+    kind(**right)
+    for name in right:
+        for wrong in (*WRONG_KINDS, *(() if isinstance(right[name], bool) else (True,))):
+            if isinstance(right[name], float) and isinstance(wrong, float):
+                continue
+            with pytest.raises(InputError, match=name) as error:
+                kind(**{**right, name: wrong})
+            assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("image", [(16, 20), (20, 16), (20, 20)])
+def test_patches_that_cannot_be_merged_along_either_side_are_refused(image):
+    """4 x 5, 5 x 4, 5 x 5 patches by two."""
+    merged = dict(class_token=False, pooling="none", classes=0, pooler=0)
+    crooked_config(image=(16, 24), merger=dict(side=2, stages=("mean",)), **merged)
+    with pytest.raises(InputError, match="patches cannot be merged by 2"):
+        crooked_config(image=image, merger=dict(side=2, stages=("mean",)), **merged)

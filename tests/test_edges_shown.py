@@ -431,3 +431,19 @@ def test_a_narrower_format_is_suspected_only_where_something_is_unexplained(foun
     monkeypatch.setattr(diagnosing, "diagnose", lambda checked, progress: findings)
     monkeypatch.setattr(diagnosing, "suspicion", lambda checked: "why")
     assert diagnosed(SimpleNamespace(passed=passed)) == (findings, said)
+
+
+def test_the_columns_of_a_diff_stand_below_each_other():
+    """Every cell begins (numbers: ends) where its heading does."""
+    entries = [
+        {"differs": True, "step": "a", "x": {"output": "B N", "times": 0, "operation": "o", "macs": 5, "parameters": 12345},
+         "y": None},
+        {"differs": False, "step": "blocks", "x": None,
+         "y": {"output": "B N D = 1 2 3", "times": 2, "operation": "o", "macs": 1234567, "parameters": 0}},
+    ]  # fmt: skip
+    lines = render.side_by_side(entries, ("x", "y"))
+    assert lines == [
+        "   step    x    y                 MACs             parameters",
+        "*  a       B N  -                    5          -      12,345  -",
+        "   blocks  -    B N D = 1 2 3 x2     -  1,234,567           -  0",
+    ]

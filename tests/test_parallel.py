@@ -174,3 +174,21 @@ def test_after_a_fork(monkeypatch):
         parallel.parallel_for(results.append, range(4))
         os._exit(0 if sorted(results) == [0, 1, 2, 3] else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_an_mlp_takes_some_tokens_at_a_time(threads, monkeypatch):
+    """All of them, each once, wherever the parts end: the whole's shape and numbers."""
+    model = numpy_vit.random_model(crooked_config(), dtype="float64")
+    pixels, taken, mlp = crooked_pixels(model.config, batch=3), [], numpy_vit.model.mlp
+
+    def noted(x, *rest):
+        taken.append(x.shape[0] * x.shape[1])
+        return mlp(x, *rest)
+
+    whole = model(pixels).last_hidden_state
+    for rows in (1, 7, 16, 47, 48, 49):
+        monkeypatch.setattr(parallel, "ROWS", rows)
+        monkeypatch.setitem(parallel.RUN, mlp, lambda mlp, *rest: parallel.some_tokens_at_a_time(noted)(*rest))
+        taken.clear()
+        assert difference(model(pixels).last_hidden_state, whole) < 1e-13
+        assert sum(taken) == model.config.depth * 48 and max(taken) < 2 * max(rows, 8)

@@ -139,15 +139,21 @@ def test_segment_anythings_own_names(case, tmp_path):
     agree(ours(pixels, record="hidden_states"), *run_sam(model.vision_encoder, pixels), "segment-anything")
 
 
-@pytest.mark.parametrize("case", VITDET)
-def test_vitdet_agrees(case, tmp_path):
+def vitdet(case):
     import multimodal_upstream as up
-    import torch
     import transformers
 
     sizes = {key: value for key, value in SMALL.items() if key != "output_channels"}
     config = transformers.VitDetConfig(**{"use_relative_position_embeddings": True, **sizes, "mlp_ratio": 2, **VITDET[case]})
-    model = up.crooked(lambda: transformers.VitDetModel(config))
+    return up.crooked(lambda: transformers.VitDetModel(config))
+
+
+@pytest.mark.parametrize("case", VITDET)
+def test_vitdet_agrees(case, tmp_path):
+    import multimodal_upstream as up
+    import torch
+
+    model = vitdet(case)
     up.saved(model, tmp_path)
     ours = numpy_vit.load(tmp_path, dtype="float64")
     assert numpy_vit.trace(tmp_path / "config.json").config == ours.config

@@ -526,3 +526,16 @@ def test_two_files_in_one_folder(tmp_path):
 def test_a_plan_says_where_its_tiles_are():
     plan = Plan((630, 1120), (2, 2), None, ((560, 560),) * 4)
     assert plan.canvas == (1120, 1120) and plan.tile == (560, 560)
+
+
+@pytest.mark.parametrize("rule", ALL, ids=lambda s: s.rule)
+def test_boxes_cut_a_picture_into_pieces_that_do_not_overlap(rule):
+    """Of a plan that cuts the picture as it is: each piece lies in it, and together they are all of it."""
+    for height, width in some_sizes():
+        try:
+            boxes = rule.plan(height, width).boxes
+        except InputError:
+            continue
+        assert all(0 <= top < bottom <= height and 0 <= left < right <= width for top, left, bottom, right in boxes)
+        areas = [(bottom - top) * (right - left) for top, left, bottom, right in boxes]
+        assert not boxes or sum(areas) == height * width

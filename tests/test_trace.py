@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import numpy_vit
-from numpy_vit import model, ops
+from numpy_vit import InputError, model, ops
 from numpy_vit.arithmetic.shape_only import Ledger, ShapeOnly
 from numpy_vit.cli import main
 from numpy_vit.parameters import parameter_count
@@ -519,3 +519,38 @@ def test_memory_of_the_process_is_small():
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "parameters 21,759,204,328" in said
     assert int(said.splitlines()[-1]) < 60_000  # kB
+
+
+def test_a_stand_in_refuses_what_it_cannot_do():
+    """Another method of a function, or an option of it, and not only both together."""
+    a = ShapeOnly((2, 3), np.dtype("float32"), Ledger())
+    for f in (
+        lambda: np.add.reduce(a),
+        lambda: np.add.outer(a, a),
+        lambda: np.add(a, a, where=np.ones((2, 3), bool)),
+        lambda: np.add.accumulate(a, axis=1),
+        lambda: np.add(a, a, dtype="float64"),
+    ):
+        with pytest.raises(TypeError):
+            f()
+
+
+def test_a_file_comes_before_a_variant_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert numpy_vit.trace("ViT-Ti/16").config.depth == 12
+    folder = tmp_path / "ViT-Ti" / "16"
+    folder.mkdir(parents=True)
+    text = {"architectures": ["ViTModel"], "num_channels": 3, "model_type": "vit", "hidden_size": 12, "image_size": 32}
+    text |= {"num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 7, "patch_size": 16}
+    (folder / "config.json").write_text(json.dumps({**text, "layer_norm_eps": 1e-6, "hidden_act": "gelu"}))
+    assert numpy_vit.trace("ViT-Ti/16").config.depth == 3
+
+
+def test_what_no_address_could_reach_is_refused_and_no_less():
+    """batch * heads * N * N above 2**56: here 8 heads and 2**17 tokens, so 2**19 pictures are the most."""
+    config = crooked_config(
+        image=(512, 256), patch=1, heads=8, width=16, depth=1, class_token=False, pooling="mean", classes=0, pooler=0
+    )
+    assert len(numpy_vit.trace(config, batch=1 << 19)) > 0
+    with pytest.raises(InputError, match="too large for any machine"):
+        numpy_vit.trace(config, batch=(1 << 19) + 1)

@@ -41,6 +41,8 @@ def says(reading: OpenCheckpoint) -> dict[str, Any]:
     if own and shared:
         raise InputError("config.json: relative positions both shared and in every block are not supported")
     scale = config.get("layer_scale_init_value", 0.1)
+    if scale is not None and (isinstance(scale, bool) or not isinstance(scale, int | float) or scale < 0):
+        raise InputError(f"config.json: layer_scale_init_value {scale!r:.40}: it must be null, or a number, 0 or above")
     mean = flag(config, "use_mean_pooling", True)
     seen = reading.seen.get("final_norm", "pooled" if mean else "tokens")
     if positions and (own or shared):
@@ -52,7 +54,7 @@ def says(reading: OpenCheckpoint) -> dict[str, Any]:
         "pooler": 0,
         "positions": "all" if positions else "none",
         "relative_positions": own or shared,
-        "layer_scale": isinstance(scale, int | float) and scale > 0,
+        "layer_scale": bool(scale),
         "pooling": "mean" if mean and seen == "pooled" else "class",
         "final_norm": seen,
     }

@@ -10,7 +10,7 @@ from typing import Any
 from ..groups import SIMPLE
 from .family import Family, OpenCheckpoint
 from .hf_clip import BLOCK, TEXT_TOWER
-from .hugging_face import DEFAULTS, flag, get, qkv_bias, sizes
+from .hugging_face import DEFAULTS, flag, mlp_ratio, qkv_bias, sizes
 from .multimodal import number, only
 from .table import Row, Table
 
@@ -77,7 +77,7 @@ def janus_says(reading: OpenCheckpoint) -> dict[str, Any]:
     section = reading.config
     fields = sizes(reading, "Janus", JANUS_DEFAULTS)
     only("use_qk_norm", not flag(section, "use_qk_norm", False), "it is a norm of other numbers than there are")
-    ratio = get(section, "mlp_ratio", reading.notes, {"mlp_ratio": 4.0}, "Janus")
+    ratio = mlp_ratio(section, reading.notes, "Janus")
     said = {**fields, "mlp": int(fields["width"] * ratio), "qkv_bias": flag(section, "attention_bias", True)}
     if (reading.source.config or {}).get("model_type") != "janus":
         return said

@@ -10,7 +10,7 @@ names of its own, and positions resized bilinearly.
 from typing import Any
 
 from .family import Family, OpenCheckpoint
-from .hugging_face import DEFAULTS, EMBEDDINGS, MASK_TOKEN, classes, flag, get, is_classifier, labels, qkv_bias, sizes
+from .hugging_face import DEFAULTS, EMBEDDINGS, MASK_TOKEN, classes, flag, is_classifier, labels, mlp_ratio, qkv_bias, sizes
 from .table import Row, Table
 
 BLOCK = tuple(
@@ -84,7 +84,7 @@ def said(reading: OpenCheckpoint, what: str, defaults: dict[str, Any], registers
     own = {key: value for key, value in DEFAULTS.items() if key != "intermediate_size"}
     fields = sizes(reading, what, {**own, "layer_norm_eps": 1e-6, **defaults})
     gated = flag(config, "use_swiglu_ffn", False)
-    width = int(fields["width"] * get(config, "mlp_ratio", reading.notes, {"mlp_ratio": 4}, what))
+    width = int(fields["width"] * mlp_ratio(config, reading.notes, what))
     fields |= {"mlp": (int(width * 2 / 3) + 7) // 8 * 8 if gated else width, "gated_mlp": gated}
     fields |= {"activation": "silu"} if gated else {}
     fields |= {"classes": classes(reading), "pooler": 0, "qkv_bias": qkv_bias(reading)}

@@ -53,7 +53,7 @@ def says_2(reading: OpenCheckpoint) -> dict[str, Any]:
     defaults = {key: value for key, value in SIGLIP_DEFAULTS.items() if key != "image_size"}
     fields = sizes(reading, "SigLIP 2", defaults, section)
     patches = section.get("num_patches", 256)
-    side = round(patches**0.5) if isinstance(patches, int) and patches > 0 else 0
+    side = round(patches**0.5) if type(patches) is int and patches > 0 else 0
     if side * side != patches:
         raise InputError(f"config.json: num_patches {patches!r} is no square number")
     return {**fields, "image": side * fields["patch"], **pooling(reading, section)}

@@ -14,7 +14,7 @@ from ..files.tensorfile import tensor_of
 from .family import Family, OpenCheckpoint
 from .hf_dinov2 import TABLE as DINOV2_TABLE
 from .hf_vit import TABLE as VIT_TABLE
-from .hugging_face import DEFAULTS, architectures, flag, get, qkv_bias, sizes
+from .hugging_face import DEFAULTS, architectures, flag, mlp_ratio, qkv_bias, sizes
 from .multimodal import number, only
 from .table import Row, Table, Tensors
 
@@ -67,7 +67,7 @@ def pixio_says(reading: OpenCheckpoint) -> dict[str, Any]:
         "hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "layer_norm_eps": 1e-6, "image_size": 256,
     }  # fmt: skip
     fields = sizes(reading, "Pixio", defaults)
-    mlp = int(fields["width"] * get(reading.config, "mlp_ratio", reading.notes, {"mlp_ratio": 4}, "Pixio"))
+    mlp = int(fields["width"] * mlp_ratio(reading.config, reading.notes, "Pixio"))
     tokens = number(reading.config, "n_cls_tokens", 8, reading.notes, "Pixio")
     return {**fields, "mlp": mlp, "classes": 0, "pooler": 0, "qkv_bias": qkv_bias(reading), "registers": tokens}
 

@@ -142,6 +142,14 @@ def get(config: Mapping[str, Any], key: str, notes: list[str], defaults: Mapping
     return defaults[key]
 
 
+def mlp_ratio(config: Mapping[str, Any], notes: list[str], what: str) -> float:
+    """How many times as wide as the tokens an MLP's hidden numbers are. Raises InputError for what is no number above 0."""
+    ratio = get(config, "mlp_ratio", notes, {"mlp_ratio": 4}, what)
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1e6:
+        raise InputError(f"config.json: mlp_ratio {ratio!r:.40} is no number above 0")
+    return ratio
+
+
 def flag(config: Mapping[str, Any], key: str, default: bool) -> bool:
     """A true or false of config.json."""
     value = config.get(key, default)

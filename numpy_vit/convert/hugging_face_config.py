@@ -215,8 +215,14 @@ def own_config(config: Mapping[str, Any] | None, notes: list[str], known: Collec
     others = DECODERS.get(model_type, ())
     inner = COPIES.get(f"{model_type}_vision_model", ("", {}))[1]
     if inner and isinstance(found.get("vision_config"), dict):  # of both towers, where the picture's has defaults of its own
-        found["vision_config"] = {**inner, **found["vision_config"]}
-    return {**defaults, **{key: value for key, value in found.items() if key not in others}, "model_type": original}
+        found["vision_config"] = filled_in(found["vision_config"], inner)
+    kept = {key: value for key, value in found.items() if key not in others}
+    return {**filled_in(kept, defaults), "model_type": original}
+
+
+def filled_in(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json with defaults for what it does not say, or as null."""
+    return {**config, **{key: value for key, value in defaults.items() if config.get(key) is None}}
 
 
 def picture_part(config: Mapping[str, Any] | None, notes: list[str]) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def merger(reading: OpenCheckpoint, width: int) -> dict[str, Any]:
     """Pixel shuffle and projector ("mlp1")."""
     config = reading.config
     ratio = config.get("downsample_ratio", 0.5)
-    exact = isinstance(ratio, float | int) and 0 < ratio <= 1 and 1 % ratio == 0
+    exact = isinstance(ratio, float | int) and ratio is not True and 0 < ratio <= 1 and 1 % ratio == 0
     only(f"downsample_ratio {ratio!r:.40}", exact, "it must be a half, a quarter, ... or 1")
     side = int(1 / ratio)
     if config.get("model_type") in OPENGVLAB_TYPES:

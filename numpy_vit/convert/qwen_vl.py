@@ -13,6 +13,7 @@ from ..config import ViTConfig
 from ..errors import InputError
 from . import multimodal
 from .family import Family, OpenCheckpoint
+from .hugging_face import mlp_ratio
 from .multimodal import any_image, frequencies, number, of_a_still_picture, rope_theta, sizes
 from .table import Row, Table
 
@@ -53,9 +54,7 @@ def says_2(reading: OpenCheckpoint) -> dict[str, Any]:
         "depth": ("depth", 32), "width": ("embed_dim", 1280), "heads": ("num_heads", 16),
         "activation": ("hidden_act", "quick_gelu"), "patch": ("patch_size", 14), "channels": ("in_channels", 3),
     }, (*READ, "hidden_size", "mlp_ratio"))  # fmt: skip
-    ratio = section.get("mlp_ratio", 4)
-    if not isinstance(ratio, int | float) or not ratio > 0:
-        raise InputError(f"config.json: mlp_ratio {ratio!r} is no number above 0")
+    ratio = mlp_ratio(section, [], "Qwen2-VL")
     output = number(section, "hidden_size", 3584, reading.notes, "Qwen2-VL")
     return {**fields, "mlp": int(fields["width"] * ratio), **merged(section, fields, output)}
 

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..pictures.images import Preprocess
 from . import multimodal
 from .family import Family, OpenCheckpoint
-from .hugging_face import DEFAULTS, flag, get, qkv_bias, sizes
+from .hugging_face import DEFAULTS, flag, mlp_ratio, qkv_bias, sizes
 from .multimodal import number, only
 from .table import Row, Table
 
@@ -52,7 +52,7 @@ def says(reading: OpenCheckpoint) -> dict[str, Any]:
     config = reading.config
     fields = sizes(reading, "RADIO", RADIOS_DEFAULTS)
     width, patch = fields["width"], fields["patch"]
-    hidden = int(width * get(config, "mlp_ratio", reading.notes, {"mlp_ratio": 4.0}, "RADIO"))
+    hidden = int(width * mlp_ratio(config, reading.notes, "RADIO"))
     gated = flag(config, "use_swiglu_ffn", False)
     fields |= {"mlp": (int(hidden * 2 / 3) + 7) // 8 * 8, "activation": "silu"} if gated else {"mlp": hidden}
     scale = config.get("layerscale_value", 1.0)

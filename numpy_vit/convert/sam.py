@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..files.tensorfile import Tensor, tensor_of
 from ..positions import resize_positions
 from .family import Family, OpenCheckpoint
-from .hugging_face import flag
+from .hugging_face import flag, mlp_ratio
 from .multimodal import number, sizes
 from .table import Row, Table, Tensors
 
@@ -161,10 +161,7 @@ def says_own(reading: OpenCheckpoint) -> dict[str, Any]:
 
 def hidden_width(section: Mapping[str, Any], fields: Mapping[str, Any]) -> int:
     """The MLP's hidden width, of mlp_ratio."""
-    ratio = section.get("mlp_ratio", 4)
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1e6:
-        raise InputError(f"config.json: mlp_ratio {ratio!r} is no number above 0")
-    return int(fields["width"] * ratio)
+    return int(fields["width"] * mlp_ratio(section, [], "SAM"))
 
 
 def block_list(section: Mapping[str, Any], key: str, default: tuple[int, ...]) -> list[int]:
