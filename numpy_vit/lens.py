@@ -232,7 +232,8 @@ def replacing(axis: int, numbers: list[int], other: Array | None) -> Change:
 
 
 PART = re.compile(
-    r"(?:blocks\.(?P<block>\d+|\*)(?:\.|$))?(?:(?P<kind>attention|mlp|heads|neurons|tokens)(?:\.(?P<number>\d+|\*))?)?"
+    r"blocks\.(?P<block>\d+|\*)(\.(?P<half>attention|mlp)|\.(?P<kind>heads|neurons|tokens)\.(?P<number>\d+|\*))?"
+    r"|tokens\.(?P<token>\d+|\*)"
 )
 PARTS = "blocks.2, blocks.2.attention, blocks.2.mlp, blocks.2.heads.4, blocks.2.neurons.17, blocks.2.tokens.5, tokens.5"
 
@@ -241,14 +242,15 @@ def places(what: Steps, config: ViTConfig) -> dict[str, tuple[int, set[int]]]:
     """Parts as `ablate` names them -> step: the axis, and the numbers on it (none: all of the step). Raises InputError."""
     found: dict[str, tuple[int, set[int]]] = {}
     for text in [what] if isinstance(what, str) else list(what):
-        match = PART.fullmatch(text) if isinstance(text, str) and text else None
-        block, kind, number = match.group("block", "kind", "number") if match else (None, None, None)
-        numbered = kind in ("heads", "neurons", "tokens")
-        if match is None or numbered != (number is not None) or (block is None and kind != "tokens"):
+        match = PART.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
             raise InputError(f"ablate: {in_words(text)} is no part: give {PARTS}, or * for a number")
+        block, half, kind, number, token = match.group("block", "half", "kind", "number", "token")
+        if token is not None:
+            kind, number = "tokens", token
         for n in [None] if block is None else chosen(block, config.depth, f"ablate: {text}: block"):
-            for name, axis, size in steps_of(n, kind, config):
-                numbers = set(chosen(str(number), size, f"ablate: {text}: {str(kind).rstrip('s')}")) if numbered else set()
+            for name, axis, size in steps_of(n, kind or half, config):
+                numbers = set(chosen(number, size, f"ablate: {text}: {kind[:-1]}")) if kind else set()
                 found.setdefault(name, (axis, set()))[1].update(numbers)
     return found
 
