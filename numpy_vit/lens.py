@@ -270,9 +270,7 @@ def steps_of(block: int | None, kind: str | None, config: ViTConfig) -> list[tup
 
 
 def branch_end(half: int, name: str, config: ViTConfig) -> str:
-    """The last step of attention or MLP: what is added to the tokens."""
-    if config.layer_scale:
-        return f"layer_scale{half}"
+    """The last step of attention or MLP that has to be changed: what is added to the tokens, or layer scale makes it of."""
     return {"before": f"{name}.output", "after": f"norm{half}", "both": f"norm{half}_after"}[config.norm_places]
 
 
@@ -331,14 +329,13 @@ def knocking_out(
     config = model.config.for_image(np.shape(pixels)[2:]) if np.ndim(pixels) == 4 else model.config
     sources = listed(from_tokens, config.tokens, "knockout: from_tokens: token")
     targets = listed(to_tokens, config.tokens, "knockout: to_tokens: token")
-    scores = "biased_scores" if config.relative_positions or config.relative_axes else "scores"
     changes = {}
     for n in listed(range(config.depth) if blocks is None else blocks, config.depth, "knockout: block"):
         for name, tokens in zip(attention_names(config)[n], tokens_of_windows(config, n), strict=True):
             shut = np.isin(tokens, targets)[:, :, None] & np.isin(tokens, sources)[:, None, :]  # (windows, N, N)
             if shut.all(axis=-1).any():
                 raise InputError("knockout: a token would have none left to attend to: leave it one, itself say")
-            changes[f"{name.removesuffix('probs')}{scores}"] = shutting(shut)
+            changes[f"{name.removesuffix('probs')}scores"] = shutting(shut)  # whatever is added to them, it stays infinite
     return changes
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from options import OPTIONS, PLAIN
 from PIL import Image
+from test_draw import luminance
 
 import numpy_vit
 from numpy_vit import InputError, lens
@@ -651,6 +652,18 @@ def test_a_cell_is_framed_where_it_is(place):
     assert (
         np.abs(changed.min(axis=0) - cell.min(axis=0)).max() <= 2 and np.abs(changed.max(axis=0) - cell.max(axis=0)).max() <= 2
     )
+
+
+def test_what_stands_in_a_cell_can_be_read():
+    """White on what is dark, dark on what is light: at least 4 to 1."""
+    shades = np.linspace(0, 1, 9)
+    picture = np.asarray(draw.table(shades[None], [["MMM"] * 9], ["M"], ["M"] * 9, (0.0, 1.0), set())).astype(int)
+    for colour in draw.coloured(shades, 0.0, 1.0):
+        inside = np.argwhere((picture == colour).all(axis=-1))
+        (top, left), (bottom, right) = inside.min(axis=0), inside.max(axis=0)
+        light = luminance(picture[top : bottom + 1, left : right + 1].astype(float)) + 0.05
+        ground = luminance(colour.astype(float)) + 0.05
+        assert max(light.max() / ground, ground / light.min()) > 4
 
 
 def test_the_map_of_an_attribution():
