@@ -616,6 +616,37 @@ def test_the_misread_5(run):
     assert lines[8].startswith("  9 has the logit 4.88: blocks.5 MLP +1.88, ")
 
 
+DOCUMENT = (REPOSITORY / "docs" / "lens.md").read_text(encoding="utf-8")
+
+
+def test_the_document_shows_what_is_printed(run, monkeypatch):
+    """All but the last digits, which another processor may round otherwise."""
+    monkeypatch.chdir(REPOSITORY)
+    quoted = re.search(r"^```text\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)[1]
+    number = re.compile(r"[+-]?\d+\.\d+")
+    printed = run("lens", "weights/samples/5/0005-0.png")[1]
+    assert number.sub("#", printed) == number.sub("#", quoted)
+    pairs = zip(map(float, number.findall(printed)), map(float, number.findall(quoted)), strict=True)
+    assert all(abs(a - b) < 0.11 for a, b in pairs)
+
+
+def test_the_examples_of_the_document_run(monkeypatch):
+    """The halves without which it is a 5 are those that the text names; the rest is read as it says."""
+    monkeypatch.chdir(REPOSITORY)
+    said = []
+    names = {"print": said.append}
+    for block in re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    answers, without = said
+    assert [part for part, answer in answers.items() if answer == "5"] == ["blocks.0.mlp", "blocks.1.attention"]
+    assert [part for part, answer in answers.items() if answer == "8"] == ["blocks.0.attention"]
+    assert list(answers.values()).count("9") == 9
+    assert without[-1] == 5 and without[0] == 4
+    assert names["importance"].shape == (6, 6)
+    anything = [lens.logit_lens(names["model"], names["model"].preprocess(path))[0] for path in names["paths"]]
+    assert all(np.array_equal(logits, anything[0]) for logits in anything)  # the class token has seen nothing yet
+
+
 # The pictures
 
 
