@@ -4,6 +4,7 @@ The pages are plain Markdown that also reads on its own. What only the site has 
 of index.md), and a reference of all modules from their docstrings (written to docs/api, which git ignores).
 """
 
+import inspect
 import pkgutil
 import re
 import shutil
@@ -49,13 +50,16 @@ def write_api(app):
             modules = [name for _, name, _ in pkgutil.iter_modules([str(folder)])]
             write_page(room, f"{room}/", [f"numpy_vit.{room}", *(f"numpy_vit.{room}.{name}" for name in modules)])
     names = [name for name in numpy_vit.__all__ if name != "__version__"]
-    rows = [f"| {{py:obj}}`~{where(name)}` | {first_line(getattr(numpy_vit, name))} |" for name in names]
+    rows = [
+        f"| {{py:{'mod' if inspect.ismodule(getattr(numpy_vit, name)) else 'obj'}}}`~{where(name)}` | {first_line(getattr(numpy_vit, name))} |"
+        for name in names
+    ]
     text = ["# Public names", "", "What `import numpy_vit` offers.", "", "| name | what it is |", "|---|---|", *rows, ""]
     (API / "public.md").write_text("\n".join(text), encoding="utf-8")
 
 
 def in_reading_order(names):
-    first = ["model", "ops", "steps", "config", "parameters", "positions", "rotary", "families", "vit"]
+    first = ["model", "ops", "steps", "config", "parameters", "positions", "rotary", "families", "vit", "lens"]
     return sorted(names, key=lambda name: (first.index(name) if name in first else len(first), name))
 
 
@@ -68,7 +72,7 @@ def write_page(page, title, modules):
 
 def where(name):
     thing = getattr(numpy_vit, name)
-    return f"{thing.__module__}.{thing.__qualname__}"
+    return thing.__name__ if inspect.ismodule(thing) else f"{thing.__module__}.{thing.__qualname__}"
 
 
 def first_line(thing):

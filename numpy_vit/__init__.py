@@ -13,6 +13,7 @@ from .arithmetic.threads import limit_blas
 TYPE_CHECKING = False  # as typing has it, whose import would take longer than all the rest of this one
 
 if TYPE_CHECKING:
+    from . import lens as lens
     from .arithmetic.parallel import set_threads as set_threads
     from .config import ViTConfig as ViTConfig
     from .config import variant as variant
@@ -55,16 +56,20 @@ _WHERE = {
     "trace": "tracing.tracer",
 }
 
-__all__ = ["__version__", *sorted(_WHERE)]
+_MODULES = ("lens",)
+
+__all__ = ["__version__", *sorted(_WHERE), *_MODULES]
 
 
 if not TYPE_CHECKING:  # else every misspelt name would have a type
 
     def __getattr__(name: str) -> object:
-        if name not in _WHERE:
+        if name not in (*_WHERE, *_MODULES):
             raise AttributeError(f"module 'numpy_vit' has no attribute '{name}'")
         import importlib
 
+        if name in _MODULES:
+            return importlib.import_module(f".{name}", __name__)
         value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
         globals()[name] = value
         return value

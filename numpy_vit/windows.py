@@ -115,10 +115,7 @@ def whole_map(maps: Sequence[Array], config: ViTConfig) -> Array:
     """
     if len(maps) == 1 and maps[0].shape[-1] == config.tokens:
         return maps[0]
-    assert config.windows is not None
-    grid, kinds = padded(config.grid, config.windows), kinds_of(config.grid, config.windows)
-    every = filled_up(np.arange(config.patches).reshape(1, 1, -1, 1), config.grid, grid, np.full((1, 1, 1), -1))
-    numbers = [windows_of(every, grid, part)[:, 0, :, 0] for part in kinds]
+    numbers = windows_in_numbers(config)
     batch = len(maps[0]) // len(numbers[0])
     whole = np.zeros((batch, config.heads, config.tokens, config.tokens), maps[0].dtype)
     for some, of_windows in zip(numbers, maps, strict=True):
@@ -127,6 +124,24 @@ def whole_map(maps: Sequence[Array], config: ViTConfig) -> Array:
             there = np.flatnonzero(tokens >= 0)
             whole[:, :, tokens[there][:, None], tokens[there]] = own[:, window][:, :, there[:, None], there]
     return whole
+
+
+def tokens_of_windows(config: ViTConfig, block: int) -> list[Array]:
+    """The numbers of the tokens that meet in each of a block's steps of attention (`attention_names`): (windows, n) each.
+
+    -1 are tokens that windows are filled up with.
+    """
+    if config.windows_of(block) is None:
+        return [np.arange(config.tokens)[None]]
+    return windows_in_numbers(config)
+
+
+def windows_in_numbers(config: ViTConfig) -> list[Array]:
+    """For each kind of window, the patches of every one of its windows, by number: (windows, n) each; -1 are zeros."""
+    assert config.windows is not None
+    grid = padded(config.grid, config.windows)
+    every = filled_up(np.arange(config.patches).reshape(1, 1, -1, 1), config.grid, grid, np.full((1, 1, 1), -1))
+    return [windows_of(every, grid, part)[:, 0, :, 0] for part in kinds_of(config.grid, config.windows)]
 
 
 def kinds_of(grid: tuple[int, int], windows: Windows) -> list[Part]:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import NumpyVitError, nearest, one_line
-from . import attend, bench, convert, embed, evaluate, explain, golden, inspect, predict, tokens, trace
+from . import attend, bench, convert, embed, evaluate, explain, golden, inspect, lens, predict, tokens, trace
 from .common import BAD_INPUT, BUG, INTERRUPTED, OK, complain
 from .sharing import share_threads
 
@@ -146,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"numpy-vit {__version__}")
     top.set_defaults(debug=False)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for module in (predict, embed, attend, explain, evaluate, convert, inspect, trace, tokens, golden, bench):
+    for module in (predict, embed, attend, lens, explain, evaluate, convert, inspect, trace, tokens, golden, bench):
         module.add_parser(commands).set_defaults(run=module.run)
     return top
 

@@ -1,4 +1,5 @@
-"""Pictures of what a Vision Transformer does, drawn with Pillow: patch grids, attention maps, head galleries, similarities.
+"""Pictures of what a Vision Transformer does, drawn with Pillow: patch grids, attention maps, head galleries, similarities,
+and what numpy_vit.lens finds.
 
 Every function returns a PIL image. Colours run from dark blue over grey to yellow: lightness rises all the way, so that they
 can be told apart by the colour-blind and in print. What a picture shows is computed by functions of its own (`token_map`,
@@ -6,19 +7,21 @@ can be told apart by the colour-blind and in print. What a picture shows is comp
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..config import ViTConfig
-from ..errors import InputError
+from ..errors import InputError, printable, shortened
 
 Array = Any
 RAMP = ((0, 32, 77), (66, 78, 108), (124, 123, 120), (188, 175, 102), (255, 234, 70))  # dark blue, grey, yellow
 INK, PAPER, LINE = (20, 20, 20), (255, 255, 255), (255, 255, 255)
+FRAME = (232, 89, 12)  # of no colour of the ramp
 MAX_SIDE = 4096  # pixels of a drawing
+LONGEST_ROW, MOST_ROWS = 30, 100  # characters of a row's name; rows of classes
 
 
 # What is drawn
@@ -129,6 +132,16 @@ def beside(images: Sequence[Image.Image], gap: int = 12) -> Image.Image:
     return sheet
 
 
+def stacked(images: Sequence[Image.Image], gap: int = 8) -> Image.Image:
+    """Pictures one below the other on paper, aligned at the left."""
+    sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height + gap for i in images) - gap), PAPER)
+    y = 0
+    for image in images:
+        sheet.paste(image, (0, y))
+        y += image.height + gap
+    return sheet
+
+
 def enlarged(image: Image.Image, grid: tuple[int, int], minimum: int = 224) -> tuple[Image.Image, int]:
     """The picture at a size that its grid of patches divides, at least `minimum` wide or high, and a patch's side in pixels."""
     rows, columns = grid
@@ -218,3 +231,100 @@ def position_similarity(positions: Array, config: ViTConfig) -> Image.Image:
     cell = max(1, 640 // (rows * columns))
     images = [similarity_matrix(m, cell=cell) for m in maps]
     return labelled(in_rows(images, columns, gap=3), "how similar each patch's position is to the others'")
+
+
+# What numpy_vit.lens finds
+
+
+def lens_map(shares: Array, labels: Sequence[str] | None = None, top: int = 6) -> Image.Image:
+    """The logit lens of one picture: a row for each class, a column for the embedding and for every block.
+
+    shares (L + 1, O), rows summing to 1: softmax of a picture's logit_lens. Of the classes, `top` are shown: the last block's
+    likeliest first, then those that have most anywhere. In every column the likeliest of all classes is framed.
+    """
+    shares = np.asarray(shares, np.float64)
+    if shares.ndim != 2 or 0 in shares.shape or (labels is not None and len(labels) != shares.shape[1]):
+        raise InputError(f"draw: shares (L + 1, O), and O labels, are expected, not an array of shape {shares.shape}")
+    classes = classes_shown(shares, top)
+    names = [str(labels[n]) if labels else str(n) for n in classes]
+    best = shares.argmax(axis=1)
+    framed = {(row, int(column)) for row, n in enumerate(classes) for column in np.flatnonzero(best == n)}
+    columns = ["embed", *(f"block {n}" for n in range(len(shares) - 1))]
+    cells = [[f"{100 * share:.0f} %" for share in shares[:, n]] for n in classes]
+    return table(shares[:, classes].T, cells, names, columns, (0.0, 1.0), framed)
+
+
+def classes_shown(shares: Array, top: int) -> list[int]:
+    """The last row's likeliest, and those with the largest shares anywhere, in the order of the last row."""
+    last = int(shares[-1].argmax())
+    most = np.argsort(-shares.max(axis=0), kind="stable")
+    chosen = [last, *(int(n) for n in most if n != last)][: max(1, min(top, MOST_ROWS))]
+    return sorted(chosen, key=lambda n: (-shares[-1, n], n))
+
+
+def attribution_map(heads: Array, mlps: Array) -> Image.Image:
+    """What every head and MLP has added to a logit: a row for each block. heads (L, H), mlps (L,)."""
+    heads, mlps = np.asarray(heads, np.float64), np.asarray(mlps, np.float64)
+    if heads.ndim != 2 or 0 in heads.shape or mlps.shape != heads.shape[:1]:
+        raise InputError(f"draw: heads (L, H) and mlps (L,) are expected, not arrays of shapes {heads.shape} and {mlps.shape}")
+    values = np.concatenate([heads, mlps[:, None]], axis=1)
+    largest = float(abs(values).max())
+    rows = [f"block {n}" for n in range(len(values))]
+    columns = [*(f"head {n}" for n in range(heads.shape[1])), "MLP"]
+    return table(values, [[f"{value:+.2f}" for value in row] for row in values], rows, columns, (-largest, largest), set())
+
+
+def attribution_bars(parts: Mapping[str, float], width: int = 420) -> Image.Image:
+    """Numbers by name as bars from a line at 0: to the right, yellow, what is above it; to the left, blue, what is below."""
+    if not parts:
+        raise InputError("draw: no parts")
+    letters, height = font(13), 24
+    space = 16 + max(int(letters.getlength(name)) for name in parts)
+    numbers = 8 + max(int(letters.getlength(f"{value:+.2f}")) for value in parts.values())
+    least, most = min(0.0, *parts.values()), max(0.0, *parts.values())
+    scale = max(width - space - 2 * numbers, 60) / ((most - least) or 1.0)
+    zero = space + numbers - least * scale
+    sheet = Image.new("RGB", (int(space + 2 * numbers + (most - least) * scale) + 4, len(parts) * height + 8), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for n, (name, value) in enumerate(parts.items()):
+        top = 4 + n * height
+        draw.text((8, top + 3), name, fill=INK, font=letters)
+        ends = sorted((zero, zero + value * scale))
+        draw.rectangle((ends[0], top + 3, ends[1], top + height - 4), fill=RAMP[-1] if value > 0 else RAMP[0])
+        text = f"{value:+.2f}"
+        beside = ends[1] + 4 if value >= 0 else ends[0] - 4 - letters.getlength(text)
+        draw.text((beside, top + 3), text, fill=INK, font=letters)
+    draw.line((zero, 2, zero, sheet.height - 3), fill=INK, width=1)
+    return sheet
+
+
+def table(
+    values: Array,
+    cells: Sequence[Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    ends: tuple[float, float],
+    framed: Container[tuple[int, int]],
+) -> Image.Image:
+    """Numbers (n, m) as coloured cells with text in them, named rows and columns, some cells framed."""
+    letters, gap = font(13), 2
+    rows = [shortened(printable(text), LONGEST_ROW) for text in rows]
+    room = max(int(letters.getlength(text)) for text in (*columns, *(text for row in cells for text in row)))
+    wide, high = room + 14, 26
+    left = 16 + max(int(letters.getlength(text)) for text in rows)
+    sheet = Image.new("RGB", (left + len(columns) * (wide + gap) + 8, high + len(rows) * (high + gap) + 8), PAPER)
+    draw, colours = ImageDraw.Draw(sheet), coloured(values, *ends)
+    for m, text in enumerate(columns):
+        draw.text((left + m * (wide + gap) + wide / 2, high / 2), text, fill=INK, font=letters, anchor="mm")
+    for n, name in enumerate(rows):
+        top = high + n * (high + gap)
+        draw.text((8, top + high / 2), name, fill=INK, font=letters, anchor="lm")
+        for m, text in enumerate(cells[n]):
+            box = (left + m * (wide + gap), top, left + m * (wide + gap) + wide - 1, top + high - 1)
+            colour = tuple(int(channel) for channel in colours[n, m])
+            draw.rectangle(box, fill=colour)
+            ink = INK if sum(colour) > 350 else LINE  # where both contrast alike
+            draw.text((box[0] + wide / 2, top + high / 2), text, fill=ink, font=letters, anchor="mm")
+            if (n, m) in framed:
+                draw.rectangle((box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1), outline=FRAME, width=3)
+    return sheet
