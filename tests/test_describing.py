@@ -13,7 +13,6 @@ from numpy_vit.golden.describing import Description
 from numpy_vit.golden.report_zh import difference_in_chinese
 
 NOISE = {"largest": 2e-7, "l2": 2e-7, "gain": 3e-8}
-SPECIFIC = {"statistics", "alone", "not finite"}
 TOKENS, HEADS, SCORES = ((2, 13, 24), "B N D"), ((2, 4, 13, 6), "B H N K"), ((2, 4, 13, 13), "B H N N")
 
 
@@ -428,8 +427,7 @@ def test_nothing_is_claimed_of_a_difference_by_chance(shape, dims, noise):
         for size in (1.0, 0.1, 20 * floor["largest"], 200 * floor["largest"]):
             port = float32(x + size * rng.normal(size=shape))
             found = describe(port, x, dims, floor, inputs={"residual": right_of(shape, seed + 1)})
-            assert {d.kind for d in found} <= {"statistics", "alone"}, (seed, size, found)
-            assert len(found) < 2 or size < 0.1 or x.size < 5, (seed, size, found)
+            assert {d.kind for d in found} <= {"statistics"}, (seed, size, found)
         unrelated = float32(rng.normal(size=shape))
         assert {d.kind for d in describe(unrelated, x, dims, floor)} <= {"statistics"}, seed
 
@@ -456,6 +454,27 @@ def test_what_is_explained_but_for_a_little_says_so():
     assert found.kind == "factor" and 0.999 <= found.explains < 1
     assert re.search(r"\(this explains 99.9\d % of the difference; [\d,]+ noise floors are left\)$", found.text)
     assert describe(2 * x + 5e-3 * right_of(x.shape, 4), x, "B N D", NOISE)[0].kind == "statistics"
+
+
+def test_rows_that_are_equal_stay_where_they_are():
+    x = right_of((2, 13, 24))
+    x[:, 9] = x[:, 2]
+    order = np.arange(13)
+    order[[4, 6, 7]] = 6, 7, 4
+    (found,) = describe(float32(x[:, order]), x, "B N D", NOISE)
+    assert found.text == "the tokens are in another order: 4 6 7 are 6 7 4" and found.places == {"token": (4, 6, 7)}
+
+
+def test_numbers_here_and_there_are_no_place():
+    """That all of few wrong numbers lie in a few tokens and channels says little: no outline is drawn around them."""
+    x = right_of((2, 13, 24))
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        port = x.copy()
+        for _ in range(12):
+            port[tuple(rng.integers(0, n) for n in x.shape)] += rng.normal()
+        (found,) = describe(port, x, "B N D", NOISE)
+        assert found.kind == "statistics", found
 
 
 def test_what_is_wrong_only_as_a_whole():

@@ -799,7 +799,7 @@ def alone(case: Case) -> Iterator[Description]:
     ways = sum(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for n, k in sizes)
     if ratio < 10 or outside.size * math.log(min(ratio, 1e12)) < ways - math.log(CHANCE) or 2 * inside.sum() > inside.size:
         return
-    if np.count_nonzero(case.wrong[inside]) < inside.sum() / 10:  # here and there: its outline says little
+    if np.count_nonzero(case.wrong[inside]) < inside.sum() / 2:  # here and there: its outline says little
         return
     rest = np.where(inside, case.port, case.right)
     if not case.within_noise(rest):
