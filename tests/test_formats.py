@@ -103,6 +103,9 @@ def test_what_is_too_large():
     )
     assert to_float(x, "float4-e2m1")[3:].tolist() == [6, 6, -6, 0]  # which has no NaN
     assert np.isnan(to_float(x, "float8-e4m3")[6])
+    assert to_float(1e39, "bfloat16", "truncate") == FLOATS["bfloat16"].largest and np.isinf(
+        to_float(np.inf, "bfloat16", "truncate")
+    )
     with pytest.raises(InputError, match="overflow 'no'"):
         to_float(x, "float16", overflow="no")
 

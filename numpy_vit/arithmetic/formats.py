@@ -102,7 +102,8 @@ def to_float(x: Array, name: str, rounding: str = "even", overflow: str | None =
         limit = np.inf
     else:
         limit = np.nan if overflow != "saturate" and format.nan else format.largest
-    rounded = np.where(beyond, np.copysign(limit, x), rounded)
+    over = np.where(np.isfinite(x) & (rounding == "truncate"), format.largest, limit)  # cut off, no finite number overflows
+    rounded = np.where(beyond, np.copysign(over, x), rounded)
     return np.copysign(np.where(np.isnan(x), np.nan if format.nan else 0.0, rounded), x)
 
 
