@@ -295,48 +295,74 @@ def tail_doubled(x: Doubled, half_square: Doubled) -> tuple[Doubled, Array]:
     return multiply(m, polynomial(X_TIMES_SCALED_TAIL, t, doubled=12)), k
 
 
+def by_size(x: Array, near: Callable[[Array], Array], far: Callable[[Array], Array]) -> Array:
+    """near(x) where |x| <= 1, else far(x): each of those numbers alone."""
+    small = np.abs(x) <= 1
+    if small.all():
+        return near(x)
+    out = np.empty_like(x)
+    out[small] = near(x[small])
+    out[~small] = far(x[~small])  # NaN as well
+    return out
+
+
 def gelu(x: Array) -> Array:
     """x * Phi(x)."""
-    size = np.minimum(np.abs(x), 40.0)
-    # |x| <= 1: x * (1/2 + x/sqrt(8) * E(x*x/2))
-    near = np.where(size <= 1, x, 0.0)
-    square = two_product(near, near)
+    return by_size(x, gelu_near_zero, gelu_far)
+
+
+def gelu_near_zero(x: Array) -> Array:
+    """|x| <= 1: x * (1/2 + x/sqrt(8) * E(x*x/2))."""
+    square = two_product(x, x)
     series = polynomial(ERF_NEAR_ZERO, (square[0] / 2, square[1] / 2), doubled=6)
-    half_erf = multiply(multiply(series, plain(near)), constant(Fraction(math.isqrt(2**400 // 8), 2**200), x))
-    high, low = multiply(add(half_erf, constant(Fraction(1, 2), x)), plain(near))
-    # |x| > 1: max(x, 0) - |x| (1 - Phi(|x|))
-    far = np.maximum(size, 1.0)
+    half_erf = multiply(multiply(series, plain(x)), constant(Fraction(math.isqrt(2**400 // 8), 2**200), x))
+    high, low = multiply(add(half_erf, constant(Fraction(1, 2), x)), plain(x))
+    return high + low
+
+
+def gelu_far(x: Array) -> Array:
+    """|x| > 1: max(x, 0) - |x| (1 - Phi(|x|))."""
+    far = np.minimum(np.abs(x), 40.0)
     square = two_product(far, far)
     m, k = tail_doubled(plain(far), (square[0] / 2, square[1] / 2))
     tail = np.where(x < 0, scaled(m, k), 0.0)
     positive = add(plain(np.maximum(x, 0.0)), (-np.ldexp(m[0], k), -np.ldexp(m[1], k)))
-    return np.where(size <= 1, high + low, np.where(x < 0, -tail, positive[0] + positive[1]))
+    return np.where(x < 0, -tail, positive[0] + positive[1])
 
 
 def erf(x: Array) -> Array:
     """The error function."""
-    size = np.minimum(np.abs(x), 7.0)  # from 6 on it rounds to 1
-    near = np.minimum(size, 1.0)
-    high, low = multiply(polynomial(ERF_NEAR_ZERO, two_product(near, near), doubled=6), plain(near))
-    # erf(x) = 1 - 2 (1 - Phi(sqrt(2) x))
-    far = np.maximum(size, 1.0)
-    argument = multiply(plain(far), constant(Fraction(math.isqrt(2 * 2**400), 2**200), x))
-    m, k = tail_doubled(argument, two_product(far, far))
+    return np.copysign(by_size(np.minimum(np.abs(x), 7.0), erf_near_zero, erf_far), x)  # from 6 on it rounds to 1
+
+
+def erf_near_zero(x: Array) -> Array:
+    """0 <= x <= 1."""
+    high, low = multiply(polynomial(ERF_NEAR_ZERO, two_product(x, x), doubled=6), plain(x))
+    return high + low
+
+
+def erf_far(x: Array) -> Array:
+    """x > 1: 1 - 2 (1 - Phi(sqrt(2) x))."""
+    argument = multiply(plain(x), constant(Fraction(math.isqrt(2 * 2**400), 2**200), x))
+    m, k = tail_doubled(argument, two_product(x, x))
     rest = divide((np.ldexp(2 * m[0], k), np.ldexp(2 * m[1], k)), argument)
     outer = add(constant(Fraction(1), x), (-rest[0], -rest[1]))
-    return np.copysign(np.where(size <= 1, high + low, outer[0] + outer[1]), x)
+    return outer[0] + outer[1]
 
 
-def in_tiles(function: Callable[[Array], Array], x: Array, tile: int = 8192) -> Array:
+TILE = 32768  # numbers; with smaller tiles, and so shorter NumPy calls, threads get in each other's way
+
+
+def in_tiles(function: Callable[[Array], Array], x: Array) -> Array:
     """Apply an elementwise function piece by piece: these need some fifty arrays of the size of their argument."""
     flat = np.ascontiguousarray(x).reshape(-1)
     out = np.empty_like(flat)
 
     def work(start: int) -> None:
-        out[start : start + tile] = function(flat[start : start + tile])
+        out[start : start + TILE] = function(flat[start : start + TILE])
 
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        parallel_for(work, range(0, flat.size, tile), products=False)
+        parallel_for(work, range(0, flat.size, TILE), products=False)
     return out.reshape(x.shape)
 
 
