@@ -2,11 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..config import DIGITS
 from .common import OK, Progress, check_output, note, printable
 from .options import add, add_model_options, add_output
 from .running import Runner
+
+if TYPE_CHECKING:
+    from ..explain.live import Sample
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -62,8 +66,20 @@ def written(runner: Runner, original: Any, arguments: argparse.Namespace) -> tup
             source=printable(Path(runner.name).name if Path(runner.name).exists() else runner.name),
             best=[] if out.logits is None else top(out.logits[0], arguments.top, runner.model.labels),
             language=arguments.lang,
+            samples=samples_of(runner),
         )
     finally:
         progress.clear()
     rounded = "" if kept.bytes == 2 else "; attention in 8 bits, to 1/510 of a row's largest"
     return text, rounded if kept.heads else f"; of attention the heads' mean alone: every head would be too much{rounded}"
+
+
+def samples_of(runner: Runner) -> "list[Sample]":
+    """The shipped pictures, for the shipped model; of other models none are known."""
+    from ..explain.live import Sample
+    from ..files.converted import shipped
+    from .running import pictures
+
+    if runner.name != DIGITS or runner.resize:
+        return []
+    return [Sample(path.parent.name, runner.look(str(path))[0]) for path in pictures([str(shipped("samples"))])]
