@@ -10,7 +10,8 @@ Object.assign(WORDS, {
   resultPanel: ["{name}: choose a number with the arrow keys", "{name}：用方向键选一个数"],
   noArrays: ["This page shows a recorded run: the arrays themselves are too large for it.", "本页显示的是记录下来的运行：数组本身太大，放不下。"],
   weightsOf: ["weights of {name}", "{name} 的权重"], vectorOf: ["learned {name}", "可学习的 {name}"], pixelsOf: ["pixels, channel {c}", "像素，通道 {c}"],
-  madeDot: ["row times column, {n} products{bias}: {x}", "行乘以列，{n} 个乘积{bias}：{x}"], plusBias: [", plus the bias", "，加偏置"], dividedK: [", divided by √{K}", "，除以 √{K}"],
+  madeRows: ["row times row, {n} products, divided by √{K}: {x}", "行乘以行，{n} 个乘积，除以 √{K}：{x}"], madeRowsUnscaled: ["row times row, {n} products: {x}", "行乘以行，{n} 个乘积：{x}"],
+  madeDot: ["row times column, {n} products{bias}: {x}", "行乘以列，{n} 个乘积{bias}：{x}"], plusBias: [", plus the bias", "，加偏置"],
   madeSum: ["the sum of both: {x}", "两者之和：{x}"], madeCopy: ["the same number, moved: {x}", "同一个数，换了位置：{x}"],
   madeNorm: ["its row has mean {mean} and standard deviation {deviation}; then scale and shift: {x}", "该行的平均值为 {mean}，标准差为 {deviation}；再缩放、平移：{x}"],
   madeSoftmax: ["exp of the score, divided by the sum of its row's: {x}", "分数的 exp，除以整行之和：{x}"],
@@ -56,7 +57,7 @@ function originOf(local, i, j, at) {
     case "attention.query": case "attention.key": case "attention.value":
       return dot(changes.normAfter ? cameIn : `${own}norm1`, local, head * K + j);
     case "attention.scores":
-      return {how: "madeDot", of: [step(`${own}attention.query`, i, null), {...step(`${own}attention.key`, j, null), across: true}], scale: changes.unscaled ? 1 : K ** -.5};
+      return {how: changes.unscaled ? "madeRowsUnscaled" : "madeRows", of: [step(`${own}attention.query`, i, null), step(`${own}attention.key`, j, null)], scale: changes.unscaled ? 1 : K ** -.5};
     case "attention.probs": return {how: "madeSoftmax", of: [{...step(`${own}attention.scores`, i, null), picked: j}]};
     case "attention.context":
       if (changes.headsOff.includes(`${block}.${head}`)) return {how: "madeNothing", of: []};
@@ -92,10 +93,8 @@ function patchOrigin(i, j, {steps, config, changes}) {
 function computedAgain(origin, at, j) {
   const [a, b] = origin.of, row = ({data, columns}, n) => data.subarray(n * columns, (n + 1) * columns);
   switch (origin.how) {
-    case "madeDot": {
-      const line = row(a, a.row), other = b.across ? row(b, b.row) : line.map((_, k) => b.data[k * b.columns + b.column]);
-      return line.reduce((sum, x, k) => sum + x * other[k], 0) * (origin.scale ?? 1) + (origin.bias ?? 0);
-    }
+    case "madeDot": return row(a, a.row).reduce((sum, x, k) => sum + x * b.data[k * b.columns + b.column], origin.bias ?? 0);
+    case "madeRows": case "madeRowsUnscaled": return row(a, a.row).reduce((sum, x, k) => sum + x * b.data[b.row * b.columns + k], 0) * origin.scale;
     case "madeSum": return a.data[a.row * a.columns + a.column] + b.data[b.row * b.columns + b.column];
     case "madeCopy": return a.data[a.row * a.columns + a.column];
     case "madeNorm": {
@@ -170,22 +169,20 @@ function cardButton(step, place) {
   return button;
 }
 
-// What a card shows when it is open: equation and code, and on a page that computes the arrays
+// What a card shows when it is open: the lines that ran, and on a page that computes the arrays
 function cardInside(step, place) {
-  const inside = make("div", "bench"), text = inside.appendChild(make("div", "bench-text"));
-  const equation = equationOf(step.name);
-  if (equation) text.append(equation);
-  if (FACTS.code[step.name]) text.append(codeOf(FACTS.code[step.name]));
+  const inside = make("div", "bench");
+  if (FACTS.code[step.name]) inside.append(codeOf(FACTS.code[step.name]));
   if (!shown) inside.append(make("p", "small soft", say("noArrays")));
   else if (stepIn(shown, step, place, Number($("block").value))) inside.append(arraysOf(step, place));
   return inside;
 }
 
-function equationOf(name) {
-  const template = $(`math-${name}`);
-  if (!template) return null;
-  const figure = make("figure", "equation");
-  figure.append(template.content.cloneNode(true), make("figcaption", "", said(FACTS.captions[name])));
+// A step's equation and what it says; of a step that the paper does not have, its formula in words
+function equationOf(step) {
+  const template = $(`math-${step.name}`), figure = make("figure", "equation");
+  if (!template) return make("p", "formula", step.formula);
+  figure.append(template.content.cloneNode(true), make("figcaption", "", said(FACTS.captions[step.name])));
   return figure;
 }
 
@@ -271,7 +268,7 @@ function resultFigure(result, step, moved) {
 
 function readoutOf(name, origin, at, result) {
   const {i, j} = bench, value = result.data[i * result.columns + j], again = computedAgain(origin, at, j), x = signed(short(again));
-  const names = {x, n: origin.of[0]?.columns, bias: origin.bias ? say("plusBias") : origin.scale && origin.scale !== 1 ? say("dividedK", {K: at.config.width / at.config.heads}) : ""};
+  const names = {x, n: origin.of[0]?.columns, K: at.config.width / at.config.heads, bias: origin.bias ? say("plusBias") : ""};
   if (origin.how === "madeNorm") {
     const {mean, deviation} = spread(origin.of[0].data.subarray(i * origin.of[0].columns, (i + 1) * origin.of[0].columns), at.changes.eps ?? at.config.eps);
     Object.assign(names, {mean: signed(short(mean)), deviation: short(deviation)});

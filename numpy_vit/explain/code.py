@@ -28,10 +28,12 @@ def code_of_steps(config: ViTConfig) -> dict[str, list[Lines]]:
     What a later family computes in the place of a function of the paper is not among them, but for another activation.
     """
     replaced = frozenset(uses(config.replace(activation="gelu")))
-    return {
-        name: [with_activation(lines, config.activation) for lines in found]
-        for name, found in steps_of_function(model.forward, "", replaced)
-    }
+    found = dict(steps_of_function(model.forward, "", replaced))
+    if "mlp.gelu" in found and config.activation != "gelu":
+        lines = found.pop("mlp.gelu")
+        name = "gelu" if "gelu" in config.activation else config.activation
+        found[f"mlp.{name}"] = [lines[0], body_of(ops.ACTIVATIONS[config.activation])]
+    return found
 
 
 def steps_of_function(function: Function, path: str, replaced: frozenset[Function]) -> Iterator[tuple[str, list[Lines]]]:
@@ -119,13 +121,6 @@ def body_of(operation: Any) -> Lines:
 
 def file_of(function: Function) -> str:
     return f"{function.__module__.rsplit('.', 1)[1]}.py"
-
-
-def with_activation(lines: Lines, activation: str) -> Lines:
-    """Of the step that is gelu in the paper, the activation that this model has."""
-    if lines.file == "ops.py" and lines.code.startswith("def gelu(") and activation != "gelu":
-        return body_of(ops.ACTIVATIONS[activation])
-    return lines
 
 
 def as_facts(code: Mapping[str, list[Lines]]) -> dict[str, list[dict[str, Any]]]:

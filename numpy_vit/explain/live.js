@@ -20,9 +20,7 @@ Object.assign(WORDS, {
   drawn: ["a drawing", "手绘图片"],
   inkLight: ["ink: light", "墨色：浅"], inkDark: ["ink: dark", "墨色：深"],
   modelAsItIs: ["as it is", "原样"], changedModel: ["changed", "改动后"],
-  attentionOf: ["{who}, where the class token looks", "{who}，类别词元看哪里"],
-  lensOf: ["{who}, after each block", "{who}，逐个编码器块"],
-  lensRow: ["{n}", "{n}"], lensStart: ["tokens", "词元"],
+  lensStart: ["tokens", "词元"], lensRow: ["block {n}", "编码器块 {n}"],
   answerIs: ["The answer: {label}, {share}.", "答案：{label}，{share}。"],
   answerWas: ["The answer: {label}, {share}; as it is: {label0}, {share0}.", "答案：{label}，{share}；原样：{label0}，{share0}。"],
   boardHead: ["head {h} of block {n}", "编码器块 {n} 的头 {h}"], boardBlock: ["block {n}", "编码器块 {n}"], boardResidual: ["residual of block {n}", "编码器块 {n} 的残差"],
@@ -149,7 +147,7 @@ function showTry() {
   for (const [which, run] of [["before", live.before], ["after", live.after]]) {
     paintOver($(`try-map-${which}`), liveRow(run, layer, head, 0).weights);
     fillLens($(`lens-${which}`), run);
-    $(`try-map-${which}-said`).textContent = $(`lens-${which}-said`).textContent = say(!two || which === "after" && two ? (two ? "changedModel" : "modelAsItIs") : "modelAsItIs");
+    for (const id of [`try-map-${which}-said`, `lens-${which}-said`]) $(id).textContent = say(which === "before" ? "modelAsItIs" : "changedModel");
   }
   showWhatItGets();
 }
@@ -509,6 +507,7 @@ function showAgreement() { $("agreement").textContent = live.agreement === undef
 
 async function startLive() {
   for (const element of document.querySelectorAll("[data-live]")) element.hidden = !LIVE;
+  document.documentElement.classList.toggle("computes", LIVE !== null);
   if (!LIVE) return;
   live.w = unpacked($("weights").textContent, LIVE.shapes);
   $("weights").textContent = "";
