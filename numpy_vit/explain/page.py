@@ -131,8 +131,11 @@ class Recording:
 
     @property
     def telling(self) -> int:
-        """The block to open with: where the first token's attention, of the heads' mean, is furthest from even."""
-        return max(range(len(self.means)), key=lambda block: unevenness(self.means[block][0, 0, self.config.special_tokens :]))
+        """The block to open with: where what the page opens with (the class token, or the patch in the middle) attends to the
+        patches least evenly, in the heads' mean."""
+        rows, columns = self.config.grid
+        query, first = (rows // 2 * columns + columns // 2, 0) if not self.config.special_tokens else (0, self.config.special_tokens)
+        return max(range(len(self.means)), key=lambda block: unevenness(self.means[block][0, query, first:]))
 
     def rollout(self) -> str:
         """The flow through all blocks (numpy_vit.pictures.draw.rollout), packed."""
