@@ -180,7 +180,7 @@ def test_a_pass_takes_60_ms(window):
 def test_the_steps_saved_are_a_dump_for_golden_check(window, tmp_path, downloads):
     window.click("#save-steps")
     dump = downloads("steps.safetensors")
-    assert main(["golden", "record", str(SAMPLE), "-o", str(tmp_path / "golden")]) == 0
+    assert main(["golden", "record", "--weights", "digits", "--image", str(SAMPLE), "-o", str(tmp_path / "golden")]) == 0
     assert main(["golden", "check", str(tmp_path / "golden"), str(dump)]) == 0
     window.click("#board button[data-key='headsOff'][data-value='1.2']")
     window.settled()
@@ -364,7 +364,7 @@ def origins(window, changes):
           const result = {};
           for (const name of Object.keys(steps).filter(name => name !== "pixels")) {
             const block = name.startsWith("blocks.") ? Number(name.split(".")[1]) : null, local = block === null ? name : name.split(".").slice(2).join(".");
-            const head = 4, matrix = stepMatrix(steps, name, head), high = matrix.data.reduce((m, x) => Math.max(m, Math.abs(x)), 0) || 1;
+            const head = LIVE.config.heads - 2, matrix = stepMatrix(steps, name, head), high = matrix.data.reduce((m, x) => Math.max(m, Math.abs(x)), 0) || 1;
             const at = {steps, w: live.w, config: LIVE.config, changes: {...NO_CHANGES, ...changes}, block, head};
             let worst = 0;
             for (let n = 0; n < 60; n++) {
@@ -601,7 +601,7 @@ def test_another_plain_model_on_an_oblong_grid(size, chromium, tmp_path):
     assert window.js("document.scrollingElement.scrollWidth") <= size[0]
     window.draw(DRAWN[1])
     window.choose("activation", "gelu")
-    window.point("gets-panel", 7, config.grid, click=True)
+    window.point("gets-panel", 7, config.grid, click=True, kind="mouse" if size == DESKTOP else "touch")
     window.settled()
     assert window.js("live.changes.masked") == [7] and window.js(CHANGED)
     assert "(2)" in window.text("undo") and "trained" in window.text("activation")

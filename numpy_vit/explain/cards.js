@@ -153,12 +153,12 @@ function light(sheet, {rows, columns, row = null, column = null, picked = null})
 
 const bench = {name: null, place: null, i: 0, j: 0, head: 0, zoom: 1};
 
-function openCard(step, place) {
+function openCard(step, place, focused = true) {
   const same = bench.name === step.name && bench.place === place;
   Object.assign(bench, {name: same ? null : step.name, place, i: 0, j: 0, zoom: 1});
   fillSteps();
   if (!same) document.querySelector(".step.open")?.scrollIntoView({block: "nearest"});
-  document.querySelector(`[data-step="${place}/${step.name}"]`).focus({preventScroll: true});
+  if (focused) document.querySelector(`[data-step="${place}/${step.name}"]`).focus({preventScroll: true});
 }
 
 function cardButton(step, place) {

@@ -317,7 +317,7 @@ function startSwitches() {
   });
   for (const id of ["try-layer", "try-head"]) $(id).addEventListener("change", showTry);
   const gets = $("gets-panel");
-  gets.addEventListener("pointerdown", event => {
+  gets.addEventListener("click", event => {
     const box = gets.getBoundingClientRect();
     const column = clamp(Math.floor((event.clientX - box.left) / box.width * COLUMNS), 0, COLUMNS - 1);
     maskPanel.cursor = clamp(Math.floor((event.clientY - box.top) / box.height * ROWS), 0, ROWS - 1) * COLUMNS + column;

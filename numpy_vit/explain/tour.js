@@ -30,7 +30,7 @@ function tourStops() {
     LIVE && ["try-picture", "tourTry"],
     ["picture", "tourPicture"], ["cut", "tourPatches"], ["tokens", FIRST ? "tourTokens" : "tourTokensAlone"],
     ["steps-before", "tourSteps"],
-    first("attention.scores") && ["steps-block", "tourScores", () => { if (bench.name !== "attention.scores") openCard(FACTS.steps.block.find(({name}) => name === "attention.scores"), "block"); }, ".step.open"],
+    first("attention.scores") && ["steps-block", "tourScores", () => { if (bench.name !== "attention.scores") openCard(FACTS.steps.block.find(({name}) => name === "attention.scores"), "block", false); }, ".step.open"],
     ["explorer", "tourAttention"], ["overview", "tourOverview"],
     LIVE && ["try-lens", "tourLens"], LIVE && ["try-switches", "tourSwitches"],
     ["answer", "tourAnswer"],
