@@ -1,4 +1,7 @@
-"""vit.js, the forward pass of the page of `explain`, and what a page that computes carries. In a browser: test_explain_live_browser.py."""
+"""vit.js, the forward pass of the page of `explain`, and what a page that computes carries.
+
+In a browser: test_explain_live_browser.py.
+"""
 
 import base64
 import dataclasses
@@ -34,7 +37,11 @@ def node(folder, program, **data):
     if shutil.which("node") is None:
         pytest.skip("no Node.js: the tests in a browser run the same script")
     (folder / "data.json").write_text(json.dumps(data))
-    head = f"const vit = require({json.dumps(str(SCRIPT))}), fs = require('fs'), data = JSON.parse(fs.readFileSync('data.json'));"
+    head = f"""
+const vit = require({json.dumps(str(SCRIPT))}), fs = require("fs"), data = JSON.parse(fs.readFileSync("data.json"));
+const w = data.weights && vit.unpacked(data.weights, data.shapes);
+const pixels = data.pixels && {{shape: data.pixels.shape, data: new Float32Array(data.pixels.data)}};
+"""
     (folder / "program.js").write_text(head + program)
     done = subprocess.run(["node", "program.js"], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -53,9 +60,10 @@ def given(model, pixels):
 
 
 RUN = """
-const w = vit.unpacked(data.weights, data.shapes), pixels = {shape: data.pixels.shape, data: new Float32Array(data.pixels.data)};
-for (const [name, changes] of Object.entries(data.switches))
-  fs.writeFileSync(`${name}.safetensors`, vit.safetensors(vit.forward(pixels, w, data.config, {...vit.NO_CHANGES, ...changes})));
+for (const [name, changes] of Object.entries(data.switches)) {
+  const steps = vit.forward(pixels, w, data.config, {...vit.NO_CHANGES, ...changes});
+  fs.writeFileSync(`${name}.safetensors`, vit.safetensors(steps));
+}
 console.log("0");"""
 
 
@@ -80,7 +88,9 @@ def test_a_switch_that_is_not_made_in_numpy_is_noticed(tmp_path, monkeypatch):
     assert not result.passed and result.first.name == "blocks.2.attention.context" and result.first.verdict == "wrong"
 
 
-@pytest.mark.parametrize("changes", [{}, {"qkv_bias": False}, {"heads": 2, "mlp": 33, "activation": "quick_gelu", "classes": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"qkv_bias": False}, {"heads": 2, "mlp": 33, "activation": "quick_gelu", "classes": 2}]
+)
 def test_every_step_of_a_crooked_model(changes, tmp_path, monkeypatch):
     """More columns than rows, odd widths, another number of heads than channels."""
     config = ViTConfig(**{**PLAIN, **changes})
@@ -97,8 +107,8 @@ def test_the_logit_lens_is_norm_and_head_after_every_block(tmp_path):
     pixels = model.preprocess(SAMPLES[5]).astype(np.float32)
     lens = node(
         tmp_path,
-        "const w = vit.unpacked(data.weights, data.shapes), pixels = {shape: data.pixels.shape, data: new Float32Array(data.pixels.data)};"
-        "console.log(JSON.stringify(vit.logitLens(vit.forward(pixels, w, data.config), w, data.config).map(row => [...row])));",
+        "const lens = vit.logitLens(vit.forward(pixels, w, data.config), w, data.config);"
+        "console.log(JSON.stringify(lens.map(row => [...row])));",
         **given(model, pixels),
     )
     out = model(pixels, record=True)
@@ -139,7 +149,8 @@ def test_pictures_are_resized_as_pillow_does(kind, before, after, tmp_path):
 def test_pixels_are_normalised_as_numpy_does(channels, tmp_path):
     picture = pictures.draw(20, 12)
     mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.3, 0.4)[:channels]
-    policy = dataclasses.replace(numpy_vit.load().preprocess_policy, channels=channels, resize="none", size=None, mean=mean, std=std)
+    unsized = dataclasses.replace(numpy_vit.load().preprocess_policy, resize="none", size=None)
+    policy = dataclasses.replace(unsized, channels=channels, mean=mean, std=std)
     found = node(
         tmp_path,
         "console.log(JSON.stringify([...vit.normalized(data.picture, data.policy).data]));",
@@ -203,7 +214,7 @@ def test_the_lines_shown_are_those_of_the_source(tmp_path):
         assert f'step("{name.rsplit(".", 1)[-1]}"' in parts[0].code and parts[0].file == "model.py"
         for part in parts:
             lines = (REPOSITORY / "numpy_vit" / part.file).read_text("utf-8").splitlines()
-            assert [line.strip() for line in part.code.splitlines()][0] == lines[part.first - 1].strip()
+            assert part.code.splitlines()[0].strip() == lines[part.first - 1].strip()
             assert {line.strip() for line in part.code.splitlines()} <= {line.strip() for line in lines}
     assert found["attention.probs"][1].code.startswith("def softmax(") and '"""' not in found["attention.probs"][1].code
     silu = code.code_of_steps(config.replace(activation="silu"))

@@ -1,6 +1,6 @@
 """The page of `explain` that computes, in a real Chromium: `pytest -m browser`. Without one: test_explain_live.py."""
 
-import json
+import itertools
 import time
 
 import numpy as np
@@ -36,11 +36,16 @@ DRAWN = [
     [[(4, 4), (2, 2), (4, 1), (6, 2), (4, 4), (2, 6), (4, 7), (6, 6), (4, 4)]],
     [[(6, 3), (3, 4), (3, 1), (6, 1), (6, 7)]],
 ]
+HELPERS = (REPOSITORY / "tests" / "live_page.js").read_text("utf-8")
 CHANGED = "live.after !== live.before"
 
 
 class Live(Explained):
     """A page that computes."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        self.chromium.execute_script(HELPERS)
 
     def run(self, code, *values):
         """What asynchronous code gives."""
@@ -50,9 +55,7 @@ class Live(Explained):
 
     def settled(self):
         """After what was done, once the page has computed and shown it."""
-        self.js("0")
-        time.sleep(0.25)  # numpy_vit/explain/live.js: SETTLED
-        self.js("0")
+        self.wait_for("document.documentElement.dataset.run === 'live'")
 
     def probabilities(self, run="after"):
         return np.array(self.js(f"[...live.{run}.probabilities]"))
@@ -124,39 +127,13 @@ def downloads(chromium, tmp_path):
 # The port
 
 
-TAKE_ALL = """
-const take = () => new Promise(done => setTimeout(() => done(Uint8ClampedArray.from(live.rgba.data)), 120));
-window.taken = [];
-for (const button of [...$("samples").children].slice(1)) { button.click(); taken.push(await take()); }
-const drawn = arguments[0];
-for (let n = 0; n < drawn.length; n++) {
-  if (n === 5) $("pad-ink").click();
-  clearPad();
-  for (const line of drawn[n]) { pad.pen = null; for (const [x, y] of line) stroke(x / 8 * $("pad").width, y / 8 * $("pad").height); }
-  taken.push(await take());
-}
-return taken.length;"""
-DUMP = """
-const all = taken.map(data => forward(normalized({...live.rgba, data}, LIVE.preprocess), live.w, LIVE.config, {...NO_CHANGES, ...arguments[0]}));
-const stacked = Object.fromEntries(Object.keys(all[0]).map(name => {
-  const {shape, data} = all[0][name], together = new Float32Array(all.length * data.length);
-  all.forEach((steps, n) => together.set(steps[name].data, n * data.length));
-  return [name, {shape: [all.length, ...shape.slice(1)], data: together}];
-}));
-const link = make("a");
-link.href = URL.createObjectURL(new Blob([safetensors(stacked)]));
-link.download = arguments[1];
-link.click();
-setTimeout(() => URL.revokeObjectURL(link.href), 5000);"""
-
-
 def test_golden_check_finds_every_step_right_with_and_without_each_switch(window, model, downloads, monkeypatch):
     """All samples and ten drawings in one batch."""
-    assert window.run(TAKE_ALL, DRAWN) == len(SAMPLES) + len(DRAWN) == 20
+    assert window.run("return tested.takeAll(arguments[0])", DRAWN) == len(SAMPLES) + len(DRAWN) == 20
     answers = set()
     for name, (changes, _, _) in SWITCHES.items():
         file = f"{name}.safetensors".replace(" ", "_")
-        window.run(DUMP, changes, file)
+        window.run("tested.saveAll(arguments[0], arguments[1])", changes, file)
         path = downloads(file)
         dump = read_dump(path)
         path.unlink()
@@ -169,12 +146,22 @@ def test_golden_check_finds_every_step_right_with_and_without_each_switch(window
 
 
 def test_a_pass_takes_60_ms(window):
-    """The best of many: the machine may have other work."""
-    times = window.js(
-        "Array.from({length: 60}, () => { const start = performance.now();"
-        " forward(normalized(live.rgba, LIVE.preprocess), live.w, LIVE.config); return performance.now() - start; })"
-    )
-    assert min(times) < 60, sorted(times)
+    """Of the page's own thread: the machine may have other work. The best of some, once the browser has compiled it."""
+    pixels = "normalized(live.rgba, LIVE.preprocess)"
+    ten = f"(() => {{ for (let n = 0; n < 10; n++) forward({pixels}, live.w, LIVE.config); }})()"
+    window.chromium.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def seconds():
+        metrics = window.chromium.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "ThreadTime")
+
+    times = []
+    for _ in range(6):
+        before = seconds()
+        window.js(ten)
+        times.append((seconds() - before) / 10)
+    window.chromium.execute_cdp_cmd("Performance.disable", {})
+    assert 0.001 < min(times) < 0.060, times
 
 
 def test_the_steps_saved_are_a_dump_for_golden_check(window, tmp_path, downloads):
@@ -210,7 +197,7 @@ def test_samples_drawings_and_files_are_computed(window, model, tmp_path):
     picture = tmp_path / "wide.png"
     pictures.draw(90, 137).save(picture)
     window.chromium.find_element("id", "pad-file").send_keys(str(picture))
-    window.wait_for("FACTS.picture.name === 'wide.png' && document.documentElement.dataset.run === 'live'")
+    window.wait_for("FACTS.picture.name === 'wide.png'")
     window.settled()
     assert np.abs(window.pixels() - model.preprocess(picture)).max() < 2.1 / 255 / 0.5  # two roundings to 8 bits
     assert "90 × 137" in window.text("original-said") and "Approximate" in window.text("preparation")
@@ -312,7 +299,9 @@ def test_lens_and_attention_side_by_side_are_those_of_both_models(window, model)
             f"[...$('lens-{which}').rows].slice(1).map(row => [...row.cells].slice(1).map(cell => Number(cell.textContent)))"
         )
         assert np.abs(np.array(cells) - 100 * expected).max() <= 0.501
-        best = window.js(f"[...$('lens-{which}').rows].slice(1).map(row => [...row.cells].findIndex(c => c.matches('.best')) - 1)")
+        best = window.js(
+            f"[...$('lens-{which}').rows].slice(1).map(row => [...row.cells].findIndex(c => c.matches('.best')) - 1)"
+        )
         assert best == expected.argmax(axis=1).tolist()
         weights = np.array(window.js(f"[...liveRow(live.{which}, 4, 2, 0).weights]"))
         assert np.abs(weights - out.attentions[4][0, 2, 0]).max() < 1e-6
@@ -356,33 +345,11 @@ def test_masks_by_keys_and_shuffling_again(window):
 # Cards
 
 
-def origins(window, changes):
-    """The worst difference, over every step, between a number and the one computed again from what the card lights up."""
-    return window.js(
-        """(changes => {
-          const steps = forward(normalized(live.rgba, LIVE.preprocess), live.w, LIVE.config, {...NO_CHANGES, ...changes});
-          const result = {};
-          for (const name of Object.keys(steps).filter(name => name !== "pixels")) {
-            const block = name.startsWith("blocks.") ? Number(name.split(".")[1]) : null, local = block === null ? name : name.split(".").slice(2).join(".");
-            const head = LIVE.config.heads - 2, matrix = stepMatrix(steps, name, head), high = matrix.data.reduce((m, x) => Math.max(m, Math.abs(x)), 0) || 1;
-            const at = {steps, w: live.w, config: LIVE.config, changes: {...NO_CHANGES, ...changes}, block, head};
-            let worst = 0;
-            for (let n = 0; n < 60; n++) {
-              const i = (n * 7) % matrix.rows, j = (n * 31) % matrix.columns;
-              const again = computedAgain(originOf(local, i, j, at), at, j);
-              worst = Math.max(worst, Math.abs(again - matrix.data[i * matrix.columns + j]) / high);
-            }
-            result[name] = worst;
-          }
-          return result;
-        })(arguments[0])""",
-        changes,
-    )
-
-
-@pytest.mark.parametrize("switch", ["none", "several", "norms after", "a residual off", "unscaled", "shuffled and masked", "SiLU"])
+@pytest.mark.parametrize(
+    "switch", ["none", "several", "norms after", "a residual off", "unscaled", "shuffled and masked", "SiLU"]
+)
 def test_what_a_card_lights_up_makes_the_number(switch, window):
-    found = origins(window, SWITCHES[switch][0])
+    found = window.js("tested.originErrors(arguments[0])", SWITCHES[switch][0])
     assert len(found) > 78 and max(found.values()) < 2e-6, max(found.items(), key=lambda item: item[1])
 
 
@@ -411,7 +378,8 @@ def test_cards_open_show_and_follow_pointer_and_keys(window, model):
     scores = model(model.preprocess(SAMPLE), record=True).steps["blocks.2.attention.scores"][0, 3]
     readout = window.js("document.querySelector('.bench .readout').textContent").replace("−", "-")
     assert f"attention.scores[10, 20] = {scores[10, 20]:.4g}" in readout and "row times row, 16 products" in readout
-    lit = window.js("[...document.querySelectorAll('.matrices figure:not(.result) .lit.row')].map(lit => parseFloat(lit.style.top))")
+    rows = "[...document.querySelectorAll('.matrices figure:not(.result) .lit.row')]"
+    lit = window.js(f"{rows}.map(lit => parseFloat(lit.style.top))")
     assert lit == pytest.approx([100 * 10 / 65, 100 * 20 / 65], abs=1e-3)
     window.js("document.querySelector('.result .scroll').focus()")
     window.press_key(Keys.ARROW_DOWN, Keys.ARROW_LEFT)
@@ -479,25 +447,6 @@ def test_the_tour_goes_on_by_itself_but_not_where_motion_is_unwanted(chromium, p
 # Everyone can use it
 
 
-CONTRAST = """(() => {  // [contrast, wanted, text] of every text in sight
-  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-  const rgba = colour => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); const [r, g, b, a] = canvas.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; };
-  const over = (top, below) => [0, 1, 2].map(n => top[n] * top[3] + below[n] * (1 - top[3]));
-  const light = colour => colour.slice(0, 3).map(c => c / 255).map(c => c <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4).reduce((sum, c, n) => sum + c * [.2126, .7152, .0722][n], 0);
-  const ground = element => { const own = rgba(getComputedStyle(element).backgroundColor); return own[3] === 1 || !element.parentElement ? own : over(own, ground(element.parentElement)).concat(1); };
-  const found = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
-    if (!text || !element.checkVisibility() || element.closest("script, style, noscript, template, option, :disabled")) continue;
-    const style = getComputedStyle(element), size = parseFloat(style.fontSize), large = size >= 24 || size >= 18.66 && style.fontWeight >= 700;
-    const [a, b] = [light(rgba(style.color)), light(ground(element))].sort((x, y) => y - x);
-    found.push([(a + .05) / (b + .05), large ? 3 : 4.5, text.slice(0, 60)]);
-  }
-  return found;
-})()"""
-
-
 @pytest.mark.parametrize("look", ["light", "dark"])
 @pytest.mark.parametrize("tongue", ["en", "zh"])
 def test_every_text_has_contrast(look, tongue, chromium, page):
@@ -508,7 +457,7 @@ def test_every_text_has_contrast(look, tongue, chromium, page):
     window.js("document.querySelector(\"[data-step='block/attention.probs']\").click()")
     window.click("#tour-start")
     window.settled()
-    found = window.js(CONTRAST)
+    found = window.js("tested.contrasts()")
     assert len(found) > 300
     assert [entry for entry in found if entry[0] < entry[1]] == []
 
@@ -516,28 +465,18 @@ def test_every_text_has_contrast(look, tongue, chromium, page):
 def test_roles_names_and_focus(window):
     """What can be operated has a name and a role, a label says what a field is, and what is drawn alone has words beside it."""
     window.js("document.querySelector(\"[data-step='block/attention.scores']\").click()")
-    nameless = """[...document.querySelectorAll("button, a[href], input, select, [tabindex], [role=application]")].filter(e => e.checkVisibility()).filter(e => {
-      const labelled = e.getAttribute("aria-label") || e.getAttribute("aria-labelledby") && $(e.getAttribute("aria-labelledby")).textContent;
-      return !(labelled || e.innerText?.trim() || e.querySelector("img[alt]:not([alt=''])") || [...e.labels ?? []].some(label => label.innerText.trim())
-        || e.matches(".code"));
-    }).map(e => e.outerHTML.slice(0, 100))"""
-    assert window.js(nameless) == []
+    assert window.js("tested.nameless()") == []
     assert window.js("[...document.querySelectorAll('img')].filter(image => !image.hasAttribute('alt')).length") == 0
-    pictures = """[...document.querySelectorAll("canvas")].filter(e => e.checkVisibility() && !e.getAttribute("aria-label")
-      && !e.closest("[aria-hidden=true], [role=application]")).map(e => e.outerHTML)"""
-    assert window.js(pictures) == []
+    assert window.js("tested.silentCanvases()") == []
     assert window.js("[...document.querySelectorAll('[role=application]')].every(e => e.tabIndex === 0)")
     pressed = window.js("[...document.querySelectorAll('#board button')].map(e => e.getAttribute('aria-pressed'))")
     assert pressed == ["true"] * (6 * 8)
     levels = window.js("[...document.querySelectorAll('h1, h2, h3')].map(e => Number(e.tagName[1]))")
-    assert levels[0] == 1 and all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert levels[0] == 1 and all(after - before <= 1 for before, after in itertools.pairwise(levels))
     tree = window.chromium.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     wanted = {"button", "checkbox", "combobox", "link", "Canvas"}
-    unnamed = [
-        node for node in tree
-        if not node["ignored"] and node.get("role", {}).get("value") in wanted and not node.get("name", {}).get("value")
-    ]  # fmt: skip
-    assert unnamed == []
+    spoken = [node for node in tree if not node["ignored"] and node.get("role", {}).get("value") in wanted]
+    assert len(spoken) > 100 and all(node.get("name", {}).get("value") for node in spoken)
 
 
 def test_in_chinese_nothing_is_left_in_english(window):
@@ -581,8 +520,10 @@ def test_one_panel_fits_one_screen(window):
     window.click("#switch-positions")
     window.settled()
     window.js("scrollTo(0, 0)")
-    bottom = window.js("Math.max(...[...document.querySelectorAll('.bench-grid > .card')].map(e => e.getBoundingClientRect().bottom))")
-    assert bottom <= DESKTOP[1]
+    cards = "[...document.querySelectorAll('.bench-grid > .card')]"
+    assert window.js(f"Math.max(...{cards}.map(card => card.getBoundingClientRect().bottom))") <= DESKTOP[1]
+    window.js("$('explorer').scrollIntoView({behavior: 'instant'})")
+    assert window.js("document.querySelector('.maps').getBoundingClientRect().bottom") <= DESKTOP[1]
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
@@ -605,11 +546,11 @@ def test_another_plain_model_on_an_oblong_grid(size, chromium, tmp_path):
     window.settled()
     assert window.js("live.changes.masked") == [7] and window.js(CHANGED)
     assert "(2)" in window.text("undo") and "trained" in window.text("activation")
-    assert len(origins(window, {})) > 30 and max(origins(window, {}).values()) < 2e-6
+    found = window.js("tested.originErrors({})")
+    assert len(found) > 30 and max(found.values()) < 2e-6
     assert_quiet(window)
 
 
 def test_the_page_says_how_close_it_is_to_numpy(window):
     said = window.text("agreement")
     assert float(said.rsplit("within ", 1)[1].split(" ")[0]) < 2e-6
-    assert json.loads(json.dumps(said))

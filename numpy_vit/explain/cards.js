@@ -189,7 +189,7 @@ function equationOf(step) {
 function codeOf(parts) {
   const code = make("div", "code");
   for (const {file, first, code: lines} of parts) code.append(make("div", "file", `${file}:${first}`), make("pre", "", lines));
-  code.tabIndex = 0; // it may scroll
+  Object.assign(code, {tabIndex: 0, role: "group", ariaLabel: "Python"}); // it may scroll
   return code;
 }
 

@@ -162,11 +162,12 @@ EQUATIONS: dict[str, Equation] = {
 }  # fmt: skip
 ACTIVATIONS: dict[str, Equation] = {
     "gelu_tanh": Equation(
-        equals(of(i("GELU"), x), o("≈"), x, sigmoid_of(root(over(n(8), i("π"))), o("("), x, o("+"), n("0.044715"), sup(x, n(3)), o(")"))),
+        equals(of(i("GELU"), x), x,
+               sigmoid_of(root(over(n(8), i("π"))), o("("), x, o("+"), n("0.044715"), sup(x, n(3)), o(")"))),
         ("GELU by tanh, written as a sigmoid.", "用 tanh 近似的 GELU，写成 sigmoid 的形式。"),
     ),
     "quick_gelu": Equation(
-        equals(of(i("GELU"), x), o("≈"), x, sigmoid_of(n("1.702"), x)), ("The GELU of CLIP.", "CLIP 所用的 GELU。")
+        equals(of(i("GELU"), x), x, sigmoid_of(n("1.702"), x)), ("The GELU of CLIP.", "CLIP 所用的 GELU。")
     ),
     "silu": Equation(equals(of(i("SiLU"), x), x, sigmoid_of(x)), ("SiLU, also called swish.", "SiLU，也叫 swish。")),
     "relu": Equation(

@@ -50,7 +50,9 @@ const changed = () => Object.keys(NO_CHANGES).filter(key => Array.isArray(live.c
 const countChanges = () => changed().reduce((sum, key) => sum + (key !== "order" && Array.isArray(live.changes[key]) ? live.changes[key].length : 1), 0);
 
 let settling = 0, computing = false;
+const tell = what => { document.documentElement.dataset.run = what; }; // "computing", or "live" once all of the page shows the run
 function recompute() { // once a frame, however fast the pen
+  tell("computing");
   if (computing) return;
   computing = true;
   requestAnimationFrame(() => {
@@ -77,7 +79,7 @@ function settle() {
   showAttention();
   fillAnswer();
   announce();
-  document.documentElement.dataset.run = "live";
+  tell("live");
 }
 
 function announce() {
@@ -382,6 +384,7 @@ function fillSamples() {
 const given = {seen: FACTS.picture.seen, name: FACTS.picture.name, original: FACTS.picture.original, size: FACTS.picture.size, frame: FACTS.picture.frame, preparation: FACTS.picture.preparation};
 
 async function choosePicture(url, name) {
+  tell("computing");
   const image = make("img");
   image.src = url;
   await image.decode();
@@ -393,9 +396,13 @@ async function choosePicture(url, name) {
 }
 
 async function openFile(file) {
+  tell("computing");
   let image;
   try { image = await createImageBitmap(file); }
-  catch { $("try-said").textContent = say("notAPicture", {name: file.name}); return; }
+  catch {
+    $("try-said").textContent = say("notAPicture", {name: file.name});
+    return tell("live");
+  }
   const scale = Math.min(1, 1600 / Math.max(image.width, image.height)); // larger ones are first made smaller by the browser
   const rgba = prepared(rgbaOf(image, Math.round(image.width * scale), Math.round(image.height * scale)));
   live.rgba = rgba;
@@ -420,6 +427,7 @@ function clearPad() {
 
 function fromPad() { // once a frame
   if (pad.waiting) return;
+  tell("computing");
   pad.waiting = true;
   requestAnimationFrame(readPad);
 }

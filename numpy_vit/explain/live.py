@@ -18,6 +18,7 @@ from ..pictures.images import Preprocess
 
 Array = Any
 MAX_WEIGHTS = 3_300_000  # bytes of float32; a third more as text
+PREPARED = ("channels", "resize", "size", "resample", "crop", "scale", "mean", "std")  # of a Preprocess
 FIELDS = ("image", "patch", "channels", "width", "depth", "heads", "mlp", "classes", "eps", "activation")
 RESIZES, RESAMPLES = ("squash", "shortest_edge"), ("bilinear", "bicubic")  # that vit.js has
 
@@ -55,10 +56,7 @@ def live_facts(model: Any, samples: Sequence[Mapping[str, str]]) -> dict[str, An
         "config": {field: getattr(config, field) for field in FIELDS},
         "shapes": parameter_shapes(config),
         "labels": model.labels or [str(n) for n in range(config.classes)],
-        "preprocess": {
-            field: getattr(policy, field) for field in ("channels", "resize", "size", "resample", "crop", "scale", "mean", "std")
-        },
-        "exact": policy.arithmetic == "pillow",
+        "preprocess": {field: getattr(policy, field) for field in PREPARED},
         "samples": samples,
     }
 

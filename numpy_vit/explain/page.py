@@ -134,7 +134,8 @@ class Recording:
         """The block to open with: where what the page opens with (the class token, or the patch in the middle) attends to the
         patches least evenly, in the heads' mean."""
         rows, columns = self.config.grid
-        query, first = (rows // 2 * columns + columns // 2, 0) if not self.config.special_tokens else (0, self.config.special_tokens)
+        first = self.config.special_tokens
+        query = 0 if first else rows // 2 * columns + columns // 2
         return max(range(len(self.means)), key=lambda block: unevenness(self.means[block][0, query, first:]))
 
     def rollout(self) -> str:
