@@ -19,7 +19,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="a page that walks a picture through a model",
         description="Write one HTML page, which needs no network, that walks a picture through a model: its patches and "
         "tokens, every step with shape, formula and real numbers, the attention of every head of every block for any patch, "
-        "the answer; in English and Chinese.",
+        "the answer; in English and Chinese. The page of a small plain ViT, as the shipped one is, computes: draw a picture, "
+        "change the model.",
     )
     command.add_argument("picture", metavar="IMAGE", help="a picture file")
     add_output(command, "HTML", "the page to write")
