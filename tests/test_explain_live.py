@@ -127,22 +127,57 @@ def test_erf(tmp_path):
     assert np.abs(np.array(found) - erf(x)).max() < 1.2e-7
 
 
-@pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(("before", "after"), [((97, 61), (64, 64)), ((31, 50), (64, 48)), ((256, 256), (64, 64))])
-def test_pictures_are_resized_as_pillow_does(kind, before, after, tmp_path):
+def rgba(picture):
+    """A picture as a canvas has it."""
+    picture = picture.convert("RGBA")
+    return {"width": picture.width, "height": picture.height, "data": np.asarray(picture).ravel().tolist()}
+
+
+def from_node(tmp_path, call, cases):
+    """What vit.js makes of each case's picture: (Y, X, RGBA) each."""
+    program = f"""
+    const found = data.cases.map(({{picture, ...c}}) => {{
+      picture.data = Uint8ClampedArray.from(picture.data);
+      const {{height, width, data}} = {call};
+      return {{height, width, data: [...data]}};
+    }});
+    console.log(JSON.stringify(found));"""
+    for found in node(tmp_path, program, cases=cases):
+        yield np.reshape(found["data"], (found["height"], found["width"], 4))
+
+
+def test_pictures_are_resized_as_pillow_does(tmp_path):
     """Within a level: Pillow's weights are whole numbers."""
-    picture = pictures.draw(*before).convert("RGBA")
-    found = node(
-        tmp_path,
-        "const p = data.picture; p.data = Uint8ClampedArray.from(p.data);"
-        "console.log(JSON.stringify([...vit.resized(p, data.columns, data.rows, data.kind).data]));",
-        picture={"width": picture.width, "height": picture.height, "data": np.asarray(picture).ravel().tolist()},
-        columns=after[1],
-        rows=after[0],
-        kind=kind,
-    )
-    expected = np.asarray(picture.resize((after[1], after[0]), getattr(Image.Resampling, kind.upper())))
-    assert np.abs(np.reshape(found, expected.shape) - expected.astype(int)).max() <= 1
+    sizes = [((97, 61), (64, 64)), ((31, 50), (64, 48)), ((256, 256), (64, 64)), ((20, 20), (20, 20))]
+    wanted = [(*both, kind) for both in sizes for kind in ("bilinear", "bicubic")]
+    cases = [
+        {"picture": rgba(pictures.draw(*before)), "rows": after[0], "columns": after[1], "kind": kind}
+        for before, after, kind in wanted
+    ]
+    found = from_node(tmp_path, "vit.resized(picture, c.columns, c.rows, c.kind)", cases)
+    for (before, (rows, columns), kind), array in zip(wanted, found, strict=True):
+        resample = getattr(Image.Resampling, kind.upper())
+        expected = np.asarray(pictures.draw(*before).convert("RGBA").resize((columns, rows), resample))
+        assert np.abs(array - expected.astype(int)).max() <= 1, (before, rows, columns, kind)
+
+
+def test_pictures_are_prepared_as_numpy_does(tmp_path):
+    """Shorter side first, and the middle of what is larger, or smaller, by an odd number too."""
+    plain = dataclasses.replace(numpy_vit.load().preprocess_policy, resize="shortest_edge", size=24)
+    wanted = [
+        (size, dataclasses.replace(plain, crop=crop, crop_rounding=rounding))
+        for size in [(40, 67), (67, 40), (24, 24), (20, 31)]
+        for crop in [None, (23, 25), (24, 24), (30, 21), (37, 50)]
+        for rounding in ("down", "even")
+    ]
+    cases = [
+        {"picture": rgba(pictures.draw(*size)), "policy": {field: getattr(policy, field) for field in live.PREPARED}}
+        for size, policy in wanted
+    ]
+    for (size, policy), array in zip(wanted, from_node(tmp_path, "vit.prepared(picture, c.policy)", cases), strict=True):
+        expected = policy.resize_and_crop(pictures.draw(*size))
+        assert array.shape[:2] == expected.shape[:2]
+        assert np.abs(array[..., :3] - expected.astype(int)).max() <= 1, (size, policy)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -154,7 +189,7 @@ def test_pixels_are_normalised_as_numpy_does(channels, tmp_path):
     found = node(
         tmp_path,
         "console.log(JSON.stringify([...vit.normalized(data.picture, data.policy).data]));",
-        picture={"width": 12, "height": 20, "data": np.asarray(picture.convert("RGBA")).ravel().tolist()},
+        picture=rgba(picture),
         policy=policy.to_dict(),
     )
     assert np.abs(np.reshape(found, (channels, 20, 12)) - policy(picture)[0]).max() < 1e-6
@@ -227,7 +262,8 @@ def test_no_lines_are_shown_of_a_function_that_did_not_run(option):
     replaced = {function.__name__ for function in numpy_vit.families.uses(config.replace(activation="gelu"))}
     shown = code.code_of_steps(config)
     assert ("norm1" in shown) == ("encoder_block" not in replaced and "forward" not in replaced)
-    assert ("mlp.hidden" in shown) == (not {"mlp", "encoder_block", "forward"} & replaced)
+    assert ("mlp.hidden" in shown) == (not {"mlp", "forward"} & replaced)
+    assert ("attention.query" in shown) == (not {"multi_head_attention", "forward"} & replaced)
 
 
 def test_every_step_of_the_papers_model_has_an_equation_in_both_languages():
@@ -243,3 +279,15 @@ def test_every_step_of_the_papers_model_has_an_equation_in_both_languages():
             count = {"msub": 2, "msup": 2, "msubsup": 3, "mfrac": 2, "munder": 2}
             assert all(len(node) == count[node.tag] for node in tree.iter() if node.tag in count), row.name
     assert equations.equation_of("layer_scale1", "gelu") is None
+    for name in ("embed.projection", "attention.query", "attention.output", "mlp.hidden", "mlp.output", "logits"):
+        with_bias, without = (equations.equation_of(name, "gelu", biased=biased).mathml for biased in (True, False))
+        assert "<mi>b</mi>" in with_bias and "<mi>b</mi>" not in without and "<mo>+</mo>" not in without
+        assert with_bias.count("<mrow>") == without.count("<mrow>") + 1
+
+
+def test_no_equation_is_shown_of_what_another_family_computes_otherwise(tmp_path):
+    picture = tmp_path / "picture.png"
+    pictures.draw(30, 50).save(picture)
+    page = page_of(tmp_path, ViTConfig(**{**PLAIN, **OPTIONS["norms before and after"]}), picture=picture)
+    assert "norm1" not in page.facts["captions"] and "mlp.hidden" in page.facts["captions"]
+    assert ("template", {"id": "math-norm1"}) not in page.elements and "live" not in page.facts

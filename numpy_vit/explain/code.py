@@ -29,6 +29,9 @@ def code_of_steps(config: ViTConfig) -> dict[str, list[Lines]]:
     """
     replaced = frozenset(uses(config.replace(activation="gelu")))
     found = dict(steps_of_function(model.forward, "", replaced))
+    if model.encoder_block in replaced and model.forward not in replaced:  # what stands in its place calls the same two
+        found |= steps_of_function(model.multi_head_attention, "attention.", replaced)
+        found |= steps_of_function(model.mlp, "mlp.", replaced)
     if "mlp.gelu" in found and config.activation != "gelu":
         lines = found.pop("mlp.gelu")
         name = "gelu" if "gelu" in config.activation else config.activation

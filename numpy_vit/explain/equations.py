@@ -13,6 +13,7 @@ class Equation(NamedTuple):
 
     mathml: str
     caption: Bilingual
+    bias: str = ""  # what of it falls away where a linear layer has none
 
 
 def i(name: str) -> str:
@@ -65,8 +66,12 @@ PRIME, LAYER_NORM = sup(z, o("′")), i("LN")
 TRANSPOSED = sup(k, i("T"))
 
 
+def plus_bias(name: str) -> str:
+    return row(o("+"), sub(i("b"), i(name)))
+
+
 def linear(result: str, argument: str, name: str) -> str:
-    return equals(result, argument, sub(i("W"), i(name)), o("+"), sub(i("b"), i(name)))
+    return equals(result, argument, sub(i("W"), i(name)), plus_bias(name))
 
 
 def norm_of(argument: str) -> str:
@@ -81,6 +86,7 @@ def sigmoid_of(*argument: str) -> str:
 GELU = equals(
     of(i("GELU"), x), x, of(i("Φ"), x), o("="), over(x, n(2)), o("("), n(1), o("+"), of(i("erf"), over(x, root(n(2)))), o(")")
 )
+BIAS = row(o("+"), i("b"))
 SCORE = sub(i("s"), i("ij"))
 NORM_CAPTION = (
     "Each token less its mean μ, divided by its standard deviation; then a learned scale γ and shift β.",
@@ -97,8 +103,9 @@ EQUATIONS: dict[str, Equation] = {
         ("G patches, each a row of P × P × C numbers.", "G 个图块，每个是一行 P × P × C 个数。"),
     ),
     "embed.projection": Equation(
-        row(sub(x, i("p")), i("E"), o("+"), i("b")),
+        row(sub(x, i("p")), i("E"), BIAS),
         ("Every patch times one learned matrix E.", "每个图块乘以同一个可学习的矩阵 E。"),
+        BIAS,
     ),
     "embed.tokens": Equation(
         row(o("["), sub(x, i("class")), o(";"), both(x, i("p"), n(1)), i("E"), o(";"), i("⋯"), o(";"),
@@ -114,6 +121,7 @@ EQUATIONS: dict[str, Equation] = {
         f"attention.{name}": Equation(
             linear(letter, of(LAYER_NORM, z), name[0]),
             (f"Equation 5: the {name} of every token, K numbers for each head.", f"公式 5：每个词元的{chinese}，每个头 K 维。"),
+            plus_bias(name[0]),
         )
         for name, letter, chinese in (("query", q, "查询"), ("key", k, "键"), ("value", v, "值"))
     },
@@ -134,20 +142,22 @@ EQUATIONS: dict[str, Equation] = {
     ),
     "attention.output": Equation(
         equals(i("MSA"), o("["), sub(i("SA"), n(1)), o(";"), i("⋯"), o(";"), sub(i("SA"), i("H")), o("]"), sub(i("W"), i("o")),
-               o("+"), sub(i("b"), i("o"))),
+               plus_bias("o")),
         ("Equation 8: the heads side by side, through one linear layer.", "公式 8：各头并排相接，经过一个线性层。"),
+        plus_bias("o"),
     ),
     "residual1": Equation(equals(PRIME, of(i("MSA"), of(LAYER_NORM, z)), o("+"), z), SUM_CAPTION),
     "norm2": Equation(norm_of(PRIME), NORM_CAPTION),
     "mlp.hidden": Equation(
         linear(i("h"), of(LAYER_NORM, PRIME), "1"),
         ("Every token by itself is widened from D to M numbers.", "每个词元各自从 D 维变宽到 M 维。"),
+        plus_bias("1"),
     ),
     "mlp.gelu": Equation(
         GELU, ("The non-linearity: Φ is the normal distribution.", "非线性：Φ 是正态分布函数。")
     ),
     "mlp.output": Equation(
-        linear(i("MLP"), of(i("GELU"), i("h")), "2"), ("And back from M to D numbers.", "再从 M 维回到 D 维。")
+        linear(i("MLP"), of(i("GELU"), i("h")), "2"), ("And back from M to D numbers.", "再从 M 维回到 D 维。"), plus_bias("2")
     ),
     "residual2": Equation(equals(z, of(i("MLP"), of(LAYER_NORM, PRIME)), o("+"), PRIME), SUM_CAPTION),
     "norm": Equation(norm_of(sub(z, i("L"))), NORM_CAPTION),
@@ -156,8 +166,9 @@ EQUATIONS: dict[str, Equation] = {
         ("Equation 4: token 0, the class token, stands for the picture.", "公式 4：第 0 个词元，即类别词元，代表整张图片。"),
     ),
     "logits": Equation(
-        row(i("y"), i("W"), o("+"), i("b")),
+        row(i("y"), i("W"), BIAS),
         ("The classification head: one score for each of the O classes.", "分类头：O 个类别各有一个分数。"),
+        BIAS,
     ),
 }  # fmt: skip
 ACTIVATIONS: dict[str, Equation] = {
@@ -176,11 +187,17 @@ ACTIVATIONS: dict[str, Equation] = {
 }  # fmt: skip
 
 
-def equation_of(step: str, activation: str) -> Equation | None:
-    """The equation of a step (its name within its block), or None for a step that the paper's model does not have."""
+def equation_of(step: str, activation: str, *, biased: bool = True) -> Equation | None:
+    """The equation of a step (its name within its block), or None for a step that the paper's model does not have.
+
+    biased   whether its linear layer, if it is one, has a bias
+    """
     if step in ("mlp.gelu", f"mlp.{activation}") and activation != "gelu":
         return ACTIVATIONS[activation]
-    return EQUATIONS.get(step)
+    found = EQUATIONS.get(step)
+    if found is None or biased:
+        return found
+    return found._replace(mathml=found.mathml.replace(found.bias, "") if found.bias else found.mathml)
 
 
 def math(equation: Equation) -> str:

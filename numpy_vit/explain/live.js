@@ -355,20 +355,6 @@ function rgbaOf(source, width, height) {
   return context.getImageData(0, 0, width, height);
 }
 
-// A picture of any size as the model wants it: resized, its middle cut out (numpy_vit.pictures.images.Preprocess)
-function prepared(image) {
-  const {resize, size, crop, resample} = LIVE.preprocess, [short, long] = [image.width, image.height].sort((a, b) => a - b);
-  const [Y, X] = resize === "squash" ? size : [image.height, image.width].map(side => side === short ? size : Math.floor(size * long / short));
-  const whole = resized(image, X, Y, resample);
-  if (!crop || crop[0] === Y && crop[1] === X) return whole;
-  const [rows, columns] = crop, top = Math.floor((Y - rows) / 2), left = Math.floor((X - columns) / 2), data = new Uint8ClampedArray(4 * rows * columns);
-  for (let y = 0; y < rows; y++)
-    for (let x = 0; x < columns; x++)
-      if (y + top >= 0 && y + top < Y && x + left >= 0 && x + left < X)
-        data.set(whole.data.subarray(4 * ((y + top) * X + x + left), 4 * ((y + top) * X + x + left) + 4), 4 * (y * columns + x));
-  return {width: columns, height: rows, data};
-}
-
 const inBothLanguages = keys => keys.map(([key, names = {}]) => WORDS[key].map(text => fill(text, {...SIZES, way: LIVE.preprocess.resample, ...names})));
 
 function fillSamples() {
@@ -404,7 +390,7 @@ async function openFile(file) {
     return tell("live");
   }
   const scale = Math.min(1, 1600 / Math.max(image.width, image.height)); // larger ones are first made smaller by the browser
-  const rgba = prepared(rgbaOf(image, Math.round(image.width * scale), Math.round(image.height * scale)));
+  const rgba = prepared(rgbaOf(image, Math.round(image.width * scale), Math.round(image.height * scale)), LIVE.preprocess);
   live.rgba = rgba;
   onPad(pictureCanvas());
   pad.own = false;
@@ -435,7 +421,7 @@ function readPad() {
   pad.waiting = false;
   const {width, height} = $("pad");
   const image = $("pad").getContext("2d", {willReadFrequently: true}).getImageData(0, 0, width, height);
-  show(prepared(image), {size: [height, width], preparation: inBothLanguages([["prepDrawn", {pad: width}], ["prepHere"], ["prepNumbers"], ["prepApproximate"]])});
+  show(prepared(image, LIVE.preprocess), {size: [height, width], preparation: inBothLanguages([["prepDrawn", {pad: width}], ["prepHere"], ["prepNumbers"], ["prepApproximate"]])});
 }
 
 // From where the pen was to (x, y), in pixels of the pad; the first stroke over a picture begins a drawing of its own

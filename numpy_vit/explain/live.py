@@ -18,7 +18,7 @@ from ..pictures.images import Preprocess
 
 Array = Any
 MAX_WEIGHTS = 3_300_000  # bytes of float32; a third more as text
-PREPARED = ("channels", "resize", "size", "resample", "crop", "scale", "mean", "std")  # of a Preprocess
+PREPARED = ("channels", "resize", "size", "resample", "crop", "crop_rounding", "scale", "mean", "std")  # of a Preprocess
 FIELDS = ("image", "patch", "channels", "width", "depth", "heads", "mlp", "classes", "eps", "activation")
 RESIZES, RESAMPLES = ("squash", "shortest_edge"), ("bilinear", "bicubic")  # that vit.js has
 

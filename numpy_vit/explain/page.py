@@ -14,7 +14,7 @@ after query. Sentences are pairs: English, Chinese.
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from ..tracing.tracer import Row, statistics, trace
 from ..windows import attention_names, whole_map
 from ..writing.template import filled, script_data
 from .code import as_facts, code_of_steps
-from .equations import equation_of, math
+from .equations import Equation, equation_of, math
 from .live import Sample, computes, live_facts, packed_weights
 
 Array = Any
@@ -174,8 +174,8 @@ def page(
     """
     config = model.config.for_image(pixels.shape[2:])
     traced = trace(model.config, dtype=str(model.dtype), size=pixels.shape[2:])
-    found = {row.local_name: equation_of(row.local_name, config.activation) for row in traced}
-    equations = {name: equation for name, equation in found.items() if equation is not None}
+    code = code_of_steps(model.config)
+    equations = equations_of(traced.rows, code, config.activation)
     facts = {
         "picture": pictures_of(original, seen, name, model.preprocess_policy, config),
         "model": {"name": source, "parameters": parameter_count(config), "macs": traced.macs, "dtype": str(model.dtype)},
@@ -198,7 +198,7 @@ def page(
         "embedding": None if out.image_embedding is None else int(out.image_embedding.shape[-1]),
         "language": language,
         "telling": recording.telling,
-        "code": as_facts(code_of_steps(model.config)),
+        "code": as_facts(code),
         "captions": {name: equation.caption for name, equation in equations.items()},
     }
     live = computes(model, pixels.shape[2:])
@@ -382,6 +382,17 @@ def steps_of(rows: Sequence[Row], values: Mapping[str, Mapping[str, float]]) -> 
         step = found[where].setdefault(row.local_name, step_of(row))
         step["values"].append([values[row.name][key] for key in ("min", "mean", "max")])
     return {where: list(steps.values()) for where, steps in found.items()}
+
+
+def equations_of(rows: Sequence[Row], code: Collection[str], activation: str) -> dict[str, Equation]:
+    """By name, the equations of the steps that a function of the paper computes: a later family's may be others."""
+    found = {}
+    for row in rows:
+        biased = any(tensor.name.endswith(".bias") for tensor in row.weights)
+        equation = equation_of(row.local_name, activation, biased=biased)
+        if equation is not None and row.local_name in code:
+            found[row.local_name] = equation
+    return found
 
 
 def step_of(row: Row) -> dict[str, Any]:

@@ -316,6 +316,27 @@ function weightsOf(old, now, kind) {
   });
 }
 
+// A picture of any size as the model wants it: resized, its middle cut out (numpy_vit.pictures.images.Preprocess)
+function prepared(image, {resize, size, crop, resample, crop_rounding: rounding}) {
+  const [short, long] = [image.width, image.height].sort((a, b) => a - b);
+  const byShorter = side => side === short ? size : Math.floor(size * long / short);
+  const [Y, X] = resize === "squash" ? size : [byShorter(image.height), byShorter(image.width)];
+  const whole = resized(image, X, Y, resample);
+  return crop ? cropped(whole, crop, rounding) : whole;
+}
+
+// The middle of a picture, black around what is smaller. Of two middles the upper one, or as torchvision rounds ("even")
+function cropped({width, height, data}, [rows, columns], rounding) {
+  const even = spare => spare < 0 || spare % 4 === 3 ? Math.ceil(spare / 2) : Math.floor(spare / 2);
+  const [top, left] = [height - rows, width - columns].map(spare => rounding === "even" ? even(spare) : Math.floor(spare / 2));
+  const middle = new Uint8ClampedArray(4 * rows * columns);
+  for (let y = Math.max(0, -top); y < Math.min(rows, height - top); y++) {
+    const from = Math.max(0, left), to = Math.min(width, left + columns);
+    middle.set(data.subarray(4 * ((y + top) * width + from), 4 * ((y + top) * width + to)), 4 * (y * columns + from - left));
+  }
+  return {width: columns, height: rows, data: middle};
+}
+
 // A picture (RGBA, 0 to 255) of the model's size -> pixels (1, C, Y, X): (value * scale - mean) / std, a channel at a time
 function normalized({width, height, data}, {channels, scale, mean, std}) {
   const pixels = array([1, channels, height, width]);
@@ -359,4 +380,4 @@ function unpacked(text, shapes) {
 }
 
 if (typeof module !== "undefined") // Node.js, for tests; a browser has no `module`
-  module.exports = {NO_CHANGES, ACTIVATIONS, forward, logitLens, erf, resized, normalized, safetensors, unpacked};
+  module.exports = {NO_CHANGES, ACTIVATIONS, forward, logitLens, erf, resized, prepared, normalized, safetensors, unpacked};
