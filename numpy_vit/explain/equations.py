@@ -66,8 +66,11 @@ PRIME, LAYER_NORM = sup(z, o("′")), i("LN")
 TRANSPOSED = sup(k, i("T"))
 
 
+PLUS = '<mo form="infix">+</mo>'  # with the space of a sum, though it stands first in its row
+
+
 def plus_bias(name: str) -> str:
-    return row(o("+"), sub(i("b"), i(name)))
+    return row(PLUS, sub(i("b"), i(name)))
 
 
 def linear(result: str, argument: str, name: str) -> str:
@@ -86,7 +89,7 @@ def sigmoid_of(*argument: str) -> str:
 GELU = equals(
     of(i("GELU"), x), x, of(i("Φ"), x), o("="), over(x, n(2)), o("("), n(1), o("+"), of(i("erf"), over(x, root(n(2)))), o(")")
 )
-BIAS = row(o("+"), i("b"))
+BIAS = row(PLUS, i("b"))
 SCORE = sub(i("s"), i("ij"))
 NORM_CAPTION = (
     "Each token less its mean μ, divided by its standard deviation; then a learned scale γ and shift β.",
