@@ -242,9 +242,11 @@ def test_the_focus_can_be_seen(chromium, digits):
     reached = []
     for _ in range(180):
         window.actions().send_keys(Keys.TAB).perform()
-        name, outline = window.js("[document.activeElement.id, getComputedStyle(document.activeElement).outlineStyle]")
+        name, outline = window.chromium.execute_script(
+            "return [document.activeElement.id, getComputedStyle(document.activeElement).outlineStyle]"
+        )
         reached.append(name)
-        if window.js("document.activeElement !== document.body"):
+        if window.chromium.execute_script("return document.activeElement !== document.body"):
             assert outline not in ("none", ""), name
     assert {"language", "look", "cut", "block", "layer", "head", "asking", "answering"} <= set(reached)
 

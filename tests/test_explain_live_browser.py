@@ -225,10 +225,10 @@ def test_a_digit_is_drawn_by_keys_alone(window):
 
     window.js("$('pad').focus()")
     window.press_key(Keys.SPACE)
-    assert window.text("try-said") == "Pen down."
+    assert window.text("pen-said") == "Pen down."
     window.press_key(*[Keys.ARROW_DOWN] * 14)
     window.press_key(Keys.SPACE)
-    assert window.text("try-said") == "Pen up."
+    assert window.text("pen-said") == "Pen up."
     window.settled()
     assert window.probabilities().argmax() == 1 and "a drawing" in window.text("lead")
     before = window.pixels()

@@ -467,7 +467,7 @@ function drawByKey(event) {
   const canvas = $("pad"), step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
   if (!step && event.key !== " ") return;
   event.preventDefault();
-  if (!step) { keyPen.down = !keyPen.down; $("try-said").textContent = say(keyPen.down ? "penDown" : "penUp"); }
+  if (!step) { keyPen.down = !keyPen.down; $("pen-said").textContent = say(keyPen.down ? "penDown" : "penUp"); }
   else { keyPen.x = clamp(keyPen.x + step[0] / 24, 0, 1); keyPen.y = clamp(keyPen.y + step[1] / 24, 0, 1); }
   const [x, y] = [keyPen.x * canvas.width, keyPen.y * canvas.height];
   if (keyPen.down) { if (!step) pad.pen = null; stroke(x, y); }
