@@ -252,6 +252,8 @@ def test_the_papers_model_computes_whatever_its_activation(activation, tmp_path)
 def test_a_page_that_does_not_compute_shows_the_recorded_run(tmp_path):
     assert "live" not in page_of(tmp_path, None, "--size", "48x96").facts  # positions are resized: not the weights in the file
     assert not live.computes(numpy_vit.random_model("ViT-Ti/16"), (224, 224))  # 23 MB
+    digits = numpy_vit.load()
+    assert live.computes(digits, (64, 64), beside=900_000) and not live.computes(digits, (64, 64), beside=1_000_000)
 
 
 def test_the_lines_shown_are_those_of_the_source(tmp_path):

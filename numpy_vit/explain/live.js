@@ -1,7 +1,6 @@
 // What can be tried on a page that computes: a picture drawn, chosen or dropped, and a model with something changed in it. Every
 // change runs vit.js again, as it is and as it is changed, and shows both side by side. FACTS.live is there where a page can.
 "use strict";
-const LIVE = FACTS.live ?? null;
 const live = {
   w: null,            // the weights
   rgba: null,         // the picture as the model sees it, {width, height, data}

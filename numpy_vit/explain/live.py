@@ -17,7 +17,7 @@ from ..parameters import parameter_shapes
 from ..pictures.images import Preprocess
 
 Array = Any
-MAX_WEIGHTS = 3_300_000  # bytes of float32; a third more as text
+MAX_CHARACTERS = 4_700_000  # of a page's weights and recorded attention; the rest of it has some 200,000
 PREPARED = ("channels", "resize", "size", "resample", "crop", "crop_rounding", "scale", "mean", "std")  # of a Preprocess
 FIELDS = ("image", "patch", "channels", "width", "depth", "heads", "mlp", "classes", "eps", "activation")
 RESIZES, RESAMPLES = ("squash", "shortest_edge"), ("bilinear", "bicubic")  # that vit.js has
@@ -35,13 +35,16 @@ def is_plain(config: ViTConfig) -> bool:
     return not uses(config.replace(activation="gelu")) and config.classes > 1
 
 
-def computes(model: Any, size: Sequence[int]) -> bool:
-    """Whether the page of this model, for pictures of this size (Y, X), computes; else it shows the recorded run."""
+def computes(model: Any, size: Sequence[int], *, beside: int = 0) -> bool:
+    """Whether the page of this model, for pictures of this size (Y, X), computes; else it shows the recorded run.
+
+    beside   how many characters the page has already
+    """
     policy, config = model.preprocess_policy, model.config
     numbers = sum(int(np.prod(shape)) for shape in parameter_shapes(config).values())
     return (
         is_plain(config)
-        and 4 * numbers <= MAX_WEIGHTS
+        and 4 * numbers * 4 / 3 + beside <= MAX_CHARACTERS
         and tuple(size) == config.image
         and isinstance(policy, Preprocess)
         and policy.sizing is None

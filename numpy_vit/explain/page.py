@@ -201,10 +201,10 @@ def page(
         "code": as_facts(code),
         "captions": {name: equation.caption for name, equation in equations.items()},
     }
-    live = computes(model, pixels.shape[2:])
+    texts = {f"attention-{n}": text for n, text in enumerate(recording.attention)} | {"rollout": recording.rollout()}
+    live = recording.kept.heads and computes(model, pixels.shape[2:], beside=sum(map(len, texts.values())))
     if live:
         facts["live"] = live_facts(model, [{"name": sample.name, "seen": data_url(sample.seen)} for sample in samples])
-    texts = {f"attention-{n}": text for n, text in enumerate(recording.attention)} | {"rollout": recording.rollout()}
     if recording.pooling is not None:
         texts["pooling"] = recording.pooling
     if live:
