@@ -1,7 +1,8 @@
 // The Vision Transformer's forward pass in plain JavaScript: numpy_vit/model.py and numpy_vit/ops.py, name for name.
 //
 // The page of `numpy-vit explain` runs it in your browser, so that a picture can be drawn and the model be changed. Every step
-// is kept under the name it has in numpy_vit, and `numpy-vit golden check` compares all of them with NumPy's (tests/test_explain_live.py).
+// is kept under the name it has in numpy_vit, and `numpy-vit golden check` compares all of them with NumPy's, with and without
+// each of the changes below (tests/test_explain_live.py).
 //
 // An array is {shape, data}: the numbers lie row by row in a Float32Array, as in NumPy. Sums are added up in float64, which is
 // what a JavaScript number is, and rounded to float32 when they are stored. There is one picture at a time: B is 1.
