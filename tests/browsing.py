@@ -6,6 +6,7 @@ Needs the extra `browser` and Debian's packages chromium and chromium-driver.
 import json
 import os
 import shutil
+import time
 
 import pytest
 
@@ -61,6 +62,12 @@ class Window:
         )
         self.chromium.execute_async_script(drawn)
         return self.chromium.execute_script(f"return {code}", *values)
+
+    def wait_for(self, condition, seconds=20):
+        """Wait until the code gives true."""
+        end = time.monotonic() + seconds
+        while not self.js(condition):
+            assert time.monotonic() < end, condition
 
     def text(self, name):
         return self.js("document.getElementById(arguments[0]).textContent", name)

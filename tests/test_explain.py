@@ -22,7 +22,7 @@ from conftest import REPOSITORY
 from test_images import broken_pictures
 
 SAMPLE = REPOSITORY / "weights" / "samples" / "3" / "0045-0.png"
-TEMPLATE = REPOSITORY / "numpy_vit" / "explain" / "page.html"
+WORD = re.compile(r'(\w+): \["((?:[^"\\]|\\.)*)",\s*"((?:[^"\\]|\\.)*)"\]')
 
 
 @pytest.fixture(scope="module")
@@ -218,15 +218,16 @@ def test_everything_is_said_in_both_languages(digits):
     page = Page(digits[0])
     counts = [sum(a.get("lang") == tongue for tag, a in page.elements if tag != "html") for tongue in ("en", "zh-CN")]
     assert counts[0] > 30 and counts[1] >= counts[0]
-    template = TEMPLATE.read_text(encoding="utf-8")
-    block = template[template.index("const WORDS = {") : template.index("\n};\n")]
-    words = re.findall(r'(\w+): \["((?:[^"\\]|\\.)*)",\s*"((?:[^"\\]|\\.)*)"\]', block)
-    assert len(words) == block.count(": [") > 50
+    scripts = "".join(page.scripts)
+    blocks = re.findall(r"(?:const WORDS = |Object\.assign\(WORDS, )\{\n(.*?)\n\}", scripts, re.DOTALL)
+    words = [entry for block in blocks for entry in WORD.findall(block)]
+    assert len(blocks) == 4 and len(words) == sum(block.count(": [") for block in blocks) > 130
+    assert len({key for key, _, _ in words}) == len(words)
     for key, english, chinese in words:
         assert english and chinese
         assert set(re.findall(r"{(\w+)}", english)) == set(re.findall(r"{(\w+)}", chinese)), key
-    asked = set(re.findall(r'say\((?:\w+(?:\.\w+)?(?: === "?\w+"?)? \? )?"(\w+)"', template))
-    assert asked <= {key for key, _, _ in words}, asked
+    asked = set(re.findall(r'say\((?:\w+(?:\.\w+)?(?: === "?\w+"?)? \? )?"(\w+)"', scripts))
+    assert len(asked) > 70 and asked <= {key for key, _, _ in words}, asked
     for operation in {entry.operation for entry in EXPLANATIONS.values()} - {"activation"}:
         assert operation in pages.OPERATIONS
 

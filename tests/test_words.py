@@ -64,10 +64,13 @@ def chinese_texts():
     yield "step_texts.py", "\n".join(explanation.why_zh for explanation in EXPLANATIONS.values())
     explain = REPOSITORY / "numpy_vit" / "explain"
     yield "page.py", "\n".join(text for text in strings_of(explain / "page.py") if re.search(HAN, text))
-    page = (explain / "page.html").read_text("utf-8")
-    said = re.findall(r'lang="zh-CN"[^>]*>(.*?)</(?:span|p)>', page)
-    said += [text for text in re.findall(r'"((?:[^"\\]|\\.)*)"', page) if re.search(HAN, text)]
-    yield "page.html", "\n".join(re.sub(r"\{\w+\}", "7", text) for text in said)
+    yield "equations.py", "\n".join(text for text in strings_of(explain / "equations.py") if re.search(HAN, text))
+    for path in (explain / "page.html", *sorted(explain.glob("*.js"))):
+        page = path.read_text("utf-8")
+        said = re.findall(r'lang="zh-CN"[^>]*>(.*?)</(?:span|p)>', page)
+        said += [text for text in re.findall(r'"((?:[^"\\]|\\.)*)"', page) if re.search(HAN, text)]
+        if said:
+            yield path.name, "\n".join(re.sub(r"\{\w+\}", "7", text) for text in said)
 
 
 @pytest.mark.parametrize(("where", "text"), [pytest.param(*both, id=both[0]) for both in chinese_texts()])

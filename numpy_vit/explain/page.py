@@ -1,7 +1,9 @@
 """The page of `numpy-vit explain`: one HTML file that walks a picture through a model, with the numbers of a real run.
 
-The page is page.html, beside this file, with three things filled in: what is known of the run (JSON), every block's
+The page is page.html, beside this file, with some things filled in: what is known of the run (JSON), every block's
 attention (one text each, decoded when first looked at), and the language it opens in. It asks for nothing from outside.
+The paper's own model, where it is small, is carried along (numpy_vit.explain.live) and computed in the page by vit.js: live.js
+has what can be tried, cards.js the steps' arrays, tour.js the tour.
 
 Attention is kept in whole numbers: each row of N weights has a scale, float32, and is codes * scale, the codes uint16, or
 uint8 where that would be too much for a page. So a weight is exact to half a scale: to 1/131,070, or 1/510, of the largest
@@ -12,7 +14,7 @@ after query. Sentences are pairs: English, Chinese.
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,17 +23,21 @@ from PIL import Image
 
 from ..config import ViTConfig
 from ..errors import InputError
-from ..parameters import parameter_count
+from ..parameters import parameter_count, place
 from ..pictures.draw import RAMP, rollout
 from ..pictures.images import Preprocess
 from ..tracing.tracer import Row, statistics, trace
 from ..windows import attention_names, whole_map
 from ..writing.template import filled, script_data
+from .code import as_facts, code_of_steps
+from .equations import Equation, equation_of, math
+from .live import Sample, computes, live_facts, packed_weights
 
 Array = Any
 Bilingual = tuple[str, str]  # in English, in Chinese
 LANGUAGES = ("en", "zh")
 MAX_CHARACTERS = 24_000_000  # characters of attention in a page
+SCRIPTS = ("vit", "live", "cards", "tour")  # files beside page.html, put into it
 MAX_SIDE = 720  # pixels of a side of the picture as it was given
 OPERATIONS = {
     "patchify": "切成图块",
@@ -123,9 +129,24 @@ class Recording:
                 self.means.append(attention.mean(axis=0, dtype=np.float64)[None])
                 self.attention.append(packed(attention if self.kept.heads else self.means[-1], self.kept))
 
+    @property
+    def telling(self) -> int:
+        """The block to open with: where what the page opens with (the class token, or the patch in the middle) attends to the
+        patches least evenly, in the heads' mean."""
+        rows, columns = self.config.grid
+        first = self.config.special_tokens
+        query = 0 if first else rows // 2 * columns + columns // 2
+        return max(range(len(self.means)), key=lambda block: unevenness(self.means[block][0, query, first:]))
+
     def rollout(self) -> str:
         """The flow through all blocks (numpy_vit.pictures.draw.rollout), packed."""
         return packed(rollout(self.means), self.kept)
+
+
+def unevenness(weights: Array) -> float:
+    """How far weights are from all being equal: the bits that they lack to the largest entropy. weights (G,) -> a number."""
+    shares = weights / (weights.sum() or 1.0)
+    return float(np.log2(len(shares)) + (shares * np.log2(np.maximum(shares, 1e-30))).sum())
 
 
 def page(
@@ -140,6 +161,7 @@ def page(
     source: str,
     best: Sequence[Mapping[str, Any]],
     language: str = "en",
+    samples: Sequence[Sample] = (),
 ) -> str:
     """The page, as text.
 
@@ -148,9 +170,12 @@ def page(
     original, seen       the picture as it was given, upright, and as the model sees it before its numbers are normalised
     name, source         of the picture, of the model
     best                 the likeliest classes, as the command `predict` has them; none for a model without a head
+    samples              further pictures to choose on a page that computes
     """
     config = model.config.for_image(pixels.shape[2:])
     traced = trace(model.config, dtype=str(model.dtype), size=pixels.shape[2:])
+    code = code_of_steps(model.config)
+    equations = equations_of(traced.rows, code, config.activation)
     facts = {
         "picture": pictures_of(original, seen, name, model.preprocess_policy, config),
         "model": {"name": source, "parameters": parameter_count(config), "macs": traced.macs, "dtype": str(model.dtype)},
@@ -172,13 +197,23 @@ def page(
         "best": [{key: b[key] for key in ("label", "probability", "logit")} for b in best],
         "embedding": None if out.image_embedding is None else int(out.image_embedding.shape[-1]),
         "language": language,
+        "telling": recording.telling,
+        "code": as_facts(code),
+        "captions": {name: equation.caption for name, equation in equations.items()},
     }
     texts = {f"attention-{n}": text for n, text in enumerate(recording.attention)} | {"rollout": recording.rollout()}
+    live = recording.kept.heads and computes(model, pixels.shape[2:], beside=sum(map(len, texts.values())))
+    if live:
+        facts["live"] = live_facts(model, [{"name": sample.name, "seen": data_url(sample.seen)} for sample in samples])
     if recording.pooling is not None:
         texts["pooling"] = recording.pooling
+    if live:
+        texts["weights"] = packed_weights(model)
     return filled(
         Path(__file__).with_name("page.html"),
         {
+            **{script: Path(__file__).with_name(f"{script}.js").read_text(encoding="utf-8") for script in SCRIPTS},
+            "equations": "\n".join(f'<template id="math-{name}">{math(e)}</template>' for name, e in equations.items()),
             "language": {"en": "en", "zh": "zh-CN"}[language],
             "title": html.escape(f"{name}: numpy-vit explain"),
             "facts": script_data(facts),
@@ -349,6 +384,17 @@ def steps_of(rows: Sequence[Row], values: Mapping[str, Mapping[str, float]]) -> 
     return {where: list(steps.values()) for where, steps in found.items()}
 
 
+def equations_of(rows: Sequence[Row], code: Collection[str], activation: str) -> dict[str, Equation]:
+    """By name, the equations of the steps that a function of the paper computes: a later family's may be others."""
+    found = {}
+    for row in rows:
+        biased = any(tensor.name.endswith(".bias") for tensor in row.weights)
+        equation = equation_of(row.local_name, activation, biased=biased)
+        if equation is not None and row.local_name in code:
+            found[row.local_name] = equation
+    return found
+
+
 def step_of(row: Row) -> dict[str, Any]:
     """A step as the page shows it, yet without values."""
     return {
@@ -360,6 +406,7 @@ def step_of(row: Row) -> dict[str, Any]:
         "formula": row.formula,
         "paper": row.paper,
         "why": (row.why, row.why_zh),
+        "inputs": [[place(tensor.name)[1], tensor.shape] for tensor in row.inputs],
         "macs": row.macs,
         "values": [],
     }
