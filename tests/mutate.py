@@ -255,7 +255,9 @@ def in_copy(copied: Path, function, *words, seconds: float) -> int | None:
 def map_of_tests(copied: Path, cache: Path, words: list[str]) -> dict[str, tuple[float, list[str]]]:
     """Test -> (seconds, the functions it calls), measured now, or when the package and the tests were last the same."""
     digest = hashlib.sha256(repr(words).encode())
-    for path in sorted([*REPOSITORY.glob(f"{PACKAGE}/**/*.py"), *REPOSITORY.glob("tests/*.py"), *REPOSITORY.glob("tests/data/*.*")]):
+    for path in sorted(
+        [*REPOSITORY.glob(f"{PACKAGE}/**/*.py"), *REPOSITORY.glob("tests/*.py"), *REPOSITORY.glob("tests/data/*.*")]
+    ):
         digest.update(path.read_bytes())
     kept = cache / f"functions-{digest.hexdigest()[:16]}.json"
     if not kept.exists():
