@@ -14,6 +14,17 @@ from numpy_vit.models.loading import config_of_content
 CASES = [(group, name) for group in encoder_data.groups() for name in encoder_data.stored(f"cases/{group}")]
 
 
+# Whose tensors tell what config.json does not: whether there is a last norm, or how rotary positions lie
+NOT_BY_ITSELF = {
+    "families: copy data2vec-vision",
+    "multimodal: DPTForDepthEstimation",
+    "multimodal: VisionTextDualEncoderModel clip",
+    "multimodal: ZoeDepthForDepthEstimation",
+    "multimodal: UperNetForSemanticSegmentation",
+    "pixtral: mistral_large_4_which_transformers_saves_under_mistrals_own_names",
+}
+
+
 def outputs_of(model, size):
     """Our outputs by the names under which upstream's are stored."""
     picture = encoder_data.pixels(model.config.channels, size)
@@ -32,7 +43,7 @@ def test_an_encoder_computes_what_upstream_does(group, name, tmp_path):
         for output, stored in picture["outputs"].items():
             error = encoder_data.error_of(found(output), stored)
             assert error < 1e-10, f"{output} at {picture['size']}: {error:.1e}"
-    if list(case["files"]) == ["config.json"]:  # which says all by itself
+    if list(case["files"]) == ["config.json"] and f"{group}: {name}" not in NOT_BY_ITSELF:
         assert config_of_content("it", case["files"]["config.json"])[0] == checkpoint.config
 
 
