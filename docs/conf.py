@@ -50,10 +50,7 @@ def write_api(app):
             modules = [name for _, name, _ in pkgutil.iter_modules([str(folder)])]
             write_page(room, f"{room}/", [f"numpy_vit.{room}", *(f"numpy_vit.{room}.{name}" for name in modules)])
     names = [name for name in numpy_vit.__all__ if name != "__version__"]
-    rows = [
-        f"| {{py:{'mod' if inspect.ismodule(getattr(numpy_vit, name)) else 'obj'}}}`~{where(name)}` | {first_line(getattr(numpy_vit, name))} |"
-        for name in names
-    ]
+    rows = [f"| {{py:{role(name)}}}`~{where(name)}` | {first_line(getattr(numpy_vit, name))} |" for name in names]
     text = ["# Public names", "", "What `import numpy_vit` offers.", "", "| name | what it is |", "|---|---|", *rows, ""]
     (API / "public.md").write_text("\n".join(text), encoding="utf-8")
 
@@ -68,6 +65,10 @@ def write_page(page, title, modules):
     for module in modules:
         text += [f"## {module}", "", "```{eval-rst}", f".. automodule:: {module}", "```", ""]
     (API / f"{page}.md").write_text("\n".join(text), encoding="utf-8")
+
+
+def role(name):
+    return "mod" if inspect.ismodule(getattr(numpy_vit, name)) else "obj"
 
 
 def where(name):
