@@ -115,6 +115,15 @@ class NarrowArray(PortableArray):
                 result.pending = functools.partial(added, inputs[0], inputs[1], numerics)
         return result
 
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        result = super().__array_function__(function, types, args, kwargs)
+        if function is np.concatenate and isinstance(result, NarrowArray):  # of parts on grids of their own, the whole is on none
+            parts = list(args[0])
+            grids = {getattr(part, "grid", None) for part in parts}
+            result.grid = grids.pop() if len(grids) == 1 else None
+            result.format = max((getattr(part, "format", "float32") for part in parts), key=lambda f: WIDTH.get(f, 24))
+        return result
+
     def mean(self, axis: int = -1, keepdims: bool = False) -> Any:  # type: ignore[override]
         result = super().mean(axis, keepdims)
         numerics = litert_numerics(self.arithmetic)
