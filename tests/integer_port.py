@@ -222,8 +222,6 @@ class Port:
             low, high = -64, 63
         if "wraps around" in wrong:
             y = np.mod(y + 128, 256) - 128
-        if "kept as uint8" in wrong:
-            return np.clip(y + 128, 0, 255).astype(np.int64)
         return np.clip(y, low, high).astype(np.int64)
 
     def quantise(self, x, step):
@@ -238,7 +236,7 @@ class Port:
         return self.end((x.astype(f) / scale).astype(np.float64), step, wrong, away)
 
     def save(self, step, q):
-        self.keep(step, q.astype(np.uint8 if q.max() > 127 else np.int8))
+        self.keep(step, (q + 128).astype(np.uint8) if "dumped as uint8" in self.wrong(step) else q.astype(np.int8))
         return np.asarray(q, np.int64)
 
     # Products

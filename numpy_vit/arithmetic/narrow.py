@@ -85,18 +85,19 @@ class NarrowArray(PortableArray):
     held: Held | None  # of weights
     unrounded: Array | None  # of a step in integers: the numbers before they were
     from_codes: bool  # of a step in integers: whether it was computed from integers alone, so that it is exact
+    become: Callable[[Grid], Array] | None  # of a step in integers: the codes it would have on another grid
 
     def __array_finalize__(self, other: Any) -> None:
         self.format = getattr(other, "format", "float32")
         self.grid = getattr(other, "grid", None)
         self.is_step = getattr(other, "is_step", False)
-        self.made_of = self.pending = self.held = self.unrounded = None
+        self.made_of = self.pending = self.held = self.unrounded = self.become = None
         self.from_codes = False
 
     def copy(self, order: Any = "C") -> "NarrowArray":
         """A copy of a step is that step."""
         other = super().copy(order)
-        for name in ("made_of", "unrounded", "from_codes"):
+        for name in ("made_of", "unrounded", "from_codes", "become"):
             setattr(other, name, getattr(self, name))
         return other
 
@@ -364,13 +365,12 @@ def added(a: NarrowArray, b: NarrowArray, numerics: str, grid: Grid) -> Array:
     """LiteRT's integer sum of two steps, as codes of a grid."""
     assert a.grid and b.grid
     codes = codes_of(a, a.grid), codes_of(b, b.grid)
-    return litert.add(*codes, *a.grid[:2], *b.grid[:2], *grid[:2], numerics=numerics)
+    return litert.add(*codes, *a.grid[:2], *b.grid[:2], *grid, numerics=numerics)
 
 
 def averaged(x: Array, of: Grid, axis: int, keepdims: bool, numerics: str, grid: Grid) -> Array:
     """LiteRT's mean of integers, as codes of a grid."""
-    scales = of.scale, of.zero, grid.scale, grid.zero
-    return litert.mean(codes_of(x, of), axis, *scales, numerics=numerics, keepdims=keepdims)
+    return litert.mean(codes_of(x, of), axis, *of[:2], *grid, numerics=numerics, keepdims=keepdims)
 
 
 def litert_numerics(a: Arithmetic) -> str:
@@ -517,6 +517,7 @@ def stored(name: str, x: NarrowArray, grids: Mapping[str, Grid]) -> NarrowArray:
         kept = reals(codes_for(x, grid), grid).view(type(x))
         kept.grid, kept.made_of, kept.unrounded = grid, x.made_of, np.asarray(x)
         kept.from_codes = x.made_of is not None or x.pending is not None
+        kept.become = functools.partial(codes_for, x)
     kept.is_step = True
     return kept
 
@@ -531,5 +532,5 @@ def codes_for(x: NarrowArray, grid: Grid) -> Array:
     assert a.steps is not None
     numerics = litert_numerics(a)
     if numerics:
-        return litert.quantise(np.asarray(x), grid.scale, grid.zero, numerics=numerics)
+        return litert.quantise(np.asarray(x), grid.scale, grid.zero, numerics, grid.low, grid.high)
     return formats.quantise(np.asarray(x), *grid, a.steps.rounding, a.steps.saturation)
