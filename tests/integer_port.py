@@ -19,10 +19,6 @@ LOW, HIGH = -128, 127
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-def half_away(x):
-    return np.trunc(x + np.copysign(0.5, x)) if np.ndim(x) else math.trunc(x + math.copysign(0.5, x))
-
-
 def exact_half_away(x):
     """(x + 0.5 is rounded itself where x is just below a half.)"""
     whole = np.trunc(x)
@@ -227,7 +223,7 @@ class Port:
     def quantise(self, x, step):
         """QUANTIZE, QuantizeLinear."""
         wrong = self.wrong(step)
-        scale, zero = self.grids[step]
+        scale, _ = self.grids[step]
         if "float16 before quantising" in wrong:
             x = x.astype(np.float16).astype(f)
         if "multiplied by the scale" in wrong:
@@ -364,7 +360,7 @@ class Port:
 
     def requantise(self, acc, sx, sw, step, wrong, matmul=False, factor=1.0):
         """int32 sums -> codes of the step. factor: a constant that goes into the multiplier."""
-        sy, zero = self.grids[step]
+        sy, _ = self.grids[step]
         sw = np.asarray(sw, f)
         if "scale of what goes in missing" in wrong:
             sx = f(1)
@@ -375,8 +371,9 @@ class Port:
         for bits in (15, 8):
             if f"multiplier of {bits} bits" in wrong:
                 parts = [frexp_multiplier(float(r), bits) for r in np.ravel(real)]
-                y = np.stack([self.short(acc[..., n] if len(parts) > 1 else acc, q, e, bits) for n, (q, e) in enumerate(parts)], -1)
-                return self.end(y if len(parts) > 1 else y[..., 0], step, wrong)
+                columns = [acc[..., n] for n in range(len(parts))] if len(parts) > 1 else [acc]
+                y = [self.short(x, q, e, bits) for x, (q, e) in zip(columns, parts, strict=True)]
+                return self.end(np.stack(y, -1) if len(parts) > 1 else y[0], step, wrong)
         fixed = "rounded twice" in wrong or (self.kind == "litert" and matmul)
         if fixed and not self.special(wrong):
             if matmul:
@@ -413,12 +410,10 @@ class Port:
         sx, zx = self.grids[from_step]
         if "scale of another step" in wrong:
             sx = self.grids["embed.patches"][0]
-        sy, zero = self.grids[step]
+        sy, _ = self.grids[step]
         q, used, *own = self.weight_of(layer, wrong)
         bias = self.bias_of(layer, sx, own[0] if own else used, sy, wrong)
         late = "bias after requantising" in wrong
-        if "bias in the output's scale" in wrong and late:
-            pass
         acc = self.accumulate(x, zx, q, 0, 0 if late else bias, wrong)
         split = (lambda y: y.reshape(*y.shape[:2], heads, -1).transpose(0, 2, 1, 3)) if heads else (lambda y: y)
         self.keep(step + ".sums", np.ascontiguousarray(split(acc)).astype(np.int32))
@@ -444,7 +439,7 @@ class Port:
 
     def add(self, a, a_step, b, b_step, step):
         wrong = self.wrong(step)
-        (sa, za), (sb, zb), (sy, zy) = self.grids[a_step], self.grids[b_step], self.grids[step]
+        (sa, za), (sb, zb), (sy, _) = self.grids[a_step], self.grids[b_step], self.grids[step]
         units = (float(sa) / float(sy), float(sb) / float(sy))
         if "codes added without scales" in wrong:
             return self.save(step, self.end((a - za + b - zb).astype(np.float64), step, wrong))
@@ -522,12 +517,13 @@ class Port:
         return self.save(step, self.quantise(p, step))
 
     def norm(self, x, x_step, layer, step):
-        y = layer_norm(self.real(x, x_step), self.w[layer + ".weight"], self.w[layer + ".bias"], self.c["eps"], self.wrong(step))
+        learned = self.w[layer + ".weight"], self.w[layer + ".bias"]
+        y = layer_norm(self.real(x, x_step), *learned, self.c["eps"], self.wrong(step))
         return self.save(step, self.quantise(y, step))
 
     def mean(self, x, x_step, step):
         wrong = self.wrong(step)
-        (sx, zx), (sy, zy) = self.grids[x_step], self.grids[step]
+        (sx, zx), (sy, _) = self.grids[x_step], self.grids[step]
         count = x.shape[1] + ("mean of one too many" in wrong)
         if self.kind == "litert":
             q, e = frexp_multiplier(float(sx) / float(sy))

@@ -118,7 +118,7 @@ class NarrowArray(PortableArray):
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         result = super().__array_function__(function, types, args, kwargs)
-        if function is np.concatenate and isinstance(result, NarrowArray):  # of parts on grids of their own, the whole is on none
+        if function is np.concatenate and isinstance(result, NarrowArray):  # parts of several grids are on none
             parts = list(args[0])
             grids = {getattr(part, "grid", None) for part in parts}
             result.grid = grids.pop() if len(grids) == 1 else None

@@ -20,7 +20,7 @@ from .integers import Case
 
 Array = Any
 FEW = 4  # so many codes must differ before a mistake that moves single codes near ties is believed
-Codes = Callable[[], Array]
+Codes = Callable[..., Array]  # called without arguments
 
 
 class Known(NamedTuple):
@@ -30,6 +30,7 @@ class Known(NamedTuple):
     text: str  # what the port does
     codes: Codes  # what it gives
     fine: bool = False  # whether it moves only numbers that are next to a tie, as many other things do
+    nearly: bool = False  # whether it is computed otherwise than a port would, but for ties
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def explain(case: Case, names: frozenset[str] | None = None) -> tuple[list[Expla
     """The mistakes that give the port's codes and not the right ones, and how many were tried; `names`: only these."""
     found: dict[str, Explained] = {}
     tried = 0
-    for name, text, codes, fine in known(case):
+    for name, text, codes, fine, nearly in known(case):
         if names is not None and name not in names:
             continue
         tried += 1
@@ -54,7 +55,7 @@ def explain(case: Case, names: frozenset[str] | None = None) -> tuple[list[Expla
                 given = codes()
             except (ValueError, IndexError, InputError):  # a mistake that cannot be made with these shapes or numbers
                 continue
-        if given.shape == case.port.shape and case.explains(given) and (given != case.right).any():
+        if case.explains(given, nearly) and (given != case.right).any():
             found.setdefault(name, Explained(name, text, fine))
     return list(found.values()), tried
 
@@ -95,8 +96,11 @@ def at_the_end(case: Case) -> Iterator[Known]:
         "int-wrapped", "what is too large wraps around instead of saturating", lambda: (whole() + zero - low) % count + low
     )
     for name, least, most in (
-        ("symmetric", -high, high), ("cut-1", low, high - 1), ("cut-both", low + 1, high - 1), ("cut-7-bits", low // 2, high // 2),
-    ):  # fmt: skip
+        ("symmetric", -high, high),
+        ("cut-1", low, high - 1),
+        ("cut-both", low + 1, high - 1),
+        ("cut-7-bits", low // 2, high // 2),
+    ):
         if least >= low:
             words = f"numbers are cut off at {least} and {most} instead of {low} and {high}"
             yield Known(f"int-{name}", words, lambda a=least, b=most: onto(whole(), low=a, high=b))
@@ -117,7 +121,8 @@ def at_the_end(case: Case) -> Iterator[Known]:
     for factor, words in ((2.0, "twice"), (0.5, "half"), (4.0, "four times"), (0.25, "a quarter of")):
         said = f"results are {words} what they should be: a shift is off"
         yield Known(f"int-shift-{factor:g}", said, lambda f=factor: onto(case.on(scale=scale / f)))
-        yield Known(f"int-shift-{factor:g}", said, lambda f=factor: onto(ROUNDINGS["even"](float32(real() * f))))
+        for how in ("even", "floor", "away", "up"):  # of what was rounded already
+            yield Known(f"int-shift-{factor:g}", said, lambda f=factor, how=how: onto(ROUNDINGS[how](whole() * f)))
     said = "numbers are multiplied by the step's scale, not divided"
     yield Known("int-unscaled", said, lambda: onto(case.on(scale=1 / scale)))
     yield Known("int-scale-missing", "the step's scale is not divided by", lambda: onto(case.on(scale=1.0)))
@@ -212,6 +217,9 @@ class Products:
                 fixed = functools.partial(self.fixed, bits, how)
                 if bits == 31 and how in ("single", "double"):
                     words = {"single": "once", "double": "twice"}[how]
+                    said = f"sums are multiplied in fixed point and rounded {words}"
+                    stored = float32(float32(self.left.scale * self.p.factor) * self.columns) / self.grid.scale
+                    yield Known(f"int-fixed-{how}", said, functools.partial(self.fixed, bits, how, stored), True)
                     yield Known(f"int-fixed-{how}", f"sums are multiplied in fixed point and rounded {words}", fixed, True)
                 elif bits < 31 or how in ("truncate", "floor"):
                     cut = {"truncate": ", and the rest cut off", "floor": ", and the rest shifted out"}.get(how, "")
@@ -224,9 +232,10 @@ class Products:
                 f"int-multiplier-power{name}", f"the multiplier is a power of two, {way}: a shift", self.times(2.0**power)
             )
 
-    def fixed(self, bits: int, how: str) -> Array:
+    def fixed(self, bits: int, how: str, multiplier: Array | None = None) -> Array:
         """Requantised in fixed point, by a multiplier of so many bits."""
-        return self.p.moved(integers.requantise_fixed(self.sums, self.multiplier, *self.grid[1:], bits=bits, rounding=how))
+        real = self.multiplier if multiplier is None else multiplier
+        return self.p.moved(integers.requantise_fixed(self.sums, real, *self.grid[1:], bits=bits, rounding=how))
 
     def accumulators(self) -> Iterator[Known]:
         for bits in (15, 16, 17, 18, 19, 20, 22, 24):
@@ -358,31 +367,19 @@ class Products:
             "int-weight-scale-missing", "the weights' scales are left out of the multiplier", self.of_scales(columns * 0 + 1)
         )
         for step, grid in self.case.grids.items():
-            if grid.scale == self.left.scale or not 0.001 < grid.scale / float(self.left.scale) < 1000:
+            if grid.scale == self.left.scale or not 0.5 < self.gain / (grid.scale / float(self.left.scale)) < 2:
                 continue
-            left = self.left._replace(scale=np.float64(grid.scale))
-            if not self.plausible(grid.scale / float(self.left.scale)):
-                continue
-            yield Known(
-                "int-input-scale-other",
-                f"what goes in is taken to have the scale of {step}",
-                lambda left=left: self.made(left=left, sums=self.sums),
-            )
+            left, said = self.left._replace(scale=np.float64(grid.scale)), f"what goes in is taken to have the scale of {step}"
+            yield Known("int-input-scale-other", said, lambda left=left: self.made(left=left, sums=self.sums))
             if self.p.bias is not None:
-                yield Known(
-                    "int-input-scale-other",
-                    f"what goes in is taken to have the scale of {step}",
-                    lambda left=left: self.made(left=left),
-                )
+                yield Known("int-input-scale-other", said, lambda left=left: self.made(left=left))
 
     @functools.cached_property
     def gain(self) -> float:
-        """By how much the port's numbers are larger than the right ones."""
-        port, right = self.case.port - self.grid.zero, self.case.right - self.grid.zero
+        """By how much the port's numbers are larger than the right ones, where they are not cut off."""
+        inside = (self.case.port > self.grid.low) & (self.case.port < self.grid.high)
+        port, right = (self.case.port - self.grid.zero)[inside], self.case.real[inside]
         return float((port * right).sum() / max((right * right).sum(), 1e-300))
-
-    def plausible(self, factor: float) -> bool:
-        return 0.5 < self.gain / factor < 2
 
     def biases(self) -> Iterator[Known]:
         row, p = np.broadcast_to(self.bias, np.shape(p_bias(self.p))), self.p
@@ -422,10 +419,9 @@ class Products:
         )
 
     def late_bias(self) -> Array:
-        zero, low, high = self.grid[1:]
         codes = self.made(sums=self.sums - self.bias)
         row = np.broadcast_to(np.rint(p_bias(self.p) / self.grid.scale), self.sums.shape)
-        return np.clip(codes + self.p.moved(row), low, high)
+        return np.clip(codes + self.p.moved(row), self.grid.low, self.grid.high)
 
     def with_bias(self, other: Array) -> Codes:
         return lambda: self.made(sums=self.sums - self.bias + other)
@@ -633,8 +629,9 @@ def of_tokens(case: Case, x: NarrowArray) -> Iterator[Known]:
 
 def of_softmax(case: Case, x: NarrowArray) -> Iterator[Known]:
     """Of a softmax: scores taken otherwise."""
-    assert x.grid is not None
-    grid, codes, real = case.grid, codes_of(x, x.grid), np.asarray(x, np.float64)
+    of = x.grid
+    assert of is not None
+    grid, codes, real = case.grid, codes_of(x, of), np.asarray(x, np.float64)
     numerics = litert_numerics(case.arithmetic)
 
     def softmax(factor: float, axis: int = -1) -> Codes:
@@ -642,7 +639,7 @@ def of_softmax(case: Case, x: NarrowArray) -> Iterator[Known]:
 
         def found() -> Array:
             if numerics:
-                turned = litert.softmax(np.moveaxis(codes, axis, -1), float(x.grid.scale * factor), numerics=numerics)
+                turned = litert.softmax(np.moveaxis(codes, axis, -1), float(of.scale * factor), numerics=numerics)
                 return np.moveaxis(turned, -1, axis)
             terms = np.exp((real - real.max(axis=axis, keepdims=True)) * factor)
             return quantise(terms / terms.sum(axis=axis, keepdims=True), *grid)
@@ -650,11 +647,21 @@ def of_softmax(case: Case, x: NarrowArray) -> Iterator[Known]:
         return found
 
     said = "softmax is taken of the scores' codes, without their scale"
-    yield Known("int-softmax-unscaled", said, softmax(1 / x.grid.scale))
+    yield Known("int-softmax-unscaled", said, softmax(1 / of.scale))
     yield Known("int-softmax-base-2", "softmax is taken with powers of 2, not of e", softmax(float(np.log(2.0))))
     yield Known("softmax-over-queries", "softmax is taken over the queries", softmax(1.0, axis=-2))
     for factor, words in ((2.0, "twice"), (0.5, "half")):
         yield Known(f"int-softmax-scale-{factor:g}", f"softmax is taken of scores that are {words} as large", softmax(factor))
+    terms = np.exp(real - real.max(axis=-1, keepdims=True))
+    probs = terms / terms.sum(axis=-1, keepdims=True)
+    for name in ("truncate", "floor", "ceil"):
+        cut = np.clip(rounding(name)(probs / grid.scale) + grid.zero, grid.low, grid.high)
+        yield Known(f"int-round-{name}", f"numbers are {ROUNDED[name]}", lambda x=cut: x, nearly=True)
+    for units in (127, 128, 255, 256):
+        if abs(1 / units - grid.scale) > 1e-6:
+            other = np.clip(np.rint(probs * units) + grid.zero, grid.low, grid.high)
+            said = f"probabilities are in units of 1/{units}, not of 1/{1 / grid.scale:.0f}"
+            yield Known(f"int-softmax-units-{units}", said, lambda x=other: x, nearly=True)
     yield Known("int-softmax-not-normalised", "the exponentials are not divided by their sum",
                 lambda: quantise(np.exp(real - real.max(axis=-1, keepdims=True)), *grid))  # fmt: skip
     uniform = np.full(real.shape, 1.0 / real.shape[-1])

@@ -6,6 +6,7 @@ right too, where the number lay within float32 noise of the tie between both.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -81,16 +82,22 @@ class Case:
     @property
     def real(self) -> Array:
         """What was rounded, in units of the grid, before the zero point."""
-        if self.product is not None:
-            product = self.product
-            if self.arithmetic.requantise == "onnx":  # in float32, operation by operation
-                left = np.float32(product.left.scale * product.factor)
-                multiplier = left * np.reshape(product.right.scale, -1).astype(np.float32) / np.float32(self.grid.scale)
-                return product.moved((product.sums(self.arithmetic).astype(np.float32) * multiplier).astype(np.float64))
-            exact = product.sums(self.arithmetic) * (product.scale * product.factor / self.grid.scale)
-            return product.moved(exact)
-        real = np.asarray(self.unrounded if self.unrounded is not None else reals(self.right, self.grid))
-        return (real.astype(np.float32) / np.float32(self.grid.scale)).astype(np.float64)
+        return self.reals[0]
+
+    @functools.cached_property
+    def reals(self) -> tuple[Array, ...]:
+        """`real` as the arithmetic computes it, and exactly where that is another."""
+        if self.product is None:
+            real = np.asarray(self.unrounded if self.unrounded is not None else reals(self.right, self.grid))
+            return ((real.astype(np.float32) / np.float32(self.grid.scale)).astype(np.float64),)
+        product = self.product
+        sums = product.sums(self.arithmetic)
+        exact = product.moved(sums * (product.scale * product.factor / self.grid.scale))
+        if self.arithmetic.requantise != "onnx":
+            return (exact,)
+        left = np.float32(product.left.scale * product.factor)
+        multiplier = left * np.reshape(product.right.scale, -1).astype(np.float32) / np.float32(self.grid.scale)
+        return product.moved((sums.astype(np.float32) * multiplier).astype(np.float64)), exact
 
     def wrong(self) -> Array:
         """Where the port's code is not right."""
@@ -117,12 +124,15 @@ class Case:
         """What the pattern of differences means, in words."""
         yield next(found for found in patterns(self, wrong) if found)
 
-    def explains(self, codes: Array) -> bool:
-        """Whether other codes are the port's: all, or of those computed from float numbers nearly all, the rest by one."""
-        same = codes == self.port
-        if self.exact:
-            return bool(same.all())
-        return bool(same.mean() >= NEARLY and np.abs(codes - self.port).max() <= 1)
+    def explains(self, codes: Array, nearly: bool = False) -> bool:
+        """Whether other codes are the port's: all, or (`nearly`, and of those computed from float numbers) nearly all, the
+        rest by one, and far more of them than of the right ones."""
+        if codes.shape != self.port.shape:
+            return False
+        missed, before = int((codes != self.port).sum()), int((self.right != self.port).sum())
+        if self.exact and not nearly:
+            return not missed
+        return missed <= (1 - NEARLY) * codes.size and 10 * missed <= before and bool(np.abs(codes - self.port).max() <= 1)
 
 
 # What a pattern means
@@ -137,7 +147,8 @@ def patterns(case: Case, wrong: Array) -> Iterator[str]:
     if np.abs(by[wrong]).max() == 1:
         yield near_ties(case, wrong)
         yield one_sided(by, wrong)
-        yield f"off by one in {share(wrong)} of places, not at ties alone: rounded twice, cut off, or a multiplier of fewer bits"
+        why = "rounded twice, cut off, or a multiplier of fewer bits"
+        yield f"off by one in {share(wrong)} of places, not at ties alone: {why}"
     yield one_factor(case)
     yield by_column(case)
     yield where_alone(wrong)
@@ -145,7 +156,7 @@ def patterns(case: Case, wrong: Array) -> Iterator[str]:
 
 
 def share(wrong: Array) -> str:
-    return f"{100 * wrong.mean():.2g} %"
+    return f"{100 * wrong.mean():.3g} %"
 
 
 def no_codes(case: Case) -> str:
@@ -197,14 +208,13 @@ def near_ties(case: Case, wrong: Array) -> str:
     if far <= 1e-6 * largest:
         return "off by one, at ties only: another rounding of ties"
     near = np.abs(real - np.floor(real) - 0.5) <= far
-    if far > 0.2 or wrong.sum() < 0.2 * near.sum():
+    if far > 0.4 or wrong.sum() < 0.02 * near.sum():
         return ""
     less = far / largest
-    format = next(
-        (name for name, unit in (("float32", 2.0**-22), ("float16", 2.0**-9), ("bfloat16", 2.0**-6)) if less <= unit), ""
-    )
+    units = {"float32": 2.0**-22, "float16": 2.0**-9, "bfloat16": 2.0**-6}
+    format = next((name for name, unit in units.items() if less <= unit), "bfloat16")
     return (
-        f"off by one in {share(wrong)} of places, all within {far:.2g} of a tie: the numbers before they are rounded are off by "
+        f"off by one in {share(wrong)} of places, all within {far:.2g} of a tie: before they are rounded, the numbers are off by "
         f"{100 * less:.2g} % of the largest, as {format} or a multiplier of fewer bits would make them"
     )
 
@@ -212,7 +222,7 @@ def near_ties(case: Case, wrong: Array) -> str:
 def one_sided(by: Array, wrong: Array) -> str:
     """Off by one, always downwards, upwards, or towards zero."""
     signs = np.unique(by[wrong])
-    if len(signs) != 1:
+    if len(signs) != 1 or wrong.mean() < 0.2:
         return ""
     way = "small: cut off instead of rounded" if signs[0] < 0 else "large: rounded up instead of to the nearest"
     return f"one too {way}, in {share(wrong)} of places"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..arithmetic.formats import FLOATS
-from ..arithmetic.named import Arithmetic
+from ..arithmetic.named import Arithmetic, Grid
 from ..arithmetic.narrow import WAYS, NarrowArray, codes_for, in_format, kind, reals
 from ..families import activation_name
 from ..files.tensorfile import Tensor
@@ -81,15 +81,31 @@ def check_narrow(
 def as_codes(golden: Golden, name: str, theirs: Aligned) -> Array:
     """A port's step as the golden has it: where it is kept in integers, real numbers become the codes they stand for."""
     whole = golden.arrays[name].dtype.kind in "iu" and name in golden.grids
-    if not whole or theirs.dtype in ("int8", "uint8", "int16", "uint16", "int32", "int64"):
+    if not whole:
         return theirs.array
     grid = golden.grids[name]
+    if theirs.dtype in ("int8", "uint8", "int16", "uint16", "int32", "int64"):
+        return of_the_other_sign(theirs, grid, np.asarray(golden.arrays[name], np.float64))
     codes = theirs.array / grid.scale + grid.zero
     on_grid = bool(np.abs(codes - np.rint(codes)).max() < 1e-3)  # NaN is not
     if on_grid:
         return np.rint(codes)
     are_codes = bool((theirs.array == np.rint(theirs.array)).all() and np.abs(theirs.array).max() < 2**16)
     return theirs.array if are_codes else codes
+
+
+def of_the_other_sign(theirs: Aligned, grid: Grid, right: Array) -> Array:
+    """Whole codes; those of a port in uint8 where the golden has int8, or the other way round, as the golden has them.
+
+    Its zero points are 128 larger then, or its bits are the same: what is nearer to the golden.
+    """
+    codes, half = theirs.array, 2.0 ** (8 * np.dtype(theirs.dtype).itemsize - 1)
+    if (grid.low < 0) == (not theirs.dtype.startswith("u")) or half > 2**15:
+        return codes
+    unsigned = theirs.dtype.startswith("u")
+    moved = codes - half if unsigned else codes + half
+    same_bits = (codes + half) % (2 * half) - half if unsigned else codes % (2 * half)
+    return min((moved, same_bits), key=lambda x: np.abs(x - right).sum())
 
 
 def run_again(

@@ -161,7 +161,7 @@ class ForwardPass:
         missed, before = self.missed(name, codes), int((case.right != case.port).sum())
         if case.exact:
             return missed <= NEXT_TO * codes.size and 5 * missed <= before
-        return case.explains(codes) and 5 * missed <= before
+        return case.explains(codes)
 
     def leaves(self, name: str, codes: Array) -> bool:
         """Whether these are the codes of a step that is right."""
