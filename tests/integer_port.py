@@ -6,7 +6,7 @@ It shares no code with numpy_vit. Two ways of computing:
     litert  TensorFlow Lite's reference kernels: float64 multipliers, gemmlowp fixed point in BATCH_MATMUL, ADD, MEAN, SOFTMAX,
             a table for GELU; layer norm stays in float32
 
-`wrong` names planted mistakes: "truncated" makes it everywhere it can be, "truncated at mlp.hidden" in one kind of layer.
+`wrong` names planted mistakes: "truncated" makes it everywhere it can be, "truncated @ mlp.hidden" in one kind of layer.
 `keep` receives every step's int8 codes under the names a port would dump, and int32 sums as `<step>.sums`.
 """
 
@@ -170,7 +170,7 @@ class Port:
         short = ".".join(step.split(".")[2:]) if step.startswith("blocks.") else step
         found = set()
         for one in self.planted:
-            what, _, where = one.partition(" at ")
+            what, _, where = one.partition(" @ ")
             if not where or where in (short, step):
                 found.add(what)
         return found

@@ -365,12 +365,15 @@ def added(a: NarrowArray, b: NarrowArray, numerics: str, grid: Grid) -> Array:
     """LiteRT's integer sum of two steps, as codes of a grid."""
     assert a.grid and b.grid
     codes = codes_of(a, a.grid), codes_of(b, b.grid)
-    return litert.add(*codes, *a.grid[:2], *b.grid[:2], *grid, numerics=numerics)
+    scales = *a.grid[:2], *b.grid[:2], *grid[:2]
+    return litert.add(*codes, *scales, low=grid.low, high=grid.high, numerics=numerics)
 
 
 def averaged(x: Array, of: Grid, axis: int, keepdims: bool, numerics: str, grid: Grid) -> Array:
     """LiteRT's mean of integers, as codes of a grid."""
-    return litert.mean(codes_of(x, of), axis, *of[:2], *grid, numerics=numerics, keepdims=keepdims)
+    scales = of.scale, of.zero, grid.scale, grid.zero
+    ends = grid.low, grid.high
+    return litert.mean(codes_of(x, of), axis, *scales, *ends, numerics=numerics, keepdims=keepdims)
 
 
 def litert_numerics(a: Arithmetic) -> str:

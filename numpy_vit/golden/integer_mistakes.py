@@ -121,8 +121,8 @@ def at_the_end(case: Case) -> Iterator[Known]:
     for factor, words in ((2.0, "twice"), (0.5, "half"), (4.0, "four times"), (0.25, "a quarter of")):
         said = f"results are {words} what they should be: a shift is off"
         yield Known(f"int-shift-{factor:g}", said, lambda f=factor: onto(case.on(scale=scale / f)))
-        for how in ("even", "floor", "away", "up"):  # of what was rounded already
-            yield Known(f"int-shift-{factor:g}", said, lambda f=factor, how=how: onto(ROUNDINGS[how](whole() * f)))
+        for again in ("even", "floor", "away", "up"):  # of what was rounded already
+            yield Known(f"int-shift-{factor:g}", said, lambda f=factor, way=again: onto(ROUNDINGS[way](whole() * f)))
     said = "numbers are multiplied by the step's scale, not divided"
     yield Known("int-unscaled", said, lambda: onto(case.on(scale=1 / scale)))
     yield Known("int-scale-missing", "the step's scale is not divided by", lambda: onto(case.on(scale=1.0)))
@@ -264,18 +264,13 @@ class Products:
         )
         for bits in (8, 4, 12):
             size = 2.0**bits
-            for name, how in (("", np.floor), ("-to-zero", np.trunc), ("-rounded", np.rint)):
-                yield Known(
-                    f"int-sums-cut-{bits}{name}",
-                    f"the lowest {bits} bits of sums are cut off",
-                    self.with_sums(lambda s, n=size, how=how: how(s / n) * n),
-                )
+            for name, way in (("", "floor"), ("-to-zero", "truncate"), ("-rounded", "even")):
+                cut = functools.partial(without_lowest, size=size, how=ROUNDINGS[way])
+                yield Known(f"int-sums-cut-{bits}{name}", f"the lowest {bits} bits of sums are cut off", self.with_sums(cut))
         a, b = self.codes
-        for name, words, x, y in (
-            ("last", "the last term of every sum", a[..., -1:], b[..., -1:, :]),
-            ("first", "the first term of every sum", a[..., :1], b[..., :1, :]),
-        ):
-            yield Known(f"int-term-{name}", f"{words} is left out", self.with_sums(lambda s, x=x, y=y: s - np.matmul(x, y)))
+        for name, x, y in (("last", a[..., -1:], b[..., -1:, :]), ("first", a[..., :1], b[..., :1, :])):
+            said = f"the {name} term of every sum is left out"
+            yield Known(f"int-term-{name}", said, lambda x=x, y=y: self.made(sums=self.sums - np.matmul(x, y)))
 
     def pairs_of_unsigned(self) -> Array:
         """Sums as x86's vpmaddubsw makes them of uint8 times int8; what the zero point adds is taken away after."""
@@ -516,6 +511,11 @@ class Products:
         ):
             merged = heads.transpose(order).reshape(shape)
             yield Known(f"int-heads-merged-{name}", f"heads are merged {words}", self.of_left(codes=merged))
+
+
+def without_lowest(sums: Array, size: float, how: Callable[[Array], Array]) -> Array:
+    """Sums in units of a size."""
+    return how(sums / size) * size
 
 
 def p_bias(product: Product) -> Array:

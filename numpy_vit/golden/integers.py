@@ -7,6 +7,7 @@ right too, where the number lay within float32 noise of the tie between both.
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -214,8 +215,8 @@ def near_ties(case: Case, wrong: Array) -> str:
     units = {"float32": 2.0**-22, "float16": 2.0**-9, "bfloat16": 2.0**-6}
     format = next((name for name, unit in units.items() if less <= unit), "bfloat16")
     return (
-        f"off by one in {share(wrong)} of places, all within {far:.2g} of a tie: before they are rounded, the numbers are off by "
-        f"{100 * less:.2g} % of the largest, as {format} or a multiplier of fewer bits would make them"
+        f"off by one in {share(wrong)} of places, all within {far:.2g} of a tie: before they are rounded, the numbers are off "
+        f"by {100 * less:.2g} % of the largest, as {format} or a multiplier of fewer bits would make them"
     )
 
 
@@ -245,14 +246,19 @@ def by_column(case: Case) -> str:
     axes = (0, 2) if heads else tuple(range(port.ndim - 1))
     if port.shape[-1] < 2 or np.prod([port.shape[a] for a in axes]) < 2:
         return ""
-    factors = (port * right).sum(axes, keepdims=True) / np.maximum((right * right).sum(axes, keepdims=True), 1e-300)
-    if (np.abs(port - factors * right) <= 1.0 + np.abs(factors) / 2).all():
-        return (
-            f"every column has a factor of its own, {factors.min():.3g} to {factors.max():.3g}: scales of other columns, or one "
-            "for all"
-        )
-    offsets = np.median(port - right, axis=axes, keepdims=True)
-    if (np.abs(port - right - offsets) <= 1.5).all():
+    _, _, low, high = case.grid
+    inside = (case.port > low) & (case.port < high) & (case.right > low) & (case.right < high)
+    if inside.mean() < 0.3:
+        return ""
+    x, y = np.where(inside, right, 0.0), np.where(inside, port, 0.0)
+    factors = (x * y).sum(axes, keepdims=True) / np.maximum((x * x).sum(axes, keepdims=True), 1e-300)
+    if (np.abs(y - factors * x) <= 1.0 + np.abs(factors) / 2).all():
+        least, most = factors.min(), factors.max()
+        return f"every column has a factor of its own, {least:.3g} to {most:.3g}: scales of other columns, or one for all"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a column that is all cut off
+        offsets = np.nan_to_num(np.nanmedian(np.where(inside, port - right, np.nan), axis=axes, keepdims=True))
+    if (np.abs(port - right - offsets)[inside] <= 1.5).all():
         least, most = offsets.min(), offsets.max()
         if least == most:
             return f"off by {least:+.0f} or one more or less, everywhere: an offset before the rounding"

@@ -72,10 +72,27 @@ def check_narrow(
         span = ancestors(name.removesuffix(SUMS), inputs, aligned)
         span = () if set(span) == set(inputs[name.removesuffix(SUMS)]) else span
         results.append(compared(golden, step, aligned[name], port[name], own, span, factor))
-    replayed = "" if model is not None else no_model
     return NarrowCheck(
-        tuple(results), arithmetic.name, factor, (), tuple(unknown), replayed, aligned, golden, model, {}, cases=cases
-    )
+        results=tuple(results), format=arithmetic.name, factor=factor, budgets=(), unknown=tuple(unknown),
+        replayed="" if model is not None else no_model, golden=golden, model=model, floors=units(golden), cases=cases,
+        arrays={name: theirs._replace(array=port[name], dtype=coded(golden, name, theirs)) for name, theirs in aligned.items()},
+    )  # fmt: skip
+
+
+def coded(golden: Golden, name: str, theirs: Aligned) -> str:
+    """The dtype of a port's step as `as_codes` gives it."""
+    return "int64" if golden.arrays[name].dtype.kind in "iu" and name in golden.grids else theirs.dtype
+
+
+def units(golden: Golden) -> dict[str, dict[str, dict[str, float]]]:
+    """Step -> what a map of its differences is in units of: one code, or one rounding of a float."""
+    assert golden.arithmetic is not None
+    found = {}
+    for name, array in golden.arrays.items():
+        largest = float(np.abs(np.asarray(array, np.float64)).max()) or 1.0
+        unit = 1.0 / largest if array.dtype.kind in "iu" else roundings(golden.arithmetic)
+        found[name] = {of: {"largest": unit, "l2": unit, "gain": unit} for of in ("run", "step")}
+    return found
 
 
 def as_codes(golden: Golden, name: str, theirs: Aligned) -> Array:
@@ -207,10 +224,11 @@ class SumsCase(Case):
                 yield f"wrapped around at {bits} bits"
                 return
         by = self.port - self.right
-        columns = by.reshape(-1, by.shape[-1])
-        if (columns == columns[0]).all():
-            low, high = columns[0].min(), columns[0].max()
-            yield f"every column is off by a number of its own, {low:+.0f} to {high:+.0f}: biases, or a zero point's part"
+        columns = by - np.take(np.take(by, [0], axis=0), [0], axis=-2)  # of the first row, of the first picture
+        if not columns.any():
+            yield f"every column is off by a number of its own, {by.min():+.0f} to {by.max():+.0f}: biases, or a zero point's part"
+            return
+        yield f"{np.abs(by[wrong]).mean():.3g} off on average, of sums up to {np.abs(self.right).max():.0f}"
 
 
 def float_error(port: Array, right: Array, arithmetic: Arithmetic) -> Error:

@@ -85,7 +85,9 @@ def diagnose_narrow(checked: NarrowCheck, progress: Callable[[str], None] = lamb
     unexplained: list[tuple[Result, int]] = []
     if forward is not None:
         more, unexplained = grouped([r for r in coded if r.name in tried], forward.explain, progress)
-        groups += more
+        groups += [group for group in more if group.believed]
+        doubted = {step: group.tried for group in more if not group.believed for step in group.steps}
+        unexplained += [(r, doubted[r.name]) for r in coded if r.name in doubted]
     findings = [group.finding() for group in groups]
     for result, count in unexplained:
         assert result.own is not None
@@ -131,10 +133,12 @@ class ForwardPass:
         manifest, size = checked.golden.manifest, self.bench.pixels.shape[2:]
         self.known = mistakes(checked.golden.config, preprocess=manifest.get("preprocess"), size=size)
         self.done: dict[Any, dict[str, Array]] = {}
+        self.rightly: dict[str, Array] = {}  # what is computed so without a mistake
 
     def explain(self, result: Result, names: frozenset[str] | None) -> tuple[list[Explained], int]:
         """The mistakes that give the port's codes at a step, and of these those that fit best around it."""
         start, hood = self.bench.neighbourhood(result.name)
+        self.rightly = self.codes(Mistake("", "", lambda run: run), start, hood)
         known = [mistake for mistake in self.known if names is None or mistake.name in names]
         found = []
         for mistake in known:
@@ -147,7 +151,7 @@ class ForwardPass:
             return [], len(known)
         best = min((rank, missed) for rank, missed, _ in found)
         good = [m for rank, missed, m in found if rank == best[0] and missed <= 1.5 * best[1] + 2]
-        return [Explained(mistake.name, mistake.text) for mistake in good], len(known)
+        return [Explained(mistake.name, mistake.text, fine=True) for mistake in good], len(known)
 
     def missed(self, name: str, codes: Array) -> int:
         """How many of the port's codes are others."""
@@ -158,10 +162,10 @@ class ForwardPass:
         case = self.cases[name]
         if codes.shape != case.port.shape or not np.abs(codes - case.port).max() <= 1:
             return False
-        missed, before = self.missed(name, codes), int((case.right != case.port).sum())
+        missed, before = self.missed(name, codes), self.missed(name, self.rightly[name])
         if case.exact:
-            return missed <= NEXT_TO * codes.size and 5 * missed <= before
-        return case.explains(codes)
+            return missed <= NEXT_TO * codes.size and 5 * missed < before
+        return case.explains(codes) and missed < before
 
     def leaves(self, name: str, codes: Array) -> bool:
         """Whether these are the codes of a step that is right."""
