@@ -299,7 +299,7 @@ def with_bias(kind: type[NarrowArray], values: Array, bias: NarrowArray | None, 
     """The bias is added in float32, and the sum rounded once."""
     if bias is not None:
         w = kind.arithmetic.weights
-        narrow = w is not None and w.per is None and not w.is_integer
+        narrow = w is not None and kind.arithmetic.result("products") == w.format  # as torch casts it
         values = float32(values + (to_format(np.asarray(bias), w.format) if narrow and w else np.asarray(bias)))
     return rounded(kind, "products", values, inputs)
 
@@ -505,6 +505,8 @@ class Storing(Step):
 
     def __call__(self, name: str, array: Array, dims: str) -> Array:
         if isinstance(array, NarrowArray):
+            if self.path + name == "embed.patches":  # pixels are what is given: brought to the arithmetic's format here
+                array = rounded(type(array), "others", np.asarray(array), (array,))
             array = stored(self.path + name, array, self.grids)
         return super().__call__(name, array, dims)
 

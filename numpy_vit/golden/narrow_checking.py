@@ -130,7 +130,7 @@ def run_again(
 ) -> dict[str, Any]:
     """Every step of the dump from the dump's own inputs: a Case for what is kept in integers, else its real numbers."""
     kind_of_array = kind(model.arithmetic)
-    given: dict[str, Array] = {}
+    given: dict[str, NarrowArray] = {}
     for name, codes in port.items():
         grid = golden.grids.get(name)
         if name != "pixels" and not name.endswith(SUMS):
@@ -144,8 +144,10 @@ def run_again(
     seen: dict[str, NarrowArray] = {}
     again: dict[str, Any] = {}
 
-    def hear(name: str, array: NarrowArray) -> None:
+    def hear(name: str, array: Array) -> None:
         earlier = {other: seen[other] for other in inputs[name] if other in seen}
+        if not isinstance(array, NarrowArray):  # a table of rotations, which nothing is computed from here
+            array = in_format(kind_of_array, array, "float32")
         if name in port:
             around = Surroundings(model, name)
             again[name] = (
@@ -153,7 +155,7 @@ def run_again(
             )
         if name + SUMS in port and array.made_of is not None:
             again[name + SUMS] = SumsCase(array, port[name + SUMS], model.arithmetic)
-        seen[name] = given.get(name, array)
+        seen[name] = given[name] if name in given else array
 
     pixels = given.get("pixels", np.asarray(golden.arrays["pixels"], np.float64))
     with np.errstate(all="ignore"):
@@ -226,7 +228,7 @@ class SumsCase(Case):
         by = self.port - self.right
         columns = by - np.take(np.take(by, [0], axis=0), [0], axis=-2)  # of the first row, of the first picture
         if not columns.any():
-            yield f"every column is off by a number of its own, {by.min():+.0f} to {by.max():+.0f}: biases, or a zero point's part"
+            yield f"every column is off by its own number, {by.min():+.0f} to {by.max():+.0f}: biases, or a zero point's part"
             return
         yield f"{np.abs(by[wrong]).mean():.3g} off on average, of sums up to {np.abs(self.right).max():.0f}"
 

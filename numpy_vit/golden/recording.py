@@ -134,7 +134,7 @@ def run_whole(model: ViT, pixels: Array) -> tuple[dict[str, Array], dict[str, Ar
 
     def hear(name: str, array: Array, dims: str) -> None:
         real[name] = np.asarray(array)
-        if array.grid is not None:
+        if getattr(array, "grid", None) is not None:  # tables of rotations are plain arrays
             grids[name] = array.grid
             whole[name] = codes_of(array, array.grid).astype(dtype_for(array.grid))
             if array.made_of is not None:
