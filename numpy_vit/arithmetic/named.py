@@ -159,7 +159,11 @@ class Arithmetic:
 
     def is_kept_in_integers(self, step: str) -> bool:
         """Whether a step is; tables of rotations, which are made of no picture and no weights, never are."""
-        return self.steps is not None and "rope_" not in step and not any(fnmatch.fnmatchcase(step, pattern) for pattern in self.skip)
+        return (
+            self.steps is not None
+            and "rope_" not in step
+            and not any(fnmatch.fnmatchcase(step, pattern) for pattern in self.skip)
+        )
 
     def fixed_grid(self, step: str) -> Grid | None:
         """The grid of a step, where it is given and not measured."""

@@ -155,7 +155,7 @@ def run_again(
             )
         if name + SUMS in port and array.made_of is not None:
             again[name + SUMS] = SumsCase(array, port[name + SUMS], model.arithmetic)
-        seen[name] = given[name] if name in given else array
+        seen[name] = given.get(name, array)  # type: ignore[arg-type]
 
     pixels = given.get("pixels", np.asarray(golden.arrays["pixels"], np.float64))
     with np.errstate(all="ignore"):
