@@ -1,8 +1,8 @@
 """Narrow arithmetics against those who have them: torch's autocast and bfloat16, ONNX Runtime's quantised products.
 
 Every step is computed again from the peer's own inputs. torch adds up float32 products in another order, and rounds a norm's
-mean and variance, and a softmax's sum, in float32 on the way; so a number may come to lie on the other side of a tie, and be one
-unit in bfloat16's last place off. Nothing else may differ. ONNX Runtime's integers are equal, all of them. (int8 by int8: on
+mean and variance, and a softmax's sum, in float32 on the way; so a number may come to lie on the other side of a tie, and be
+one unit in bfloat16's last place off. Nothing else may differ. ONNX Runtime's integers are equal, all of them. (int8 by int8: on
 processors without VNNI its uint8 by int8 products saturate in pairs.)
 """
 
@@ -52,7 +52,8 @@ def upstream(tmp_path_factory):
     folder = tmp_path_factory.mktemp("torch")
     model.save_pretrained(folder)
     pixels = np.random.default_rng(5).normal(size=(B, 3, 8, 20)).astype("f")
-    return model, numpy_vit.load(folder, dtype="portable"), pixels
+    with pytest.warns(UserWarning, match="no preprocessor_config.json"):
+        return model, numpy_vit.load(folder, dtype="portable"), pixels
 
 
 def steps_of(model, run):
@@ -68,22 +69,27 @@ def steps_of(model, run):
 
         return hook
 
+    def before(name, heads=False):
+        def hook(module, inputs):
+            hear(name, heads)(module, None, inputs[0])
+
+        return hook
+
     handles = [model.vit.embeddings.register_forward_hook(hear("embed.positions"))]
     for n, layer in enumerate(model.vit.layers):
         at, b = layer.attention, f"blocks.{n}."
         for module, name, heads in (
-            (layer.layernorm_before, "norm1", False), (at.q_proj, "attention.query", True), (at.k_proj, "attention.key", True),
-            (at.v_proj, "attention.value", True), (at.o_proj, "attention.output", False), (layer.layernorm_after, "norm2", False),
-            (layer.mlp.fc1, "mlp.hidden", False), (layer.mlp.activation_fn, "mlp.gelu", False), (layer, "residual2", False),
+            (layer.layernorm_before, "norm1", False), (layer.layernorm_after, "norm2", False),
+            (at.q_proj, "attention.query", True), (at.k_proj, "attention.key", True), (at.v_proj, "attention.value", True),
+            (at.o_proj, "attention.output", False), (layer.mlp.fc1, "mlp.hidden", False),
+            (layer.mlp.activation_fn, "mlp.gelu", False), (layer, "residual2", False),
         ):  # fmt: skip
             handles.append(module.register_forward_hook(hear(b + name, heads)))
-        handles.append(layer.layernorm_after.register_forward_pre_hook(
-            lambda module, inputs, b=b: found.__setitem__(b + "residual1", inputs[0].detach().float().numpy())))  # fmt: skip
-        handles.append(at.o_proj.register_forward_pre_hook(
-            lambda module, inputs, b=b: found.__setitem__(
-                b + "attention.context", inputs[0].detach().float().numpy().reshape(B, -1, H, K).transpose(0, 2, 1, 3))))  # fmt: skip
+        handles.append(layer.layernorm_after.register_forward_pre_hook(before(b + "residual1")))
+        handles.append(at.o_proj.register_forward_pre_hook(before(b + "attention.context", heads=True)))
         handles.append(layer.mlp.fc2.register_forward_hook(hear(b + "mlp.output")))
-    handles += [model.vit.layernorm.register_forward_hook(hear("norm")), model.classifier.register_forward_hook(hear("logits"))]
+    handles.append(model.vit.layernorm.register_forward_hook(hear("norm")))
+    handles.append(model.classifier.register_forward_hook(hear("logits")))
     with torch.no_grad():
         out = run(model)
     for n, probs in enumerate(out.attentions):
@@ -127,7 +133,9 @@ def test_torch_step_by_step(upstream, name):
         linear = step.split(".")[-1] in ("query", "key", "value", "output", "hidden", "context", "residual1", "residual2")
         assert not linear or units.max() <= 1.0, (step, units.max())
     print(name, {step: round(share, 4) for step, share in equal.items()})
-    assert np.mean(list(equal.values())) > 0.9
+    norms = [step for step in equal if "norm" in step]  # of autocast in float32, where the last bits are another order's
+    assert all(share > 0.98 for step, share in equal.items() if step not in norms)
+    assert all(equal[step] > (0.98 if name == "bfloat16" else 0.3) for step in norms)
     for n in range(2):
         step = f"blocks.{n}.attention.probs"
         assert relative_error(theirs[step], np.asarray(again[step])) <= 2.0**-6
