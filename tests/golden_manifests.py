@@ -13,6 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 FOLDER = HERE / "data" / "golden"
 NAMES = ("seeded", "digits")
+ARITHMETICS = FOLDER / "arithmetics.json"  # name -> the hash of a golden in it
 
 
 def manifest(name, noise=("float32", "float16", "bfloat16")):
@@ -36,6 +37,37 @@ def manifest(name, noise=("float32", "float16", "bfloat16")):
         pixels = np.asarray(uniform(11, "pixels", (3, 3, 24, 40), "float64"))
         origin = {"model": {"seed": 11, "name": "test"}, "input": {"seed": 11}}
     return record(model, pixels, noise=noise, origin=origin)[0]
+
+
+def in_every_arithmetic():
+    """Name -> the sha256 of a small crooked model's golden in that arithmetic: of every step, scale and weight."""
+    import numpy as np
+
+    import numpy_vit
+    from numpy_vit.arithmetic.named import named
+    from numpy_vit.golden.recording import record
+    from numpy_vit.models.narrow import NarrowViT, calibrate
+    from numpy_vit.models.seeded import uniform
+
+    config = numpy_vit.variant("ViT-Ti/16").replace(
+        image=(8, 20), patch=4, width=32, heads=2, mlp=64, depth=1, classes=7, pooler=5, eps=1e-6
+    )
+    model = numpy_vit.random_model(config, seed=11, dtype="portable")
+    pixels = np.asarray(uniform(11, "pixels", (2, 3, 8, 20), "float64"))
+    found = {}
+    for name, arithmetic in named().items():
+        narrow = NarrowViT(model, arithmetic, calibrate(model, lambda: [pixels], arithmetic))
+        made, _ = record(narrow, pixels, store="float32", noise=())
+        found[name] = of_numbers(made)
+    return found
+
+
+def of_numbers(manifest):
+    """One hash of all numbers in a manifest; not of our version's, or of its words."""
+    import hashlib
+
+    numbers = [hashes(manifest), manifest.get("grids", {})]
+    return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
 
 
 def stored(name):
@@ -64,6 +96,13 @@ def main():
         good &= same and all(floors)
         word = "equal" if same else "DIFFERENT"
         print(f"{name}: {len(before['steps'])} steps, hashes {word}, noise floors equal in {sum(floors)}")
+    made = in_every_arithmetic()
+    if "--write" in sys.argv:
+        ARITHMETICS.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    before = json.loads(ARITHMETICS.read_text(encoding="utf-8"))
+    other = [name for name in before | made if made.get(name) != before.get(name)]
+    good &= not other
+    print(f"{len(before)} arithmetics: hashes {'DIFFERENT: ' + ', '.join(other) if other else 'equal'}")
     print(f"NumPy {np.__version__}, Python {sys.version.split()[0]}")
     return 0 if good else 1
 

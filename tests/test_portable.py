@@ -105,6 +105,8 @@ from numpy_vit.arithmetic.primitives import simd_features
 assert not {*simd_features()} & {*os.environ.get("NPY_DISABLE_CPU_FEATURES", "").split()}, simd_features()
 for name in stored.NAMES:
     assert stored.hashes(stored.manifest(name, noise=())) == stored.hashes(stored.stored(name)), name
+import json
+assert stored.in_every_arithmetic() == json.loads(stored.ARITHMETICS.read_text())
 """
 KERNELS = [
     {"OPENBLAS_CORETYPE": kernel, "OPENBLAS_NUM_THREADS": threads}

@@ -158,7 +158,12 @@ class Arithmetic:
         return self.results.get(what, self.results.get("others", "float32"))
 
     def is_kept_in_integers(self, step: str) -> bool:
-        return self.steps is not None and not any(fnmatch.fnmatchcase(step, pattern) for pattern in self.skip)
+        """Whether a step is; tables of rotations, which are made of no picture and no weights, never are."""
+        return (
+            self.steps is not None
+            and "rope_" not in step
+            and not any(fnmatch.fnmatchcase(step, pattern) for pattern in self.skip)
+        )
 
     def fixed_grid(self, step: str) -> Grid | None:
         """The grid of a step, where it is given and not measured."""

@@ -85,18 +85,19 @@ class NarrowArray(PortableArray):
     held: Held | None  # of weights
     unrounded: Array | None  # of a step in integers: the numbers before they were
     from_codes: bool  # of a step in integers: whether it was computed from integers alone, so that it is exact
+    become: Callable[[Grid], Array] | None  # of a step in integers: the codes it would have on another grid
 
     def __array_finalize__(self, other: Any) -> None:
         self.format = getattr(other, "format", "float32")
         self.grid = getattr(other, "grid", None)
         self.is_step = getattr(other, "is_step", False)
-        self.made_of = self.pending = self.held = self.unrounded = None
+        self.made_of = self.pending = self.held = self.unrounded = self.become = None
         self.from_codes = False
 
     def copy(self, order: Any = "C") -> "NarrowArray":
         """A copy of a step is that step."""
         other = super().copy(order)
-        for name in ("made_of", "unrounded", "from_codes"):
+        for name in ("made_of", "unrounded", "from_codes", "become"):
             setattr(other, name, getattr(self, name))
         return other
 
@@ -113,6 +114,15 @@ class NarrowArray(PortableArray):
             numerics = litert_numerics(self.arithmetic)
             if numerics:
                 result.pending = functools.partial(added, inputs[0], inputs[1], numerics)
+        return result
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        result = super().__array_function__(function, types, args, kwargs)
+        if function is np.concatenate and isinstance(result, NarrowArray):  # parts of several grids are on none
+            parts = list(args[0])
+            grids = {getattr(part, "grid", None) for part in parts}
+            result.grid = grids.pop() if len(grids) == 1 else None
+            result.format = max((getattr(part, "format", "float32") for part in parts), key=lambda f: WIDTH.get(f, 24))
         return result
 
     def mean(self, axis: int = -1, keepdims: bool = False) -> Any:  # type: ignore[override]
@@ -289,7 +299,7 @@ def with_bias(kind: type[NarrowArray], values: Array, bias: NarrowArray | None, 
     """The bias is added in float32, and the sum rounded once."""
     if bias is not None:
         w = kind.arithmetic.weights
-        narrow = w is not None and w.per is None and not w.is_integer
+        narrow = w is not None and kind.arithmetic.result("products") == w.format  # as torch casts it
         values = float32(values + (to_format(np.asarray(bias), w.format) if narrow and w else np.asarray(bias)))
     return rounded(kind, "products", values, inputs)
 
@@ -355,13 +365,15 @@ def added(a: NarrowArray, b: NarrowArray, numerics: str, grid: Grid) -> Array:
     """LiteRT's integer sum of two steps, as codes of a grid."""
     assert a.grid and b.grid
     codes = codes_of(a, a.grid), codes_of(b, b.grid)
-    return litert.add(*codes, *a.grid[:2], *b.grid[:2], *grid[:2], numerics=numerics)
+    scales = *a.grid[:2], *b.grid[:2], *grid[:2]
+    return litert.add(*codes, *scales, low=grid.low, high=grid.high, numerics=numerics)
 
 
 def averaged(x: Array, of: Grid, axis: int, keepdims: bool, numerics: str, grid: Grid) -> Array:
     """LiteRT's mean of integers, as codes of a grid."""
     scales = of.scale, of.zero, grid.scale, grid.zero
-    return litert.mean(codes_of(x, of), axis, *scales, numerics=numerics, keepdims=keepdims)
+    ends = grid.low, grid.high
+    return litert.mean(codes_of(x, of), axis, *scales, *ends, numerics=numerics, keepdims=keepdims)
 
 
 def litert_numerics(a: Arithmetic) -> str:
@@ -493,6 +505,8 @@ class Storing(Step):
 
     def __call__(self, name: str, array: Array, dims: str) -> Array:
         if isinstance(array, NarrowArray):
+            if self.path + name == "embed.patches":  # pixels are what is given: brought to the arithmetic's format here
+                array = rounded(type(array), "others", np.asarray(array), (array,))
             array = stored(self.path + name, array, self.grids)
         return super().__call__(name, array, dims)
 
@@ -508,6 +522,7 @@ def stored(name: str, x: NarrowArray, grids: Mapping[str, Grid]) -> NarrowArray:
         kept = reals(codes_for(x, grid), grid).view(type(x))
         kept.grid, kept.made_of, kept.unrounded = grid, x.made_of, np.asarray(x)
         kept.from_codes = x.made_of is not None or x.pending is not None
+        kept.become = functools.partial(codes_for, x)
     kept.is_step = True
     return kept
 
@@ -522,5 +537,5 @@ def codes_for(x: NarrowArray, grid: Grid) -> Array:
     assert a.steps is not None
     numerics = litert_numerics(a)
     if numerics:
-        return litert.quantise(np.asarray(x), grid.scale, grid.zero, numerics=numerics)
+        return litert.quantise(np.asarray(x), grid.scale, grid.zero, numerics, grid.low, grid.high)
     return formats.quantise(np.asarray(x), *grid, a.steps.rounding, a.steps.saturation)

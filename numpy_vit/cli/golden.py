@@ -318,7 +318,8 @@ def page(checked: "Check", arguments: argparse.Namespace) -> str:
 def diagnosed(checked: "Check") -> "tuple[list[Finding], Suspected | None]":
     """What explains the wrong steps, and the narrower format that what is unexplained looks like."""
     from ..golden.diagnosing import diagnose, suspicion
-    from ..golden.narrow_checking import NarrowCheck, diagnose_narrow
+    from ..golden.narrow_checking import NarrowCheck
+    from ..golden.narrow_diagnosing import diagnose_narrow
 
     progress = Progress(0)
     try:

@@ -419,13 +419,18 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     raise InputError(f"{path}: is not a dump: give a {known} file, or a folder of them")
 
 
+def on_disk(kind: str) -> str:
+    """The dtype of raw numbers, little-endian."""
+    return STORED_AS[kind] if kind in STORED_AS else np.dtype(WHOLE[kind]).newbyteorder("<").str
+
+
 def read_raw(path: Path, kind: str) -> Tensor:
     """A file of nothing but little-endian numbers, as one row of them."""
     with about(path):
-        size, item = regular(path).st_size, np.dtype(STORED_AS[kind]).itemsize
+        size, item = regular(path).st_size, np.dtype(on_disk(kind)).itemsize
         if size == 0 or size % item:
             raise InputError(f"{size} bytes are no whole number of {DTYPES[kind]} numbers: the file is cut")
         try:
-            return Tensor(kind, np.fromfile(path, STORED_AS[kind]))
+            return Tensor(kind, np.fromfile(path, on_disk(kind)))
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror or error})") from error

@@ -1,4 +1,4 @@
-"""Ports in integers: every code compared exactly, what differs said in words, and the mistakes people make with integers.
+"""Ports in integers: every code compared exactly, and what differs said in words.
 
 A step of a narrow golden (numpy_vit.arithmetic.named) that is kept in integers is right where every code is. Where it was
 computed in floating point before it became integers (a norm, or a sum between two quantisers), a code beside the right one is
@@ -7,15 +7,15 @@ right too, where the number lay within float32 noise of the tie between both.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from ..arithmetic import integers
-from ..arithmetic.formats import ROUNDINGS, quantise, to_float
-from ..arithmetic.named import Arithmetic, Grid
-from ..arithmetic.narrow import REQUANTISED, Held, NarrowArray, Product, codes_of, float32, reals
+from ..arithmetic.formats import quantise
+from ..arithmetic.named import Grid
+from ..arithmetic.narrow import Held, NarrowArray, codes_of, reals
 
 Array = Any
 NOISE = 32 * 2.0**-24  # of the largest number of a step: what float32 may be off (numpy_vit's own promise)
@@ -35,28 +35,70 @@ class Difference:
     meaning: tuple[str, ...] = ()  # what the pattern means
 
 
-class Case:
-    """One step of a port in integers: its codes, the right ones, and all they were computed from."""
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A linear layer of the model: its matrix as it was before it was narrowed (in, out), as it is held, and its bias."""
 
-    def __init__(self, step: NarrowArray, port: Array, inputs: Mapping[str, NarrowArray]) -> None:
+    name: str
+    matrix: Array
+    held: Held
+    bias: Array | None
+
+
+class Case:
+    """One step of a port in integers: its codes, the right ones, and all they were computed from.
+
+    layers       the linear layer that made it, then others of the same shape that a port may confuse with it
+    activations  where it is a function of one code: the activation the model has, then others -> their codes for all codes
+    grids        of every step
+    """
+
+    def __init__(
+        self,
+        step: NarrowArray,
+        port: Array,
+        inputs: Mapping[str, NarrowArray],
+        layers: tuple[Layer, ...] = (),
+        activations: Mapping[str, Array] | None = None,
+        grids: Mapping[str, Grid] | None = None,
+    ) -> None:
         assert step.grid is not None
         self.grid: Grid = step.grid
         self.arithmetic = step.arithmetic
         self.product = step.made_of
         self.unrounded = step.unrounded  # the real numbers that became codes
         self.exact = step.from_codes  # whether there is one right code
+        self.become = step.become or (lambda grid: quantise(np.asarray(step), *grid))
         self.right = codes_of(step, step.grid)
         self.port = np.asarray(port, np.float64)
         self.inputs = inputs
+        self.layers = layers
+        self.activations = activations or {}
+        self.grids = grids or {}
+
+    def on(self, **changes: Any) -> Array:
+        """The right codes on another grid; without the zero point, and not cut off, unless told otherwise."""
+        return self.become(self.grid._replace(**{"zero": 0, "low": -(2**31), "high": 2**31 - 1, **changes}))
 
     @property
     def real(self) -> Array:
         """What was rounded, in units of the grid, before the zero point."""
-        if self.product is not None:
-            product = self.product
-            exact = product.sums(self.arithmetic) * (product.scale * product.factor / self.grid.scale)
-            return product.moved(exact)
-        return np.asarray(self.unrounded if self.unrounded is not None else reals(self.right, self.grid)) / self.grid.scale
+        return self.reals[0]
+
+    @functools.cached_property
+    def reals(self) -> tuple[Array, ...]:
+        """`real` as the arithmetic computes it, and exactly where that is another."""
+        if self.product is None:
+            real = np.asarray(self.unrounded if self.unrounded is not None else reals(self.right, self.grid))
+            return ((real.astype(np.float32) / np.float32(self.grid.scale)).astype(np.float64),)
+        product = self.product
+        sums = product.sums(self.arithmetic)
+        exact = product.moved(sums * (product.scale * product.factor / self.grid.scale))
+        if self.arithmetic.requantise != "onnx":
+            return (exact,)
+        left = np.float32(product.left.scale * product.factor)
+        multiplier = left * np.reshape(product.right.scale, -1).astype(np.float32) / np.float32(self.grid.scale)
+        return product.moved((sums.astype(np.float32) * multiplier).astype(np.float64)), exact
 
     def wrong(self) -> Array:
         """Where the port's code is not right."""
@@ -80,331 +122,156 @@ class Case:
         return Difference(wrong.size, count, int(min(by, 2**62)), first, *codes, meaning)
 
     def meanings(self, wrong: Array) -> Iterator[str]:
-        """What the pattern of differences means, in words; the most telling first."""
-        by, (_, zero, low, high) = self.port - self.right, self.grid
-        if (self.port < low).any() or (self.port > high).any() or (self.port != np.rint(self.port)).any():
-            yield f"some are no codes at all: a code is a whole number from {low} to {high}"
-            return
-        inside = (self.port > low) & (self.port < high) & (self.right > low) & (self.right < high)
-        constant = np.unique(by[inside]) if inside.any() else np.array([])
-        if len(constant) == 1 and constant[0]:
-            yield f"everywhere {constant[0]:+.0f}: another zero point ({zero + constant[0]:.0f} instead of {zero})"
-            return
-        ends = (self.right == low) | (self.right == high) | (self.port == low) | (self.port == high)
-        if wrong.any() and ends[wrong].all():
-            what = "wrapped around" if (np.abs(by[wrong]) > (high - low) / 2).all() else "cut off elsewhere"
-            lowest, highest = int(self.port.min()), int(self.port.max())
-            yield f"only at the ends of the range, {what}: another saturation (the port's codes are {lowest} to {highest})"
-            return
-        if np.abs(by[wrong]).max() == 1:
-            rest = np.abs(self.real - np.floor(self.real) - 0.5)
-            if (rest[wrong] <= 1e-6 * max(1.0, float(np.abs(self.real).max()))).all():
-                yield "off by one, at ties only: another rounding of ties"
-                return
-            share, why = 100 * wrong.mean(), "rounded twice, cut off, or a multiplier of fewer bits"
-            yield f"off by one in {share:.2g} % of places, not at ties alone: {why}"
-            return
-        yield from self.columns(by, wrong)
+        """What the pattern of differences means, in words."""
+        yield next(found for found in patterns(self, wrong) if found)
 
-    def columns(self, by: Array, wrong: Array) -> Iterator[str]:
-        """Whether a scale or an offset explains it, of all or by column."""
-        port, right = self.port - self.grid.zero, self.right - self.grid.zero
-        factor = float((port * right).sum() / max((right * right).sum(), 1e-300))
-        if np.abs(port - factor * right).max() <= 1.5:
-            yield f"all are {factor:.4g} times what they should be: another scale"
-            return
-        flat, wanted = port.reshape(-1, port.shape[-1]), right.reshape(-1, port.shape[-1])
-        factors = (flat * wanted).sum(0) / np.maximum((wanted * wanted).sum(0), 1e-300)
-        if np.abs(flat - factors * wanted).max() <= 1.5:
-            yield (
-                f"every column has a factor of its own, {factors.min():.3g} to {factors.max():.3g}: scales of other columns, "
-                "or one for all"
-            )
-            return
-        offsets = np.median(flat - wanted, axis=0)
-        if np.abs(flat - wanted - offsets).max() <= 1.5:
-            least, most = offsets.min(), offsets.max()
-            yield f"every column is off by a number of its own, {least:+.0f} to {most:+.0f}: biases, or a zero point's part"
-            return
-        alone = [n for n in range(by.shape[-1]) if wrong[..., n].any()]
-        if len(alone) == 1 < by.shape[-1]:
-            yield f"column {alone[0]} alone is wrong"
-
-    def explains(self, codes: Array) -> bool:
-        """Whether other codes are the port's: all, or of those computed from float numbers nearly all, the rest by one."""
-        same = codes == self.port
-        if self.exact:
-            return bool(same.all())
-        return bool(same.mean() >= NEARLY and np.abs(codes - self.port).max() <= 1)
+    def explains(self, codes: Array, nearly: bool = False) -> bool:
+        """Whether other codes are the port's: all, or (`nearly`, and of those computed from float numbers) nearly all, the
+        rest by one, and far more of them than of the right ones."""
+        if codes.shape != self.port.shape:
+            return False
+        missed, before = int((codes != self.port).sum()), int((self.right != self.port).sum())
+        if self.exact and not nearly:
+            return not missed
+        return missed <= (1 - NEARLY) * codes.size and 10 * missed <= before and bool(np.abs(codes - self.port).max() <= 1)
 
 
-# What people do wrong with integers: name, what the port does, its codes
-
-Mistake = tuple[str, str, Callable[..., Array]]
+# What a pattern means
 
 
-def known(case: Case) -> Iterator[Mistake]:
-    """The mistakes that can have happened at this step."""
-    yield from at_the_end(case)
-    if case.product is not None:
-        yield from of_products(case.product, case.arithmetic, case.grid)
-    else:
-        yield from of_float_steps(case)
+def patterns(case: Case, wrong: Array) -> Iterator[str]:
+    """What could be said of the differences, the most telling first; "" where it is not so."""
+    by = case.port - case.right
+    yield no_codes(case)
+    yield constant(case, by)
+    yield at_the_ends(case, by, wrong)
+    if np.abs(by[wrong]).max() == 1:
+        yield near_ties(case, wrong)
+        yield one_sided(by, wrong)
+        why = "rounded twice, cut off, or a multiplier of fewer bits"
+        yield f"off by one in {share(wrong)} of places, not at ties alone: {why}"
+    yield one_factor(case)
+    yield by_column(case)
+    yield where_alone(wrong)
+    yield f"{share(wrong)} of codes are wrong, {np.abs(by[wrong]).mean():.3g} off on average, of no pattern that is known"
 
 
-ROUNDED = {
-    "even": "half to even", "away": "half away from zero", "up": "half up", "truncate": "cut off towards zero",
-    "floor": "rounded down",
-}  # fmt: skip
+def share(wrong: Array) -> str:
+    return f"{100 * wrong.mean():.3g} %"
 
 
-def at_the_end(case: Case) -> Iterator[Mistake]:
-    """Rounding, saturation, the step's own zero point and scale."""
+def no_codes(case: Case) -> str:
+    """What is outside the codes there are."""
+    port, (_, zero, low, high) = case.port, case.grid
+    if not ((port < low).any() or (port > high).any() or (port != np.rint(port)).any()):
+        return ""
+    shift = np.unique(port - case.right)
+    if len(shift) == 1:
+        return (
+            f"all are {shift[0]:+.0f}: another kind of code with zero point {zero + shift[0]:.0f} instead of {zero} "
+            f"(uint8 for int8, say); dump whole numbers from {low} to {high}, or the real numbers they stand for"
+        )
+    return f"some are no codes at all: a code is a whole number from {low} to {high}"
+
+
+def constant(case: Case, by: Array) -> str:
+    """The same difference wherever nothing is cut off."""
     _, zero, low, high = case.grid
-    count = high - low + 1
+    inside = (case.port > low) & (case.port < high) & (case.right > low) & (case.right < high)
+    found = np.unique(by[inside])
+    if len(found) != 1 or not found[0]:
+        return ""
+    return f"everywhere {found[0]:+.0f}: another zero point ({zero + found[0]:.0f} instead of {zero})"
 
-    def onto(x: Array, zero: float = zero, low: int = low, high: int = high) -> Array:
-        return np.clip(x + zero, low, high)
 
-    for rounding, words in ROUNDED.items():
-        how = ROUNDINGS[rounding]
-        yield f"int-round-{rounding}", f"numbers are {words}", lambda c, how=how: onto(how(c.real))
-    even = ROUNDINGS["even"]
-    yield (
-        "int-wrapped",
-        "what is too large wraps around instead of saturating",
-        lambda c: (even(c.real) + zero - low) % count + low,
+def at_the_ends(case: Case, by: Array, wrong: Array) -> str:
+    """Codes that are right until a limit."""
+    port, right, (_, _, low, high) = case.port, case.right, case.grid
+    lowest, highest = port.min(), port.max()
+    limits = [f"above {highest:.0f}"] * int(((right > port) & wrong).any()) + [f"below {lowest:.0f}"] * int(
+        ((right < port) & wrong).any()
     )
-    if low == -(high + 1):
-        yield "int-symmetric", f"numbers are cut off at {-high} instead of {low}", lambda c: onto(even(c.real), low=-high)
-    yield "int-zero-missing", "the zero point is not added", lambda c: onto(even(c.real), 0)
-    yield "int-zero-sign", "the zero point has the wrong sign", lambda c: onto(even(c.real), -zero)
-    for off in (1, -1):
-        yield (
-            f"int-zero-off{off:+d}",
-            f"the zero point is {zero + off} instead of {zero}",
-            lambda c, off=off: onto(even(c.real), zero + off),
-        )
-    yield "int-zero-first", "the zero point is added before rounding, and cut off", lambda c: onto(np.trunc(c.real + zero), 0)
-    yield "int-rectified", "what is below the zero point is cut off, as by a ReLU", lambda c: onto(np.maximum(even(c.real), 0))
-    for factor, words in ((2.0, "twice"), (0.5, "half"), (4.0, "four times"), (0.25, "a quarter of")):
-        yield (
-            f"int-shift-{factor:g}",
-            f"results are {words} what they should be: a shift is off",
-            lambda c, f=factor: onto(even(c.real * f)),
-        )
-    yield "int-unscaled", "the step's scale is not divided by", lambda c: onto(even(c.real * c.grid.scale))
+    cut = np.where(right > port, port == highest, port == lowest)
+    if cut[wrong].all() and (np.clip(right, lowest, highest) == port)[wrong].all():
+        return f"nothing is {' or '.join(limits)}, and what should be is cut off there: another saturation"
+    ends = (right == low) | (right == high) | (port == low) | (port == high)
+    if not ends[wrong].all():
+        return ""
+    what = "wrapped around" if (np.abs(by[wrong]) > (high - low) / 2).all() else "cut off elsewhere"
+    return f"only at the ends of the range, {what}: another saturation (the port's codes are {lowest:.0f} to {highest:.0f})"
 
 
-def of_products(p: Product, a: Arithmetic, grid: Grid) -> Iterator[Mistake]:
-    """Of a product of integers: accumulators, zero points, scales, biases, weights, the multiplier."""
-    left, right = p.left, p.right
-    columns = np.reshape(right.scale, -1)
-
-    def made(arithmetic: Arithmetic = a, sums: Array | None = None, **changes: Any) -> Array:
-        other = dataclasses.replace(p, **changes, known={} if sums is None else {"sums": sums})
-        return other.codes(grid, arithmetic)
-
-    def with_sums(change: Callable[[Array], Array]) -> Callable[[Case], Array]:
-        return lambda c: made(sums=change(p.sums(a)))
-
-    def of_left(**changes: Any) -> Callable[[Case], Array]:
-        return lambda c: made(left=left._replace(**changes))
-
-    def of_right(**changes: Any) -> Callable[[Case], Array]:
-        # biases are in units that follow from the scale: those of the right one stay
-        return lambda c: made(sums=p.sums(a), right=right._replace(**changes))
-
-    for kind in REQUANTISED:
-        if kind not in (a.requantise, "exact"):
-            other = dataclasses.replace(a, requantise=kind)
-            yield (
-                f"int-as-{kind}",
-                f"sums are requantised as {kind} does, instead of as {a.requantise}",
-                lambda c, o=other: made(o, p.sums(a)),
-            )
-    for bits in (24, 16, 15, 8):
-        other = dataclasses.replace(a, requantise="fixed", multiplier_bits=bits)
-        yield f"int-multiplier-{bits}", f"the multiplier has {bits} bits", lambda c, o=other: made(o, p.sums(a))
-    for how, words in (("single", "once"), ("double", "twice")):
-        multiplier = p.scale * p.factor / grid.scale
-        yield (f"int-fixed-{how}", f"sums are multiplied in fixed point and rounded {words}",
-               lambda c, m=multiplier, how=how: p.moved(
-                   integers.requantise_fixed(p.sums(a), m, *grid[1:], rounding=how)))  # fmt: skip
-    for bits in (16, 20, 24):
-        yield (
-            f"int-sums-wrap-{bits}",
-            f"sums wrap around at {bits} bits",
-            with_sums(functools.partial(integers.wrap, bits=bits)),
-        )
-        yield (
-            f"int-sums-saturate-{bits}",
-            f"sums saturate at {bits} bits",
-            with_sums(functools.partial(integers.saturate, bits=bits)),
-        )
-    codes = left.codes - left.zero, right.codes - right.zero
-    for overflow, words in (
-        ("saturate16", "saturate at 16 bits, one after another"),
-        ("pairs16", "of two terms saturate at 16 bits"),
-    ):
-        bias = 0.0 if p.bias is None else p.sums(a) - integers.accumulate(*codes)
-        yield f"int-{overflow}", f"sums {words}", lambda c, o=overflow, b=bias: made(sums=integers.accumulate(*codes, o) + b)
-    unsigned = left._replace(codes=left.codes - grid.low, zero=left.zero - grid.low)
-    yield ("int-pairs-unsigned", "sums of two terms saturate at 16 bits (what goes in being 0 to 255)",
-           lambda c: made(sums=pairs_of_unsigned(unsigned, right, p, a)))  # fmt: skip
-    yield "int-sums-cut", "the lowest 8 bits of sums are cut off", with_sums(lambda s: np.floor(s / 256) * 256)
-
-    yield "int-input-zero-missing", "the zero point of what goes in is not subtracted", of_left(zero=0)
-    yield "int-input-zero-sign", "the zero point of what goes in is added, not subtracted", of_left(zero=-left.zero)
-    yield "int-input-zero-off", "the zero point of what goes in is one too large", of_left(zero=left.zero + 1)
-    if not p.weights:
-        yield (
-            "int-other-zero-missing",
-            "the second operand's zero point is not subtracted",
-            lambda c: made(right=right._replace(zero=0)),
-        )
-        yield (
-            "int-other-zero-sign",
-            "the second operand's zero point is added",
-            lambda c: made(right=right._replace(zero=-right.zero)),
-        )
-    if p.factor != 1:
-        yield "int-factor-missing", "scores are not divided by sqrt(K)", lambda c: made(factor=1.0, sums=p.sums(a))
-        yield "int-factor-twice", "scores are divided by K", lambda c: made(factor=p.factor**2, sums=p.sums(a))
-
-    if columns.size > 1:
-        for what, scale in (("largest", columns.max()), ("mean", float32(columns.mean())), ("first", columns[0])):
-            one = np.full_like(columns, scale)
-            yield (
-                f"int-one-scale-{what}",
-                f"one scale for all columns (the {what} of them) instead of one for each",
-                of_right(scale=one),
-            )
-        for by, words in ((1, "the one before"), (-1, "the next one")):
-            yield f"int-scale-rolled{by:+d}", f"every column has the scale of {words}", of_right(scale=np.roll(columns, by))
-        yield "int-scales-reversed", "the columns' scales are in reverse order", of_right(scale=columns[::-1])
-    power = np.ldexp(1.0, np.frexp(columns * np.sqrt(2.0))[1] - 1)
-    yield "int-scale-power", "scales are rounded to powers of two", of_right(scale=power)
-    swapped = dataclasses.replace(p, left=left._replace(scale=float32(1.0)), known={"sums": p.sums(a)})
-    yield "int-input-scale-missing", "the scale of what goes in is left out of the multiplier", lambda c: swapped.codes(grid, a)
-
-    if p.bias is not None:
-        bias = p.sums(a) - integers.accumulate(*codes)
-        row = bias.reshape(-1, bias.shape[-1])[0]
-        for name, words, other in (
-            ("missing", "the bias is missing", 0 * row),
-            ("twice", "the bias is added twice", 2 * row),
-            ("negated", "the bias is subtracted", -row),
-            ("unscaled", "the bias is rounded as it is, without a scale", np.rint(p.bias)),
-            ("by-weights", "the bias is in units of the weights' scale alone", np.rint(p.bias / columns)),
-            ("by-input", "the bias is in units of the input's scale alone", np.rint(p.bias / np.asarray(left.scale))),
-            ("by-output", "the bias is in units of the result's scale, but added to the sums", np.rint(p.bias / grid.scale)),
-            ("rolled", "every column has the bias of the one before", np.roll(row, 1)),
-            ("8-bits", "the bias is kept in 8 bits", np.clip(row, -128, 127)),
-            ("16-bits", "the bias is kept in 16 bits", np.clip(row, -32768, 32767)),
-        ):
-            yield f"int-bias-{name}", words, lambda c, o=other: made(sums=p.sums(a) - bias + o)
-    if p.weights:
-        square = right.codes.shape[0] == right.codes.shape[1]
-        changed: dict[str, tuple[str, Array]] = {
-            "unsigned": ("weights are read as unsigned", right.codes % 256),
-            "4-bits": ("weights have four bits (their upper half)", np.rint(right.codes / 16) * 16),
-            "offset": ("weights are 128 too large: their zero point is not subtracted", right.codes + 128),
-        }
-        if square:
-            changed["transposed"] = "the weights are transposed", right.codes.T
-        else:
-            changed["reshaped"] = (
-                "the weights are transposed: (out, in) numbers are read as (in, out)",
-                np.reshape(right.codes.T, right.codes.shape),
-            )
-        for name, (words, codes_) in changed.items():
-            extra = 0.0 if p.bias is None else p.sums(a) - integers.accumulate(*codes)
-            yield (f"int-weights-{name}", words,
-                   lambda c, w=codes_, e=extra: made(sums=integers.accumulate(codes[0], w) + e))  # fmt: skip
+def near_ties(case: Case, wrong: Array) -> str:
+    """Off by one only where the exact number lies near a tie: by how much it was off before it was rounded."""
+    real = case.real
+    largest = max(1.0, float(np.abs(real).max()))
+    far = float(np.abs(real - np.floor(real) - 0.5)[wrong].max())
+    if far <= 1e-6 * largest:
+        return "off by one, at ties only: another rounding of ties"
+    near = np.abs(real - np.floor(real) - 0.5) <= far
+    if far > 0.4 or wrong.sum() < 0.02 * near.sum():
+        return ""
+    less = far / largest
+    units = {"float32": 2.0**-22, "float16": 2.0**-9, "bfloat16": 2.0**-6}
+    format = next((name for name, unit in units.items() if less <= unit), "bfloat16")
+    return (
+        f"off by one in {share(wrong)} of places, all within {far:.2g} of a tie: before they are rounded, the numbers are off "
+        f"by {100 * less:.2g} % of the largest, as {format} or a multiplier of fewer bits would make them"
+    )
 
 
-def pairs_of_unsigned(left: Held, right: Held, p: Product, a: Arithmetic) -> Array:
-    """Sums as x86's vpmaddubsw makes them of uint8 times int8; what the zero point adds is taken away after."""
-    exact = integers.accumulate(left.codes - left.zero, right.codes - right.zero)
-    cut = integers.accumulate(left.codes, right.codes - right.zero, "pairs16")
-    return p.sums(a) - exact + cut - left.zero * (right.codes - right.zero).sum(axis=-2, keepdims=True)
+def one_sided(by: Array, wrong: Array) -> str:
+    """Off by one, always downwards, upwards, or towards zero."""
+    signs = np.unique(by[wrong])
+    if len(signs) != 1 or wrong.mean() < 0.2:
+        return ""
+    way = "small: cut off instead of rounded" if signs[0] < 0 else "large: rounded up instead of to the nearest"
+    return f"one too {way}, in {share(wrong)} of places"
 
 
-def of_float_steps(case: Case) -> Iterator[Mistake]:
-    """Of a step that was computed in floating point, or by a table, and then became integers."""
-    grid = case.grid
-    for format in ("float16", "bfloat16"):
-        yield (f"int-before-{format}", f"the numbers are {format} before they become integers",
-               lambda c, f=format: quantise(to_float(c.real * grid.scale, f), *grid))  # fmt: skip
-    whole = [x for x in case.inputs.values() if x.grid is not None]
-    if len(whole) == 2 and all(x.shape == case.port.shape for x in whole):
-        a, b = whole
-        assert a.grid and b.grid
-        steps = [(codes_of(x, grid) - grid.zero, grid.scale) for x, grid in ((a, a.grid), (b, b.grid))]
-        even = ROUNDINGS["even"]
-
-        def total(*parts: Array) -> Callable[[Case], Array]:
-            return lambda c: np.clip(even(sum(parts)) + grid.zero, grid.low, grid.high)
-
-        (one, one_scale), (two, two_scale) = steps
-        yield "int-sum-unscaled", "the codes are added as they are, whatever their scales", total(one, two)
-        yield (
-            "int-sum-one-scale",
-            "both codes are taken to have the first one's scale",
-            total((one + two) * (one_scale / grid.scale)),
-        )
-        yield (
-            "int-sum-other-scale",
-            "both codes are taken to have the second one's scale",
-            total((one + two) * (two_scale / grid.scale)),
-        )
-        yield ("int-sum-rounded-first", "both are brought to the result's scale, and rounded, before they are added",
-               total(even(one * one_scale / grid.scale), even(two * two_scale / grid.scale)))  # fmt: skip
-        yield (
-            "int-sum-swapped",
-            "the scales of both are swapped",
-            total(one * (two_scale / grid.scale), two * (one_scale / grid.scale)),
-        )
-    if len(whole) == 1 and whole[0].shape == case.port.shape and whole[0].grid:
-        yield from of_tables(case, whole[0])
+def one_factor(case: Case) -> str:
+    port, right = case.port - case.grid.zero, case.right - case.grid.zero
+    if port.size > 1 and (port == port.flat[0]).all():
+        return f"all are the same code, {case.port.flat[0]:.0f}"
+    factor = float((port * right).sum() / max((right * right).sum(), 1e-300))
+    if factor and np.abs(port - factor * right).max() <= 1.0 + abs(factor) / 2:
+        return f"all are {factor:.4g} times what they should be: another scale"
+    return ""
 
 
-def of_tables(case: Case, x: NarrowArray) -> Iterator[Mistake]:
-    """Of a function of one code: a table that has too few entries."""
-    assert x.grid is not None
-    codes = codes_of(x, x.grid).astype(np.int64)
-    table = np.full(65536, np.nan)
-    table[codes.ravel() + 32768] = case.right.ravel()
-    for entries in (128, 64, 32, 16):
-        size = (x.grid.high - x.grid.low + 1) // entries
-        for how, words in ((0, "the entry below"), (size // 2, "the entry in the middle")):
-            coarse = (codes - x.grid.low) // size * size + x.grid.low + how
-            found = table[coarse + 32768]
-            if not np.isnan(found).any():
-                yield f"int-table-{entries}", f"the table has {entries} entries ({words} is taken)", lambda c, f=found: f
+def by_column(case: Case) -> str:
+    """Whether each column has a factor, or an offset, of its own. Columns of heads are theirs alone."""
+    port, right = case.port - case.grid.zero, case.right - case.grid.zero
+    heads = port.ndim == 4
+    axes = (0, 2) if heads else tuple(range(port.ndim - 1))
+    if port.shape[-1] < 2 or np.prod([port.shape[a] for a in axes]) < 2:
+        return ""
+    _, _, low, high = case.grid
+    inside = (case.port > low) & (case.port < high) & (case.right > low) & (case.right < high)
+    if inside.mean() < 0.3:
+        return ""
+    x, y = np.where(inside, right, 0.0), np.where(inside, port, 0.0)
+    factors = (x * y).sum(axes, keepdims=True) / np.maximum((x * x).sum(axes, keepdims=True), 1e-300)
+    if (np.abs(y - factors * x) <= 1.0 + np.abs(factors) / 2).all():
+        least, most = factors.min(), factors.max()
+        return f"every column has a factor of its own, {least:.3g} to {most:.3g}: scales of other columns, or one for all"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a column that is all cut off
+        offsets = np.nan_to_num(np.nanmedian(np.where(inside, port - right, np.nan), axis=axes, keepdims=True))
+    if (np.abs(port - right - offsets)[inside] <= 1.5).all():
+        least, most = offsets.min(), offsets.max()
+        if least == most:
+            return f"off by {least:+.0f} or one more or less, everywhere: an offset before the rounding"
+        return f"every column is off by a number of its own, {least:+.0f} to {most:+.0f}: biases, or a zero point's part"
+    return ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Explained:
-    """A mistake that gives a port's codes."""
-
-    name: str
-    text: str
-
-
-def explain(case: Case) -> tuple[list[Explained], int]:
-    """The mistakes that give the port's codes and not the right ones, and how many were tried."""
-    found, tried = [], 0
-    for name, text, codes in known(case):
-        tried += 1
-        with np.errstate(all="ignore"):
-            try:
-                given = codes(case)
-            except Exception as error:  # a mistake that cannot be made with these shapes
-                if not isinstance(error, (ValueError, IndexError)) and type(error).__name__ != "InputError":
-                    raise
-                continue
-        if given.shape == case.port.shape and case.explains(given) and (given != case.right).any():
-            found.append(Explained(name, text))
-    return found, tried
+def where_alone(wrong: Array) -> str:
+    """One column, head, token or picture that is wrong alone, or all but one."""
+    names = {4: ("picture", "head", "row", "column"), 3: ("picture", "token", "column"), 2: ("picture", "column")}
+    for axis in reversed(range(wrong.ndim)):
+        others = tuple(a for a in range(wrong.ndim) if a != axis)
+        places = np.flatnonzero(wrong.any(axis=others))
+        if wrong.ndim in names and wrong.shape[axis] > 2 and len(places) == 1:
+            return f"{names[wrong.ndim][axis]} {places[0]} alone is wrong"
+    return ""

@@ -6,25 +6,23 @@ to a few roundings of its format.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..arithmetic.formats import FLOATS
-from ..arithmetic.named import Arithmetic
-from ..arithmetic.narrow import NarrowArray, in_format, kind, reals
-from ..errors import InputError
+from ..arithmetic.named import Arithmetic, Grid
+from ..arithmetic.narrow import WAYS, NarrowArray, codes_for, in_format, kind, reals
+from ..families import activation_name
 from ..files.tensorfile import Tensor
 from ..models.narrow import NarrowViT
+from ..ops import ACTIVATIONS
 from ..vit import ViT
 from .alignment import Aligned, align
-from .checking import FACTOR, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result, ancestors, cosine, error, inputs_of
-from .checking import run_again as run_again_in_float64
-from .diagnosing import Finding, Tried, diagnose, place
+from .checking import FACTOR, MISSING, OK, UNCLEAR, WRONG, Check, Error, Result, ancestors, cosine, inputs_of
 from .folder import SUMS, Golden
-from .integers import Case, Difference, Explained, explain
-from .mistakes import Mistake
+from .integers import Case, Difference, Layer
 from .recording import distance, replay
 
 Array = Any
@@ -74,18 +72,37 @@ def check_narrow(
         span = ancestors(name.removesuffix(SUMS), inputs, aligned)
         span = () if set(span) == set(inputs[name.removesuffix(SUMS)]) else span
         results.append(compared(golden, step, aligned[name], port[name], own, span, factor))
-    replayed = "" if model is not None else no_model
     return NarrowCheck(
-        tuple(results), arithmetic.name, factor, (), tuple(unknown), replayed, aligned, golden, model, {}, cases=cases
-    )
+        results=tuple(results), format=arithmetic.name, factor=factor, budgets=(), unknown=tuple(unknown),
+        replayed="" if model is not None else no_model, golden=golden, model=model, floors=units(golden), cases=cases,
+        arrays={name: theirs._replace(array=port[name], dtype=coded(golden, name, theirs)) for name, theirs in aligned.items()},
+    )  # fmt: skip
+
+
+def coded(golden: Golden, name: str, theirs: Aligned) -> str:
+    """The dtype of a port's step as `as_codes` gives it."""
+    return "int64" if golden.arrays[name].dtype.kind in "iu" and name in golden.grids else theirs.dtype
+
+
+def units(golden: Golden) -> dict[str, dict[str, dict[str, float]]]:
+    """Step -> what a map of its differences is in units of: one code, or one rounding of a float."""
+    assert golden.arithmetic is not None
+    found = {}
+    for name, array in golden.arrays.items():
+        largest = float(np.abs(np.asarray(array, np.float64)).max()) or 1.0
+        unit = 1.0 / largest if array.dtype.kind in "iu" else roundings(golden.arithmetic)
+        found[name] = {of: {"largest": unit, "l2": unit, "gain": unit} for of in ("run", "step")}
+    return found
 
 
 def as_codes(golden: Golden, name: str, theirs: Aligned) -> Array:
     """A port's step as the golden has it: where it is kept in integers, real numbers become the codes they stand for."""
     whole = golden.arrays[name].dtype.kind in "iu" and name in golden.grids
-    if not whole or theirs.dtype in ("int8", "uint8", "int16", "uint16", "int32", "int64"):
+    if not whole:
         return theirs.array
     grid = golden.grids[name]
+    if theirs.dtype in ("int8", "uint8", "int16", "uint16", "int32", "int64"):
+        return of_the_other_sign(theirs, grid, np.asarray(golden.arrays[name], np.float64))
     codes = theirs.array / grid.scale + grid.zero
     on_grid = bool(np.abs(codes - np.rint(codes)).max() < 1e-3)  # NaN is not
     if on_grid:
@@ -94,12 +111,26 @@ def as_codes(golden: Golden, name: str, theirs: Aligned) -> Array:
     return theirs.array if are_codes else codes
 
 
+def of_the_other_sign(theirs: Aligned, grid: Grid, right: Array) -> Array:
+    """Whole codes; those of a port in uint8 where the golden has int8, or the other way round, as the golden has them.
+
+    Its zero points are 128 larger then, or its bits are the same: what is nearer to the golden.
+    """
+    codes, half = theirs.array, 2.0 ** (8 * np.dtype(theirs.dtype).itemsize - 1)
+    if (grid.low < 0) == (not theirs.dtype.startswith("u")) or half > 2**15:
+        return codes
+    unsigned = theirs.dtype.startswith("u")
+    moved = codes - half if unsigned else codes + half
+    same_bits = (codes + half) % (2 * half) - half if unsigned else codes % (2 * half)
+    return min((moved, same_bits), key=lambda x: np.abs(x - right).sum())
+
+
 def run_again(
     model: NarrowViT, golden: Golden, aligned: Mapping[str, Aligned], port: Mapping[str, Array], inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Every step of the dump from the dump's own inputs: a Case for what is kept in integers, else its real numbers."""
     kind_of_array = kind(model.arithmetic)
-    given: dict[str, Array] = {}
+    given: dict[str, NarrowArray] = {}
     for name, codes in port.items():
         grid = golden.grids.get(name)
         if name != "pixels" and not name.endswith(SUMS):
@@ -113,18 +144,74 @@ def run_again(
     seen: dict[str, NarrowArray] = {}
     again: dict[str, Any] = {}
 
-    def hear(name: str, array: NarrowArray) -> None:
+    def hear(name: str, array: Array) -> None:
         earlier = {other: seen[other] for other in inputs[name] if other in seen}
+        if not isinstance(array, NarrowArray):  # a table of rotations, which nothing is computed from here
+            array = in_format(kind_of_array, array, "float32")
         if name in port:
-            again[name] = Case(array, port[name], earlier) if array.grid is not None else array
+            around = Surroundings(model, name)
+            again[name] = (
+                array if array.grid is None else Case(array, port[name], earlier, *around.known(earlier), golden.grids)
+            )
         if name + SUMS in port and array.made_of is not None:
             again[name + SUMS] = SumsCase(array, port[name + SUMS], model.arithmetic)
-        seen[name] = given.get(name, array)
+        if name in given:
+            given[name].format = array.format  # a port's numbers are of the format the arithmetic has there
+        theirs: Array = given.get(name, array)
+        seen[name] = theirs
 
     pixels = given.get("pixels", np.asarray(golden.arrays["pixels"], np.float64))
     with np.errstate(all="ignore"):
         replay(model, pixels, given, hear)
     return again
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What a model has around a step that a port may confuse with what is right there."""
+
+    model: NarrowViT
+    step: str
+
+    def known(self, inputs: Mapping[str, NarrowArray]) -> tuple[tuple[Layer, ...], dict[str, Array]]:
+        """The layers, and the activations, as a Case takes them."""
+        return self.layers(), self.activations(inputs)
+
+    def layer(self, name: str) -> Layer | None:
+        matrix, narrow = (model.tensors.get(name + ".weight") for model in (self.model.original, self.model))
+        held = getattr(narrow, "held", None)
+        if matrix is None or held is None:
+            return None
+        bias = self.model.tensors.get(name + ".bias")
+        return Layer(name, np.asarray(matrix, np.float64), held, None if bias is None else np.asarray(bias))
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The step's own, those of the same shape in its block, and its namesakes in the blocks beside."""
+        own = self.layer("head" if self.step == "logits" else self.step)
+        if own is None:
+            return ()
+        names = [self.step.replace(".query", f".{other}") for other in ("key", "value")]
+        names += [self.step.replace(".key", f".{other}") for other in ("query", "value")]
+        names += [self.step.replace(".value", f".{other}") for other in ("query", "key")]
+        names += [self.step.replace(".value", ".output"), self.step.replace("attention.output", "attention.value")]
+        if self.step.startswith("blocks."):
+            _, number, rest = self.step.split(".", 2)
+            names += [f"blocks.{int(number) + by}.{rest}" for by in (-1, 1)]
+        others = [self.layer(name) for name in dict.fromkeys(names) if name != self.step]
+        return (own, *(other for other in others if other is not None and other.matrix.shape == own.matrix.shape))
+
+    def activations(self, inputs: Mapping[str, NarrowArray]) -> dict[str, Array]:
+        """The activation's codes for all codes that can go in, then those of others."""
+        own, grid = self.model.config.activation, self.model.grids.get(self.step)
+        if self.step.rpartition(".")[2] != activation_name(self.model.config) or len(inputs) != 1 or grid is None:
+            return {}
+        (x,) = inputs.values()
+        if x.grid is None:
+            return {}
+        every = reals(np.arange(x.grid.low, x.grid.high + 1), x.grid).view(type(x))
+        every.grid = x.grid
+        ways = {name: WAYS[function] for name, function in ACTIVATIONS.items()}
+        return {name: codes_for(ways[name](every), grid) for name in (own, *(other for other in ways if other != own))}
 
 
 class SumsCase(Case):
@@ -142,10 +229,11 @@ class SumsCase(Case):
                 yield f"wrapped around at {bits} bits"
                 return
         by = self.port - self.right
-        columns = by.reshape(-1, by.shape[-1])
-        if (columns == columns[0]).all():
-            low, high = columns[0].min(), columns[0].max()
-            yield f"every column is off by a number of its own, {low:+.0f} to {high:+.0f}: biases, or a zero point's part"
+        columns = by - np.take(np.take(by, [0], axis=0), [0], axis=-2)  # of the first row, of the first picture
+        if not columns.any():
+            yield f"every column is off by its own number, {by.min():+.0f} to {by.max():+.0f}: biases, or a zero point's part"
+            return
+        yield f"{np.abs(by[wrong]).mean():.3g} off on average, of sums up to {np.abs(self.right).max():.0f}"
 
 
 def float_error(port: Array, right: Array, arithmetic: Arithmetic) -> Error:
@@ -187,89 +275,7 @@ def within_ties(own: Difference) -> bool:
     return own.by <= 2 and own.differ <= 0.02 * own.count
 
 
-def diagnose_narrow(checked: NarrowCheck, progress: Callable[[str], None] = lambda what: None) -> list[Finding]:
-    """Every wrong step, explained where a known mistake gives its numbers: one of integers exactly, or one of the forward pass
-    but for the rounding of the step.
-
-    Raises InputError where the check had no model: nothing could be run again.
-    """
-    if checked.model is None:
-        raise InputError(f"nothing can be diagnosed without the model: {checked.replayed}")
-    findings: list[Finding] = []
-    for result in checked.results:
-        if result.verdict != WRONG or result.name.endswith(SUMS):  # what is wrong with sums shows in what became of them
-            continue
-        progress(result.name)
-        case = checked.cases.get(result.name)
-        explained, tried = ([], 0) if case is None else explain(case)
-        if explained:
-            assert result.own is not None
-            add(findings, result, [as_tried(e, result.name) for e in explained], tried)
-    found = {step for finding in findings for step in finding.steps}
-    rest = {result.name for result in checked.results if result.verdict == WRONG and not result.name.endswith(SUMS)} - found
-    if rest:
-        findings += diagnose(in_real_numbers(checked, rest), progress)
-    findings = [dataclasses.replace(finding, place=place(finding.steps, checked.arrays)) for finding in findings]
-    order = [result.name for result in checked.results]
-    return sorted(findings, key=lambda finding: order.index(finding.step))
-
-
-def as_tried(explained: Explained, step: str) -> Tried:
-    return Tried((Mistake(explained.name, explained.text, lambda run: run),), Error(0.0, 0.0, 0.0, 0.0), (step,), ())
-
-
-def add(findings: list[Finding], result: Result, tries: list[Tried], tried: int) -> None:
-    """One more step that is explained: by what explains an earlier one, if by any of that."""
-    for n, finding in enumerate(findings):
-        both = [t for t in explanations(finding) if names_of([t]) <= names_of(tries)]
-        if both:
-            findings[n] = dataclasses.replace(
-                finding, best=both[0], equals=tuple(both[1:]), steps=(*finding.steps, result.name)
-            )
-            return
-    assert result.own is not None
-    findings.append(Finding(result.name, result.own, tries[0], tuple(tries[1:]), (result.name,), (), tried))
-
-
-def in_real_numbers(checked: NarrowCheck, wrong: set[str]) -> Check:
-    """The same check of real numbers, for the mistakes of the forward pass: against the model with the narrow weights, in
-    float64, where a step's noise is that of its own rounding."""
-    golden, arithmetic = checked.golden, checked.golden.arithmetic
-    assert checked.model is not None and arithmetic is not None
-    narrow = NarrowViT(checked.model, arithmetic, golden.grids)
-    model = ViT(narrow.config, {name: np.array(tensor, np.float64) for name, tensor in narrow.tensors.items()})
-    steps = [step for step in golden.steps if not step["name"].endswith(SUMS)]
-    real = golden._replace(
-        manifest={**golden.manifest, "steps": steps}, arrays={step["name"]: golden.real(step["name"]) for step in steps}
-    )
-    arrays, floors = {}, {}
-    for step in steps:
-        name = step["name"]
-        grid, largest = golden.grids.get(name), float(np.abs(real.arrays[name]).max()) or 1.0
-        if name in checked.arrays:
-            codes = as_codes(golden, name, checked.arrays[name])
-            whole = grid is not None and golden.arrays[name].dtype.kind in "iu"
-            arrays[name] = checked.arrays[name]._replace(array=reals(codes, grid) if whole and grid else codes)
-        unit = grid.scale / 2 / largest if grid else roundings(arithmetic)
-        floors[name] = {of: {"largest": unit, "l2": unit, "gain": unit} for of in ("run", "step")}
-    computed = run_again_in_float64(model, real, arrays)
-    results = []
-    for result in checked.results:
-        if result.name in computed and result.name in arrays:
-            own = error(arrays[result.name].array, computed[result.name], floors[result.name]["step"])
-            results.append(dataclasses.replace(result, own=own, verdict=WRONG if result.name in wrong else OK))
-    return Check(tuple(results), arithmetic.name, checked.factor, (), (), "", arrays, real, model, floors)
-
-
 def roundings(arithmetic: Arithmetic) -> float:
     """One rounding of the narrowest float format that results have."""
     formats = [format for format in (arithmetic.tensors, *arithmetic.results.values()) if format in FLOATS]
     return 2.0 ** -(min((FLOATS[format].mantissa for format in formats), default=23) + 1)
-
-
-def explanations(finding: Finding) -> list[Tried]:
-    return [*([finding.best] if finding.best else []), *finding.equals]
-
-
-def names_of(tries: list[Tried]) -> set[str]:
-    return {mistake.name for tried in tries for mistake in tried.mistakes}
