@@ -2,8 +2,8 @@
 
 Every step is computed again from the peer's own inputs. torch adds up float32 products in another order, and rounds a norm's
 mean and variance, and a softmax's sum, in float32 on the way; so a number may come to lie on the other side of a tie, and be
-one unit in bfloat16's last place off. Nothing else may differ. ONNX Runtime's integers are equal, all of them. (int8 by int8: on
-processors without VNNI its uint8 by int8 products saturate in pairs.)
+one unit in bfloat16's last place off. Nothing else may differ. ONNX Runtime's integers are equal, all of them. (int8 by int8:
+on processors without VNNI its uint8 by int8 products saturate in pairs.)
 """
 
 import numpy as np
