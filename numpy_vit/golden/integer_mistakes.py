@@ -88,10 +88,10 @@ def at_the_end(case: Case) -> Iterator[Known]:
         return np.clip(x + zero, low, high)
 
     for name, words in ROUNDED.items():
-        how = rounding(name)
-        yield Known(
-            f"int-round-{name}", f"numbers are {words}", lambda how=how: onto(how(real())), name in ("even", "away", "up")
-        )
+        fine, said = name in ("even", "away", "up"), f"numbers are {words}"
+        for x in case.reals:
+            codes = functools.partial(lambda x, how: onto(how(x)), x, rounding(name))
+            yield Known(f"int-round-{name}", said, codes, fine, not fine)  # where x is whole, its last bit decides
     yield Known(
         "int-wrapped", "what is too large wraps around instead of saturating", lambda: (whole() + zero - low) % count + low
     )
