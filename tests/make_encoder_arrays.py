@@ -1,7 +1,8 @@
-"""Make tests/data/encoders.zip from transformers itself: encoders of every family, the image processors' settings, defaults.
+"""Make tests/data/encoders.zip from transformers and timm: encoders of every family, image processors' settings, defaults.
 
     python tests/make_encoder_arrays.py              (minutes)
     python tests/make_encoder_arrays.py --silent     only what files leave unsaid
+    python tests/make_encoder_arrays.py --timm       only timm's
 
 It runs the tests that compare with transformers live (test_*_peers.py), with the models' parameters filled by the rule of
 encoder_data.py; every model that is compared there is stored, with what transformers computed. Needs the extra `peers`. The
@@ -9,7 +10,9 @@ same versions give the same numbers to 1e-12 or so, according to the machine.
 """
 
 import json
+import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -24,7 +27,10 @@ import multimodal_upstream as up
 
 import numpy_vit
 from numpy_vit import InputError
+from numpy_vit.convert import convert
 from numpy_vit.convert.sources import open_source
+from numpy_vit.files.tensorfile import tensor_of
+from numpy_vit.files.tensorfile import write as write_tensors
 
 import upstream
 
@@ -172,6 +178,44 @@ def record_the_others(tmp):
         remember(folder(), outputs)
 
 
+def record_timm(tmp):
+    """A few of timm's models under every option that their code takes, and those with rotary positions."""
+    import test_timm_rotary_peers as rotary
+    import timm_registry as registry
+
+    registry.filled = seeded
+    options = registry.OPTIONS.items()
+    cases = [(name, {key: value}) for name, some in options for key, values in some.items() for value in values]
+    cases += [(name, {}) for name in rotary.CASES]
+    for name, options in cases:
+        NOW[0] = "timm/" + " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+        model = registry.made(name, options)
+        if model is None:
+            continue
+        folder = tmp / f"{len(CASES)}"
+        folder.mkdir()
+        registry.save_config_for_hf(model, folder / "config.json")
+        tensors = {key: tensor_of(value.numpy().astype(np.float64)) for key, value in model.state_dict().items()}
+        write_tensors(folder / "model.safetensors", tensors, {})
+        try:
+            ours = convert(folder).config
+        except InputError:  # the test wants to hear of this option then
+            remember(folder, [])
+            next(reversed(CASES.values()))["refused"] = next(iter(options))
+            continue
+        outputs = []
+        for size in ((12, 20), (20, 28))[: 1 if options else 2]:
+            if size != (12, 20):
+                with up.everything_in_float64():  # timm resizes positions in float32
+                    model.set_input_size(size)
+            hidden, tokens, head = rotary.run(model, encoder_data.pixels(3, size))
+            found = {f"{encoder_data.STATE}{n}": x for n, x in enumerate(hidden[:1])}
+            found |= {"last_hidden_state": tokens} if ours.final_norm == "tokens" or head.ndim == 3 else {}
+            found |= {"logits" if ours.classes else "pooled": head} if head.ndim == 2 else {}
+            outputs.append((size, found))
+        remember(folder, outputs)
+
+
 # What files leave unsaid
 
 
@@ -238,6 +282,16 @@ def meant(value):
     return {key: one for key, one in value.items() if key not in OF_NO_MEANING} if isinstance(value, dict) else value
 
 
+def write_cases():
+    """What is remembered, by groups."""
+    parts = {}
+    for name, case in CASES.items():
+        group, _, case_name = name.partition("/")
+        parts.setdefault(group, {})[case_name] = case
+    write({f"cases/{name}.json": json.dumps(content, separators=(",", ":")) for name, content in parts.items()})
+    print(len(CASES), "cases")
+
+
 def write(parts):
     """The parts of the file that are made anew; the others stay."""
     if encoder_data.FILE.exists():
@@ -250,14 +304,18 @@ def write(parts):
 
 
 def main():
-    import tempfile
-
+    if "--timm" in sys.argv:
+        with tempfile.TemporaryDirectory() as tmp:
+            record_timm(Path(tmp))
+        write_cases()
+        return
     write({
         "processors.json": json.dumps(image_processors(), default=dict),
         "classes.json": json.dumps(class_contents()),
     })  # fmt: skip
     if "--silent" in sys.argv:
         return
+    subprocess.run([sys.executable, __file__, "--timm"], check=True)  # a process without half a torchvision
     upstream.crooked, up.agree = seeded, agree
     here = Path(__file__).parent
     files = [str(path) for path in sorted(here.glob("test_*_peers.py")) if "up.agree(" in path.read_text()]
@@ -267,12 +325,7 @@ def main():
     print("pytest:", status)
     with tempfile.TemporaryDirectory() as tmp:
         record_the_others(Path(tmp))
-    parts = {}
-    for name, case in CASES.items():
-        group, _, case_name = name.partition("/")
-        parts.setdefault(group, {})[case_name] = case
-    write({f"cases/{name}.json": json.dumps(content, separators=(",", ":")) for name, content in parts.items()})
-    print(len(CASES), "cases")
+    write_cases()
 
 
 if __name__ == "__main__":

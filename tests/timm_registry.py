@@ -67,6 +67,15 @@ OPTIONS = {
 
 
 def crooked(model, seed):
+    """Every parameter random, rotary angles in float64."""
+    model = filled(model, seed).double().eval()
+    for module in model.modules():
+        if type(module).__name__ in ("RotaryEmbeddingCat", "RotaryEmbeddingDinoV3"):
+            exact_rotation(module, model)
+    return model
+
+
+def filled(model, seed):
     """Every parameter random, none of its own scale forgotten."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -76,10 +85,6 @@ def crooked(model, seed):
         if parameter.ndim == 1 and name.endswith("weight"):
             values = 1 + values
         parameter.data = values.float().double()
-    model = model.double().eval()
-    for module in model.modules():
-        if type(module).__name__ in ("RotaryEmbeddingCat", "RotaryEmbeddingDinoV3"):
-            exact_rotation(module, model)
     return model
 
 
