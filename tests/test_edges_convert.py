@@ -11,6 +11,7 @@ from test_torchfile import checkpoint, tensor
 from numpy_vit import InputError
 from numpy_vit.convert import convert, timm_models
 from numpy_vit.convert.converting import FAMILIES
+from numpy_vit.convert.hub import weight_map
 from numpy_vit.convert.multimodal import any_image
 from numpy_vit.convert.preprocessing import policy
 from numpy_vit.convert.torchfile import Storage, read_torch, rebuild_tensor
@@ -254,3 +255,13 @@ def test_a_model_of_any_size_is_shown_at_about_448_pixels(multiple):
     side, other = any_image(multiple)
     assert side == other and side % multiple == 0 and side >= multiple
     assert abs(side - 448) <= multiple / 2 or side == multiple
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x.safetensors", "a/b.safetensors", "/x.safetensors", "x.safetensors/"])
+def test_an_index_names_files_beside_it_alone(tmp_path, name):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "x.safetensors", "b": name}}))
+    with pytest.raises(InputError, match="points outside the folder"):
+        weight_map(index)
+    index.write_text(json.dumps({"weight_map": {"a": "x.safetensors", "b": "..x"}}))
+    assert weight_map(index) == {"a": "x.safetensors", "b": "..x"}

@@ -599,7 +599,7 @@ def test_weights_and_views_take_no_memory_of_activations():
 # Groups of options
 
 
-WRONG_KINDS = ("a word", "", None, 1.5, [0.5], {"a": 1}, -1)
+WRONG_KINDS = ("a word", "", None, 1.5, [0.5], {"a": 1}, -1, ["norm", 5], [0, "1"])
 
 
 @pytest.mark.parametrize("kind, right", [

@@ -146,3 +146,12 @@ def test_null_is_unsaid():
         unsaid, _ = changed(content, part, key, ...)
         config, refused = changed(content, part, key, None)
         assert config == unsaid or refused or key in NULL_IS_MORE, (content["model_type"], key)
+
+
+@pytest.mark.parametrize("key", ["image_size", "max_img_size"])
+def test_a_picture_holds_one_patch_at_least(key):
+    """Whichever model reads its size: one pixel is refused, as any other number changes the model."""
+    for content, part, _ in [place for place in once() if place[2] == key]:
+        config, refused = changed(content, part, key, 1)
+        other, _ = changed(content, part, key, 4 * 7 * 16 * 3)
+        assert refused or config == other, content["model_type"]
