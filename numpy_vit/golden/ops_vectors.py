@@ -186,13 +186,21 @@ def softmax_cases(format: str) -> Iterator[tuple[str, str, Inputs]]:
     lone[0, 5], lone[1, 2] = 40.0, 1.0
     yield "lone-maximum", "one score far above the others", {"x": lone}
     yield "ties", "two largest scores", {"x": [[5, -5, 5, -5, 1, 0], [0.0, -0.0, -1, -1, -2, -2]]}
-    yield "tiny", "scores beside nothing", {"x": [[n.least, -n.least, n.normal, -n.normal, 0.0, -0.0, 4 * n.least, 2 * n.least]]}
+    yield (
+        "tiny",
+        "scores beside nothing",
+        {"x": [[n.least, -n.least, n.normal, -n.normal, 0.0, -0.0, 4 * n.least, 2 * n.least]]},
+    )
     large = 2.0 ** (9 if format == "float16" else 10)
     yield "large", "scores whose exp is infinite unless the largest is subtracted", {
         "x": [large + np.arange(8.0) * large / 128, -large - np.arange(8.0) * large / 128]
     }  # fmt: skip
     fall = math.log(n.normal)
-    yield "vanishing", "shares that are subnormal, or nothing", {"x": [[0, *(fall + 0.7 * k for k in (4, 1, 0, -1, -3, -5, -8))]]}
+    yield (
+        "vanishing",
+        "shares that are subnormal, or nothing",
+        {"x": [[0, *(fall + 0.7 * k for k in (4, 1, 0, -1, -3, -5, -8))]]},
+    )
     masked = [[1, -math.inf, 2, -math.inf, 0.5], [-math.inf, -math.inf, -math.inf, 3, -math.inf]]
     yield "masked", "scores of minus infinity: no share", {"x": masked}
 
@@ -200,10 +208,18 @@ def softmax_cases(format: str) -> Iterator[tuple[str, str, Inputs]]:
 def gelu_cases(format: str) -> Iterator[tuple[str, str, Inputs]]:
     n = Numbers(format)
     yield "ordinary", "-4 to 4", {"x": np.arange(-32, 33) / 8}
-    yield "tails", "where it is nearly x, or nearly nothing", {"x": [s * k for k in (4.5, 5, 5.5, 6, 7, 8, 10, 13, 20, 30, 38) for s in (1, -1)]}
+    yield (
+        "tails",
+        "where it is nearly x, or nearly nothing",
+        {"x": [s * k for k in (4.5, 5, 5.5, 6, 7, 8, 10, 13, 20, 30, 38) for s in (1, -1)]},
+    )
     small = [1e-3, 1e-4, 4 * n.normal, 2 * n.normal, n.normal, 12 * n.least, 2 * n.least]
     yield "tiny", "subnormal numbers, zeros of both signs", {"x": [0.0, -0.0, *small, *(-x for x in small)]}
-    yield "huge", "so large that its cube, and its exp, overflow", {"x": [n.largest / 4, -n.largest / 4, n.square / 4, -n.square / 4, 1000, -1000]}
+    yield (
+        "huge",
+        "so large that its cube, and its exp, overflow",
+        {"x": [n.largest / 4, -n.largest / 4, n.square / 4, -n.square / 4, 1000, -1000]},
+    )
     yield "infinite", "infinity and NaN, where they are defined", {"x": [math.inf, math.nan]}
 
 
@@ -212,9 +228,21 @@ def attention_cases(format: str) -> Iterator[tuple[str, str, Inputs]]:
     q, k, v = (spread(f"attention.{name}", *shape) for name, shape in (("q", (4, 6)), ("k", (5, 6)), ("v", (5, 6))))
     yield "ordinary", "nothing", {"query": q * 2, "key": k * 2, "value": v}
     yield "equal", "one key for all", {"query": q, "key": np.repeat(k[:1], 5, axis=0), "value": v}
-    yield "lone-maximum", "one key takes all", {"query": q[:2] * 0 + 8, "key": np.eye(5, 6)[:, :] * 0 + [[8], [-8], [-7], [0], [1]], "value": v}
-    yield "cancelling", "values that cancel", {"query": q * 0, "key": k, "value": np.concatenate([v[:2], -v[:2], v[4:] * 2.0**-n.bits])}
-    yield "tiny", "scores beside nothing, subnormal values", {"query": q * n.normal, "key": k, "value": np.round(v * 20) * n.least}
+    yield (
+        "lone-maximum",
+        "one key takes all",
+        {"query": q[:2] * 0 + 8, "key": np.eye(5, 6)[:, :] * 0 + [[8], [-8], [-7], [0], [1]], "value": v},
+    )
+    yield (
+        "cancelling",
+        "values that cancel",
+        {"query": q * 0, "key": k, "value": np.concatenate([v[:2], -v[:2], v[4:] * 2.0**-n.bits])},
+    )
+    yield (
+        "tiny",
+        "scores beside nothing, subnormal values",
+        {"query": q * n.normal, "key": k, "value": np.round(v * 20) * n.least},
+    )
     yield "huge", "values near the largest", {"query": q, "key": k, "value": v * n.largest / 2}
 
 
@@ -290,7 +318,10 @@ def nudged(x: Array, way: int) -> Array:
 
 
 def quantise_cases() -> Iterator[Case]:
-    wide = ("ends-of-floats", ("the largest numbers, infinity", np.array([3e38, -3e38, 1e20, -1e20, math.inf, -math.inf, 1, -1])))
+    wide = (
+        "ends-of-floats",
+        ("the largest numbers, infinity", np.array([3e38, -3e38, 1e20, -1e20, math.inf, -math.inf, 1, -1])),
+    )
     for scale, zero in ((0.5, 3), (0.1, -5)):
         x_cases = {f"{name}-scale-{scale:g}": case for name, case in to_quantise(np.float32(scale).item()).items()}
         for rule, formula, apply in quantisers():
@@ -334,7 +365,10 @@ def quantisers() -> Iterator[tuple[str, str, Callable[..., Array]]]:
 def product_cases() -> Iterator[Case]:
     """Sums of products of integers."""
     for kinds in (("uint8", "int8"), ("uint8", "uint8"), ("int8", "int8")):
-        a, b = (np.clip(np.rint(spread(f"product.{kind}", *shape) * 128), *ENDS[kind]) for kind, shape in zip(kinds, ((3, 10), (10, 4)), strict=True))
+        a, b = (
+            np.clip(np.rint(spread(f"product.{kind}", *shape) * 128), *ENDS[kind])
+            for kind, shape in zip(kinds, ((3, 10), (10, 4)), strict=True)
+        )
         ends = [np.full(shape, ENDS[kind][1]) for kind, shape in zip(kinds, ((2, 64), (64, 3)), strict=True)]
         ends[1][:, 1], ends[1][::2, 2] = ENDS[kinds[1]][0], ENDS[kinds[1]][0]
         for name, about, pair in (
@@ -405,7 +439,9 @@ def requantisers() -> Iterator[tuple[str, str, Callable[..., Array]]]:
     for rounding in integers.ROUNDINGS:
         for saturation in integers.SATURATIONS:
 
-            def once(sums: Array, a: float, b: Array, y: float, *grid: int, how: tuple[str, str] = (rounding, saturation)) -> Array:
+            def once(
+                sums: Array, a: float, b: Array, y: float, *grid: int, how: tuple[str, str] = (rounding, saturation)
+            ) -> Array:
                 return integers.requantise(sums, real(a, b, y), *grid, *how)
 
             formula = f"{saturation}(round(sums * ({multiplier} in float64)) + zero_y), rounded once: {rounding}"
