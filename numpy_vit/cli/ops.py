@@ -13,7 +13,7 @@ def add_parser(actions: Any) -> argparse.ArgumentParser:
     command = actions.add_parser(
         "ops",
         help="small awkward inputs of every operation and the right answers",
-        description="Write vectors for kernel writers: for every operation small inputs that are awkward, and the right answers "
+        description="Write vectors for kernel writers: for every operation small awkward inputs, and the right answers "
         "in float64, float32, float16, bfloat16, or in integers; readable from C.",
         epilog="numpy-vit golden check DIR DUMP judges a port's results in ulp. docs/golden.md says how they are named.",
     )

@@ -20,10 +20,9 @@ from ..positions import CROPPED, RULES
 Array = Any
 Answers = tuple[Array, Array]
 
-fractions = np.frompyfunc(Fraction, 1, 1)
-larger = np.frompyfunc(max, 2, 1)
-exps = np.frompyfunc(exp, 1, 1)
-roots = np.frompyfunc(root, 1, 1)
+fractions: Any = np.frompyfunc(Fraction, 1, 1)
+larger: Any = np.frompyfunc(max, 2, 1)
+roots: Any = np.frompyfunc(root, 1, 1)
 
 
 def exactly(format: str, y: Array, terms: Array) -> Answers:
@@ -182,8 +181,12 @@ def resized(format: str, positions: Array, *, old: tuple[int, int], new: tuple[i
         across = columns @ down.reshape(new[0], old[1], -1)
         return np.concatenate([x[:special], across.reshape(new[0] * new[1], -1)])
 
-    reach = 1 if rule == "nearest" else max(old)  # a weight is a difference of places, the last of which is that
-    return exactly(format, resize(rows, columns, grid), reach * resize(abs(rows), abs(columns), abs(grid)))
+    y, unit = exactly(format, resize(rows, columns, grid), resize(abs(rows), abs(columns), abs(grid)))
+    if rule != "nearest":
+        # A weight is made of differences of places, in float32 at least: an ulp of these it may be off, however small it is.
+        weights = "float64" if format == "float64" else "float32"
+        unit[special:] = np.maximum(unit[special:], ulp(max(old) * abs(grid).max(), weights))
+    return y, unit
 
 
 @functools.cache

@@ -65,11 +65,11 @@ def check_ops(vectors: Vectors, dump: Mapping[str, Tensor], factor: float = FACT
     theirs: dict[str, tuple[str, Tensor]] = {}
     known = {spelled(case["name"]) for case in vectors.cases}
     for name, tensor in dump.items():
-        case = spelled(name.removesuffix("/y").removesuffix(".y"))
-        if case in theirs:
-            raise InputError(f"'{name}' and '{theirs[case][0]}' are the same case")
-        theirs[case] = name, tensor
-    unknown = tuple(name for case, (name, _) in theirs.items() if case not in known)
+        key = spelled(name.removesuffix("/y").removesuffix(".y"))
+        if key in theirs:
+            raise InputError(f"'{name}' and '{theirs[key][0]}' are the same case")
+        theirs[key] = name, tensor
+    unknown = tuple(name for key, (name, _) in theirs.items() if key not in known)
     results = []
     for case in vectors.cases:
         found = theirs.get(spelled(case["name"]))
@@ -197,8 +197,9 @@ def check_data(check: OpsCheck) -> dict[str, Any]:
     """The check as plain data."""
     cases = [
         {
-            "case": r.name, "verdict": r.verdict, "numbers": r.count, "differ": r.differ, "units": {"worst": r.worst, "mean": r.mean},
-            "place": list(r.place), "input": list(r.given), "right": r.right, "port": r.port, "meaning": r.said,
+            "case": r.name, "verdict": r.verdict, "numbers": r.count, "differ": r.differ,
+            "units": {"worst": r.worst, "mean": r.mean}, "place": list(r.place), "input": list(r.given), "right": r.right,
+            "port": r.port, "meaning": r.said,
         }
         for r in check.results
         if r.verdict != MISSING

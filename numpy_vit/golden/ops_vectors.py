@@ -4,6 +4,7 @@ The inputs are numbers of the format, the answers exact and rounded once (ops_an
 numpy_vit.arithmetic.{integers,litert,formats} gives, which is one code. Nothing here depends on the machine.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
@@ -167,7 +168,7 @@ def layer_norm_cases(format: str) -> Iterator[tuple[str, str, Inputs]]:
     for name, about, x in norm_rows(format):
         yield name, about, {"x": x, "weight": weight, "bias": bias}
     half = Numbers(format).half
-    far = half + np.round(spread("norm.x", 2, 12) * 8) / half
+    far = half + np.round(spread("norm.x", 2, 12) * 8) / 4
     yield "offset", "a mean far larger than the spread: mean(x^2) - mean(x)^2 has no digits left", {
         "x": far, "weight": weight, "bias": bias
     }  # fmt: skip
@@ -344,22 +345,17 @@ def quantisers() -> Iterator[tuple[str, str, Callable[..., Array]]]:
     for rounding in integers.ROUNDINGS:
         for saturation in integers.SATURATIONS:
             formula = f"{saturation}(round(x / scale) + zero_point), x / scale in float32, round: {rounding}"
-
-            def apply(x: Array, *grid: Any, rounding: str = rounding, saturation: str = saturation) -> Array:
-                return formats.quantise(x, *grid, rounding=rounding, saturation=saturation)
-
+            apply = functools.partial(formats.quantise, rounding=rounding, saturation=saturation)
             yield f"{rounding}-{saturation}", formula, apply
     for numerics in litert.NUMERICS:
-        formula = (
-            "clip(round(x / scale) + zero_point), float32, ties away from zero"
-            if numerics == "reference"
-            else "clip(round(x * (1 / scale)) + zero_point), float32, ties to even"
-        )
+        reference = numerics == "reference"
+        scaled, ties = ("x / scale", "away from zero") if reference else ("x * (1 / scale)", "to even")
+        formula = f"clip(round({scaled}) + zero_point), in float32, ties {ties}"
+        yield f"litert-{numerics}", formula, functools.partial(litert_quantise, numerics)
 
-        def quantise(x: Array, scale: float, zero: int, low: int, high: int, numerics: str = numerics) -> Array:
-            return litert.quantise(x, scale, zero, numerics, low, high)
 
-        yield f"litert-{numerics}", formula, quantise
+def litert_quantise(numerics: str, x: Array, scale: float, zero: int, low: int, high: int) -> Array:
+    return litert.quantise(x, scale, zero, numerics, low, high)
 
 
 def product_cases() -> Iterator[Case]:
@@ -386,7 +382,7 @@ def product_cases() -> Iterator[Case]:
 def sums_to_requantise() -> Iterator[tuple[str, str, Array, Array, float]]:
     """Name, what is awkward, sums (M, 4), scale_b of each column, scale_y; scale_a is 0.5."""
     ordinary = np.rint(spread("requantise", 12, 4) * 30000)
-    awkward = np.float32([0.011, 0.0007, 0.003, 0.02]).astype(np.float64)
+    awkward = np.array([0.011, 0.0007, 0.003, 0.02], np.float32).astype(np.float64)
     yield "ordinary", "scales that are no powers of two", ordinary, awkward, float(np.float32(0.77))
     halves = np.stack([np.arange(-30, 30) * step for step in (1, 2, 4, 8)], axis=1)
     yield "ties", "half way between two codes", halves, np.array([1, 0.5, 0.25, 0.125]), 1.0
@@ -412,37 +408,29 @@ def requantise_cases() -> Iterator[Case]:
 
 def requantisers() -> Iterator[tuple[str, str, Callable[..., Array]]]:
     """Name, formula, and sums, scale_a, scale_b, scale_y, zero, low, high -> codes."""
-    multiplier = "scale_a * scale_b / scale_y"
-    yield "onnx", f"clip(round(float32(sums) * (({multiplier}) in float32)) + zero_y), ties to even", integers.requantise_onnx
-
-    def real(scale_a: float, scale_b: Array, scale_y: float) -> Array:
-        return scale_a * scale_b / scale_y
-
+    real = "scale_a * scale_b / scale_y"
+    yield "onnx", f"clip(round(float32(sums) * ({real} in float32)) + zero_y), ties to even", integers.requantise_onnx
     words = {
-        "reference": f"clip(round(sums * ({multiplier} in float64)) + zero_y), ties away from zero",
-        "ruy": f"clip(fixed point of 31 bits ({multiplier} in float64), two roundings, ties up, + zero_y)",
-        "xnnpack": f"clip(round(float32(sums) * (({multiplier}) in float32)) + zero_y), ties to even",
+        "reference": f"clip(round(sums * ({real} in float64)) + zero_y), ties away from zero",
+        "ruy": f"clip(fixed point of 31 bits ({real} in float64), two roundings, ties up, + zero_y)",
+        "xnnpack": f"clip(round(float32(sums) * ({real} in float32)) + zero_y), ties to even",
     }
     for numerics, formula in words.items():
-
-        def fully_connected(sums: Array, *rest: Any, numerics: str = numerics) -> Array:
-            return litert.fully_connected(sums, *rest, numerics=numerics)
-
-        yield f"litert-{numerics}", formula, fully_connected
+        yield f"litert-{numerics}", formula, functools.partial(litert.fully_connected, numerics=numerics)
     for rounding in integers.FIXED:
-
-        def fixed(sums: Array, a: float, b: Array, y: float, *grid: int, rounding: str = rounding) -> Array:
-            return integers.requantise_fixed(sums, real(a, b, y), *grid, rounding=rounding)
-
-        text = f"clip((sums * q) >> shift, + zero_y), {multiplier} = q * 2^-shift in 31 bits, rounding: integers.FIXED[{rounding!r}]"
-        yield f"fixed-{rounding}", text, fixed
+        formula = f"clip((sums * q >> shift) + zero_y), q * 2^-shift = {real} in 31 bits, integers.FIXED[{rounding!r}]"
+        yield f"fixed-{rounding}", formula, with_multiplier(functools.partial(integers.requantise_fixed, rounding=rounding))
     for rounding in integers.ROUNDINGS:
         for saturation in integers.SATURATIONS:
+            formula = f"{saturation}(round(sums * ({real} in float64)) + zero_y), rounded once: {rounding}"
+            once = functools.partial(integers.requantise, rounding=rounding, saturation=saturation)
+            yield f"{rounding}-{saturation}", formula, with_multiplier(once)
 
-            def once(
-                sums: Array, a: float, b: Array, y: float, *grid: int, how: tuple[str, str] = (rounding, saturation)
-            ) -> Array:
-                return integers.requantise(sums, real(a, b, y), *grid, *how)
 
-            formula = f"{saturation}(round(sums * ({multiplier} in float64)) + zero_y), rounded once: {rounding}"
-            yield f"{rounding}-{saturation}", formula, once
+def with_multiplier(apply: Callable[..., Array]) -> Callable[..., Array]:
+    """From a function of the real multiplier, one of the three scales."""
+
+    def of_scales(sums: Array, a: float, b: Array, y: float, zero: int, low: int, high: int) -> Array:
+        return apply(sums, a * b / y, zero, low, high)
+
+    return of_scales
