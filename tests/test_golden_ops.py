@@ -604,9 +604,9 @@ def test_torch_passes(folder, vectors, tmp_path, run):
         "layer_norm": lambda x, weight, bias, eps: F.layer_norm(x, x.shape[-1:], weight, bias, eps),
         "rms_norm": lambda x, weight, eps: F.rms_norm(x, x.shape[-1:], weight, eps),
         "softmax": lambda x: torch.softmax(x, -1),
-        "gelu": F.gelu,
+        "gelu": lambda x: F.gelu(x),
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-        "silu": F.silu,
+        "silu": lambda x: F.silu(x),
         "attention": lambda query, key, value: F.scaled_dot_product_attention(query[None], key[None], value[None])[0],
         "resize": resize,
     }
