@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, about, nearest
-from . import sensitivity
+from . import ops, sensitivity
 from .arithmetic import add_arithmetic_options, narrow_model, refuse_without_arithmetic
 from .common import FAILED, OK, Progress, check_output, note, printable, refuse, terminal_width, wants_colour
 from .models import config_of, open_weights
@@ -29,6 +29,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     add_check(actions)
     add_diagnose(actions)
     sensitivity.add_parser(actions)
+    ops.add_parser(actions)
     for action, parser in actions.choices.items():
         parser.set_defaults(action=action)
     return command
@@ -117,7 +118,7 @@ def add_diagnose(actions: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    runs = {"record": run_record, "check": run_check, "diagnose": run_diagnose, "sensitivity": sensitivity.run}
+    runs = {"record": run_record, "check": run_check, "diagnose": run_diagnose, "sensitivity": sensitivity.run, "ops": ops.run}
     return runs[arguments.action](arguments)
 
 
@@ -286,7 +287,10 @@ def compared(arguments: argparse.Namespace, need_model: bool) -> "Check":
 def run_check(arguments: argparse.Namespace) -> int:
     from ..files.tensorfile import replacing
     from ..golden import report
+    from ..golden.ops_folder import is_ops
 
+    if is_ops(arguments.golden):
+        return ops.run_check(arguments)
     for file in (arguments.html, arguments.junit):
         if file is not None:
             check_output(file)

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -28,7 +28,7 @@ from ..fields import from_plain, is_number
 from ..files.arrays import read_npy, read_npz
 from ..files.jsonfile import described, read_json
 from ..files.outside import regular
-from ..files.tensorfile import STORED_AS, Tensor, part_of, read, tensor_of, unwritable, write_to
+from ..files.tensorfile import WRITTEN, Tensor, part_of, read, tensor_of, unwritable, write_to
 from ..pictures.images import Preprocess
 from ..tracing.tracer import trace
 
@@ -136,23 +136,31 @@ def manifest_sha256(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def manifest_text(manifest: Mapping[str, Any]) -> str:
-    """The manifest as JSON, one line a step, the same bytes for the same content."""
-    head = {key: value for key, value in manifest.items() if key != "steps"}
+def manifest_text(manifest: Mapping[str, Any], listed: str = "steps") -> str:
+    """The manifest as JSON, one line a step (or whatever else it lists), the same bytes for the same content."""
+    head = {key: value for key, value in manifest.items() if key != listed}
     lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()]
-    steps = ",\n".join("    " + json.dumps(step, ensure_ascii=False) for step in manifest["steps"])
-    return "{\n  " + ",\n  ".join(lines) + ',\n  "steps": [\n' + steps + "\n  ]\n}\n"
+    rows = ",\n".join("    " + json.dumps(row, ensure_ascii=False) for row in manifest[listed])
+    return "{\n  " + ",\n  ".join(lines) + f',\n  "{listed}": [\n' + rows + "\n  ]\n}\n"
 
 
-def check_target(folder: str | os.PathLike[str]) -> None:
-    """Raise InputError unless a golden can be written here: nothing there yet, an empty folder, or a golden as recorded."""
+def golden_files(folder: Path) -> set[str]:
+    """The files of a golden folder. Raises InputError unless it is whole and as it was recorded."""
+    return {MANIFEST, *(step["file"] for step in read_golden(folder).steps)}
+
+
+def check_target(folder: str | os.PathLike[str], files: Callable[[Path], set[str]] = golden_files) -> None:
+    """Raise InputError unless a golden can be written here: nothing there yet, an empty folder, or a golden as recorded.
+
+    files   reads and verifies what may be replaced, and says which files it is
+    """
     name, folder = folder, Path(os.path.realpath(folder))
     if not str(name) or folder == Path.cwd():
         raise InputError(f"'{name}': give the name of a new folder")
     if os.path.lexists(folder) and not folder.is_dir():
         raise InputError(f"{name}: is a file: give a folder")
     if folder.is_dir() and any(folder.iterdir()):
-        check_replaceable(folder, name)
+        check_replaceable(folder, name, files)
     if not folder.parent.is_dir():
         raise InputError(f"{name}: cannot be written (there is no folder {folder.parent})")
     try:
@@ -161,17 +169,16 @@ def check_target(folder: str | os.PathLike[str]) -> None:
         raise unwritable(name, error) from error
 
 
-def check_replaceable(folder: Path, name: str | os.PathLike[str]) -> None:
+def check_replaceable(folder: Path, name: str | os.PathLike[str], files: Callable[[Path], set[str]]) -> None:
     """Raise InputError for a folder that is no golden, whole and as it was recorded, with nothing beside it.
 
     What a manifest lists is not believed: it may come from elsewhere, and name what is the user's own.
     """
     other = f"{name}: is a folder with other things in it: give a new one"
     try:
-        golden = read_golden(folder)
+        ours = files(folder)
     except InputError as error:
         raise InputError(f"{other} (as a golden, {error})") from error
-    ours = {MANIFEST, *(step["file"] for step in golden.steps)}
     if any(entry.name not in ours or not entry.is_file() or entry.is_symlink() for entry in folder.iterdir()):
         raise InputError(other)
 
@@ -182,9 +189,9 @@ def new_part(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, files: Callable[[Path], set[str]] = golden_files) -> Iterator[Path]:
     """A new folder to fill, which takes the place of `folder` when the block ends well and vanishes when it does not."""
-    check_target(folder)
+    check_target(folder, files)
     name, folder = folder, Path(os.path.realpath(folder))  # of a link, what it points to is replaced
     work = None
     try:
@@ -419,18 +426,13 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     raise InputError(f"{path}: is not a dump: give a {known} file, or a folder of them")
 
 
-def on_disk(kind: str) -> str:
-    """The dtype of raw numbers, little-endian."""
-    return STORED_AS[kind] if kind in STORED_AS else np.dtype(WHOLE[kind]).newbyteorder("<").str
-
-
 def read_raw(path: Path, kind: str) -> Tensor:
     """A file of nothing but little-endian numbers, as one row of them."""
     with about(path):
-        size, item = regular(path).st_size, np.dtype(on_disk(kind)).itemsize
+        size, item = regular(path).st_size, np.dtype(WRITTEN[kind]).itemsize
         if size == 0 or size % item:
             raise InputError(f"{size} bytes are no whole number of {DTYPES[kind]} numbers: the file is cut")
         try:
-            return Tensor(kind, np.fromfile(path, on_disk(kind)))
+            return Tensor(kind, np.fromfile(path, WRITTEN[kind]))
         except OSError as error:
             raise InputError(f"cannot be read ({error.strerror or error})") from error
