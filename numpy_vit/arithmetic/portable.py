@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import ops
 from .double_double import Doubled, add, divide, multiply, polynomial, quick_two_sum, two_product, two_sum
-from .parallel import parallel_for
+from .parallel import THREADS, even_slices, parallel_for
 
 Array = Any
 
@@ -100,21 +100,43 @@ def matmul(a: Array, b: Array, count: int = 3) -> Array:
     fixed order, smallest first. (Ozaki, Ogita, Oishi and Rump, "Error-free transformations of matrix multiplication",
     Numerical Algorithms 59, 2012.)
     """
-    k = a.shape[-1]
+    k, n = b.shape[-2:]
     bits = (53 - max(k - 1, 1).bit_length()) // 2  # so that k * 2**bits * 2**bits <= 2**53
-    a_slices, a_scale = slices(a, axis=-1, bits=bits, count=count)
-    b_slices, b_scale = slices(b, axis=-2, bits=bits, count=count)
-    pairs = [(i, j) for i in range(len(a_slices)) for j in range(len(b_slices)) if i + j < count]
-    exact: dict[tuple[int, int], Array] = {}
+    threads = THREADS.free(products=True)
+    if b.ndim == 2:  # each column is for itself
+        left = slices(a, axis=-1, bits=bits, count=count)
+        out = np.empty((*a.shape[:-1], n))
 
-    def multiply_pair(pair: tuple[int, int]) -> None:
-        exact[pair] = np.matmul(a_slices[pair[0]], b_slices[pair[1]])
+        def some_columns(part: slice) -> None:
+            out[..., part] = product_of(left, slices(b[:, part], axis=-2, bits=bits, count=count), bits, count)
 
-    parallel_for(multiply_pair, pairs)
+        parallel_for(some_columns, even_slices(n, max(1, PANEL // k), threads))
+        return out
+    leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    several_a, several_b = (np.broadcast_to(x, leading + x.shape[-2:]).reshape(-1, *x.shape[-2:]) for x in (a, b))
+    out = np.empty((len(several_a), a.shape[-2], n))
+
+    def some_matrices(part: slice) -> None:
+        left = slices(several_a[part], axis=-1, bits=bits, count=count)
+        out[part] = product_of(left, slices(several_b[part], axis=-2, bits=bits, count=count), bits, count)
+
+    parallel_for(some_matrices, even_slices(len(out), max(1, PANEL // max(1, a.shape[-2] * n)), threads) if out.size else ())
+    return out.reshape(*leading, *out.shape[1:])
+
+
+Slices = tuple[list[Array], Array]
+PANEL = 2**19  # numbers of an operand at a time: their slices stay in the cache
+
+
+def product_of(left: Slices, right: Slices, bits: int, count: int) -> Array:
+    """The product of two matrices in slices, up to those of order `count`; slices of nothing but zeros were left out."""
+    (a, a_scale), (b, b_scale) = left, right
     result: Array = 0.0
     for order in reversed(range(count)):
-        of_order = [exact[pair] for pair in pairs if sum(pair) == order]
-        result = functools.reduce(np.add, of_order, 0.0) + result * 2.0 ** -(bits + 1)
+        exact = [np.matmul(a[i], b[order - i]) for i in range(order + 1) if i < len(a) and order - i < len(b)]
+        result = functools.reduce(np.add, exact, 0.0) + result * 2.0 ** -(bits + 1)
+    if max(np.abs(a_scale).max(), np.abs(b_scale).max()) < 450:  # then no product is too small or too large to be exact
+        return result * np.ldexp(1.0, a_scale) * np.ldexp(1.0, b_scale)
     return np.ldexp(result, a_scale + b_scale)
 
 
