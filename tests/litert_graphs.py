@@ -21,10 +21,10 @@ class Graph:
         self.model.buffers, self.model.operatorCodes = [schema.BufferT()], []
         self.model.subgraphs = [self.subgraph]
 
-    def tensor(self, shape, dtype, scale=None, zero=0, data=None):
+    def tensor(self, shape, dtype, scale=None, zero=0, data=None, name=None):
         """-> its number. scale: a number, or one for each index along axis 0; data: for a constant."""
         tensor = self.schema.TensorT()
-        tensor.name, tensor.shape = f"t{len(self.subgraph.tensors)}", list(shape)
+        tensor.name, tensor.shape = name or f"t{len(self.subgraph.tensors)}", list(shape)
         tensor.type = getattr(self.schema.TensorType, np.dtype(dtype).name.upper())
         if data is not None:
             buffer = self.schema.BufferT()
@@ -59,15 +59,20 @@ class Graph:
         self.subgraph.outputs = outputs
         return self
 
-    def run(self, numerics, *arrays):
-        """The first output, computed by the kernels of one of RESOLVERS."""
+    def content(self):
+        """The model as a .tflite file has it."""
         import flatbuffers
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         builder = flatbuffers.Builder(1024)
         builder.Finish(self.model.Pack(builder), b"TFL3")
+        return bytes(builder.Output())
+
+    def run(self, numerics, *arrays):
+        """The first output, computed by the kernels of one of RESOLVERS."""
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
         kernels = getattr(OpResolverType, RESOLVERS[numerics])
-        interpreter = Interpreter(model_content=bytes(builder.Output()), experimental_op_resolver_type=kernels, num_threads=1)
+        interpreter = Interpreter(model_content=self.content(), experimental_op_resolver_type=kernels, num_threads=1)
         interpreter.allocate_tensors()
         for details, array in zip(interpreter.get_input_details(), arrays, strict=True):
             interpreter.set_tensor(details["index"], array)

@@ -702,19 +702,44 @@ def test_the_documented_rules_make_the_seeded_model():
         assert np.array_equal(tensor, x), name
 
 
+SMALL = "ViT-Ti/16 image=24x40 patch=8 width=30 heads=5 mlp=44 depth=2 classes=7"  # of the recipes
+
+
 def test_the_c_recipe(tmp_path, monkeypatch, capsys):
     """docs/recipes.md: record, compile, run, check, as the commands stand there."""
     monkeypatch.chdir(tmp_path)
     for document, name in (("golden.md", "seeded.c"), ("recipes.md", "first_steps.c")):
         (tmp_path / name).write_text(documents.code(document, name))
     compiled(tmp_path, "first_steps.c")
-    for command in documents.commands("recipes.md", "numpy-vit golden record --model"):
+    for command in documents.commands("recipes.md", f"numpy-vit golden record --model {SMALL} --format"):
         words = command.split()
         if words[0] == "numpy-vit":
             assert main(words[1:]) == 0, command
         else:
             subprocess.run(words, check=True, capture_output=True)
     assert "2 of 35 steps compared, 2 right" in capsys.readouterr().out
+
+
+def test_the_int8_recipe_in_c(tmp_path, monkeypatch, run):
+    """As the commands stand in docs/recipes.md: exact; and found where the kernel rounds otherwise."""
+    monkeypatch.chdir(tmp_path)
+    for document, name in (("golden.md", "seeded.c"), ("recipes.md", "int8_linear.c")):
+        (tmp_path / name).write_text(documents.code(document, name))
+    compiled(tmp_path, "int8_linear.c")
+    for command in documents.commands("recipes.md", f"numpy-vit golden record --model {SMALL} --arithmetic int8-onnx"):
+        words = command.split()
+        if words[0] == "numpy-vit":
+            status, said, error = run(*words[1:])
+            assert status == 0, (command, error)
+        else:
+            subprocess.run(words, check=True, capture_output=True)
+    assert "3 of 36 steps compared, 3 right" in said
+    source = (tmp_path / "int8_linear.c").read_text()
+    (tmp_path / "int8_linear.c").write_text(source.replace("rintf((float)sum * multiplier)", "floorf((float)sum * multiplier)"))
+    compiled(tmp_path, "int8_linear.c")
+    subprocess.run([tmp_path / "program", "integers", "codes"], check=True)
+    status, said, _ = run("golden", "check", "integers", "codes")
+    assert status == 1 and "First step out of budget: blocks.0.mlp.hidden: wrong by itself" in said
 
 
 def test_the_core_needs_no_golden():
