@@ -338,7 +338,9 @@ def diagnosed(checked: "Check") -> "tuple[list[Finding], Suspected | None]":
 
 def run_diagnose(arguments: argparse.Namespace) -> int:
     from ..golden import report
+    from ..golden.ops_folder import is_ops
 
+    refuse((is_ops(arguments.golden), f"{arguments.golden}: vectors of operations: `numpy-vit golden check` judges them"))
     checked = compared(arguments, need_model=True)
     arguments.verdict = OK if checked.passed else FAILED
     findings, suspected = diagnosed(checked)
