@@ -32,7 +32,14 @@ def dump_in(name):
     return {step: tensor_of(x.astype(np.float32)) for step, x in model(PIXELS, record=True).steps.items()}
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float16", "tf32", "autocast", "int8-onnx", "mxfp8"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tf32",
+        "int8-onnx",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("bfloat16", "float16", "autocast", "mxfp8")),
+    ],
+)
 def test_what_it_was_computed_in(name, golden):
     """Stored as float32, taken for float32: no mistake is named, and the arithmetic is."""
     checked = check(golden, dump_in(name), model=MODEL)

@@ -241,6 +241,7 @@ def test_the_files_are_read_by_index_and_fromfile(folder, vectors):
             assert [type(value)(word) for word in words] == [value] if not isinstance(value, list) else len(words) == len(value)
 
 
+@pytest.mark.slow
 def test_it_is_small_and_the_same_every_time(folder, tmp_path, run):
     assert run("golden", "ops", "-o", tmp_path / "again")[0] == 0
     files = sorted(path.name for path in folder.iterdir())
@@ -249,6 +250,7 @@ def test_it_is_small_and_the_same_every_time(folder, tmp_path, run):
     assert sum((folder / name).stat().st_size for name in files) < 3_000_000
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_overwritten(tmp_path, run):
     target = tmp_path / "ops"
     write_ops(target, few())
@@ -497,6 +499,7 @@ def test_float16_accumulation_is_found(folder, vectors, tmp_path, run):
     assert (case["right"], case["port"], case["place"]) == (2112, 2048, [0, 0])
 
 
+@pytest.mark.slow
 def test_from_both_sides_of_the_threshold(folder, vectors, tmp_path, run):
     name = "softmax/ordinary/float64"
     right, unit = vectors.arrays[f"{name}/y"], vectors.arrays[f"{name}/unit"]
@@ -545,6 +548,7 @@ def test_zeros_nan_and_infinity(folder, vectors, tmp_path, run):
     assert cases[name]["meaning"] == "subnormal or small results are 0"
 
 
+@pytest.mark.slow
 def test_dumps_that_do_not_fit(folder, tmp_path, run):
     np.savez(tmp_path / "dump.npz", **{"softmax/odinary/float32": np.zeros(3)})
     status, said, error = run("golden", "check", folder, tmp_path / "dump.npz")
@@ -562,6 +566,7 @@ def test_dumps_that_do_not_fit(folder, tmp_path, run):
     assert status == 2 and "`numpy-vit golden check` judges" in error
 
 
+@pytest.mark.slow
 def test_the_c_port_of_the_recipe(tmp_path, monkeypatch, run):
     """docs/recipes.md: write, compile, run, check, as the commands stand there; and a wrong one is found."""
     monkeypatch.chdir(tmp_path)

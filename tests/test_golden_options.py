@@ -52,7 +52,10 @@ DEGENERATE = dict(heads=1, depth=1, channels=1, patch=1, image=(1, 6), classes=1
 
 
 @pytest.mark.parametrize("larger", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("option", ["plain", "nothing twice", *OPTIONS])
+@pytest.mark.parametrize(
+    "option",
+    ["plain", "nothing twice", *(pytest.param(o, marks=[pytest.mark.slow] if n % 4 else []) for n, o in enumerate(OPTIONS))],
+)
 def test_what_is_tried_changes_something(option, larger):
     """A mistake that a model cannot have is not among those tried: the more there are, the less a fit says."""
     config = ViTConfig(**PLAIN).replace(**OPTIONS.get(option, DEGENERATE if option == "nothing twice" else {}))
