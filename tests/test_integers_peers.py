@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from numpy_vit.arithmetic import formats
 from numpy_vit.arithmetic.integers import accumulate, add_onnx, matmul_integer, requantise_onnx, softmax_onnx
 
 pytestmark = pytest.mark.peers
@@ -273,35 +274,20 @@ def along(array, axis, rank):
     return array[0] if array.size == 1 else array.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
 
 
-# numpy_vit.arithmetic.formats once merged
-
-
-def quantise(x, scale, zero, axis):
-    scale, wide = along(scale, axis, x.ndim), along(zero, axis, x.ndim).astype(np.float64)
-    return np.clip(np.rint(x / scale).astype(np.float64) + wide, *ends(np.asarray(zero)))
-
-
-def dequantise(q, scale, zero, axis):
-    return (q.astype(np.int64) - along(zero, axis, q.ndim).astype(np.int64)).astype(f32) * along(scale, axis, q.ndim)
-
-
-def dynamic_quantise(x):
-    low, high = min(f32(0), x.min()), max(f32(0), x.max())
-    unit = (high - low) / f32(255)
-    zero = np.rint(np.clip(f32(0) - low / unit, f32(0), f32(255)))
-    return np.clip(np.rint(x / unit) + zero, 0, 255), unit, zero
-
-
 def recomputed(node, x):
     """What we make of a node's inputs, a value for each of its outputs; None for an operation in floating point."""
     axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
     match node.op_type:
         case "QuantizeLinear":
-            return [quantise(*x, axis)]
+            values, scale, zero = x
+            placed = along(scale, axis, values.ndim), along(zero, axis, values.ndim).astype(np.float64)
+            return [formats.quantise(values, *placed, *ends(np.asarray(zero)))]
         case "DequantizeLinear":
-            return [dequantise(*(x if len(x) == 3 else (*x, np.zeros(1, x[0].dtype))), axis)]
+            codes, scale, zero = x if len(x) == 3 else (*x, np.zeros(1, x[0].dtype))
+            placed = along(scale, axis, codes.ndim), along(zero, axis, codes.ndim).astype(np.float64)
+            return [formats.dequantise(codes, *placed)]
         case "DynamicQuantizeLinear":
-            return dynamic_quantise(*x)
+            return formats.dynamic_quantise(*x)
         case "MatMulInteger":
             return [accumulator(*x)]
         case "QLinearMatMul":

@@ -172,8 +172,8 @@ def to_format(values: Array, format: str, **how: str) -> Array:
 # What goes into products
 
 
-def hold(x: Array, numbers: Numbers | None, axis: int, scale: Array | None = None) -> Held:
-    """Real numbers, brought to what a product takes; `axis` is that of the sum, `scale` one that is given."""
+def hold(x: Array, numbers: Numbers | None, axis: int) -> Held:
+    """Real numbers, brought to what a product takes; `axis` is that of the sum."""
     x = np.asarray(x)
     if numbers is None:
         return Held(x)
@@ -186,8 +186,7 @@ def hold(x: Array, numbers: Numbers | None, axis: int, scale: Array | None = Non
     how = {"rounding": numbers.rounding}
     if numbers.per is None:
         return Held(to_format(x, numbers.format, **how))
-    if scale is None:
-        scale = scale_for(np.abs(x).max(axis=axis if numbers.per == "column" else None, keepdims=True), numbers)
+    scale = scale_for(np.abs(x).max(axis=axis if numbers.per == "column" else None, keepdims=True), numbers)
     if numbers.is_integer:
         return Held(formats.quantise(x, scale, 0, *numbers.range, numbers.rounding, numbers.saturation), scale)
     return Held(formats.to_float(float32(x / scale), numbers.format, **how), scale)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arithmetic.formats import FLOATS
 from .recording import distance
 
 Array = Any
@@ -32,13 +33,10 @@ LISTED = 12  # so many places are told one by one
 
 UNITS = {"B": "picture", "H": "head", "N": "token", "D": "channel", "K": "head channel", "M": "hidden channel", "G": "patch",
          "O": "class", "C": "colour", "Y": "pixel row", "X": "pixel column", "R": "channel", "E": "channel"}  # fmt: skip
-# Formats, the narrowest first: bits of the significand, the least exponent, the largest number.
+# Formats, the narrowest first: bits of the significand, the least exponent, the largest number that need be asked for.
 NARROW = {
-    "float8-e5m2": (3, -14, 57344.0),
-    "float8-e4m3": (4, -6, 448.0),
-    "bfloat16": (8, -126, math.inf),
-    "float16": (11, -14, 65504.0),
-    "tf32": (11, -126, math.inf),
+    name: (FLOATS[name].mantissa + 1, 1 - FLOATS[name].bias, FLOATS[name].largest if FLOATS[name].exponent < 8 else math.inf)
+    for name in ("float8-e5m2", "float8-e4m3", "bfloat16", "float16", "tf32")
 }
 
 

@@ -39,7 +39,7 @@ SUMS = ".sums"  # after a step's name: the int32 sums that it was requantised fr
 MANIFEST, ALL_STEPS = "manifest.json", "steps.safetensors"
 LAYOUTS = ("safetensors", "npy", "raw")
 WHOLE = {"I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16", "I32": "int32", "I64": "int64"}
-RAW = {"f64": "F64", "f32": "F32", "f16": "F16", "bf16": "BF16", **{f"{kind[0]}{kind[1:]}".lower(): kind for kind in WHOLE}}
+RAW = {"f64": "F64", "f32": "F32", "f16": "F16", "bf16": "BF16", **{kind.lower(): kind for kind in WHOLE}}
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", **WHOLE}
 FIELDS = {
     "numpy_vit": str, "precision": str, "store": str, "layout": str, "model": dict, "weights_sha256": str, "config": dict,

@@ -33,6 +33,7 @@ class NarrowCheck(Check):
     """A Check whose steps in integers are kept, to be explained."""
 
     cases: Mapping[str, Case] = dataclasses.field(default_factory=dict, repr=False)
+    narrow: NarrowViT | None = dataclasses.field(default=None, repr=False)  # the model in the golden's arithmetic
 
 
 def check_narrow(
@@ -53,7 +54,8 @@ def check_narrow(
     aligned, unknown = align(dump, golden.steps, mapping, whole=True)
     port = {name: as_codes(golden, name, theirs) for name, theirs in aligned.items()}
     inputs = inputs_of(golden)
-    again = {} if model is None else run_again(NarrowViT(model, arithmetic, golden.grids), golden, aligned, port, inputs)
+    narrow = None if model is None else NarrowViT(model, arithmetic, golden.grids)
+    again = {} if narrow is None else run_again(narrow, golden, aligned, port, inputs)
     results, cases = [], {}
     for step in golden.steps:
         name = step["name"]
@@ -75,6 +77,7 @@ def check_narrow(
     return NarrowCheck(
         results=tuple(results), format=arithmetic.name, factor=factor, budgets=(), unknown=tuple(unknown),
         replayed="" if model is not None else no_model, golden=golden, model=model, floors=units(golden), cases=cases,
+        narrow=narrow,
         arrays={name: theirs._replace(array=port[name], dtype=coded(golden, name, theirs)) for name, theirs in aligned.items()},
     )  # fmt: skip
 

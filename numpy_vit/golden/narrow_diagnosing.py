@@ -14,7 +14,6 @@ import numpy as np
 from ..arithmetic.formats import quantise
 from ..arithmetic.narrow import reals
 from ..errors import InputError
-from ..models.narrow import NarrowViT
 from ..vit import ViT
 from .checking import OK, WRONG, Check, Error, Result, error, run_again
 from .describing import Description
@@ -226,8 +225,8 @@ def in_real_numbers(checked: NarrowCheck, wrong: set[str]) -> Check:
     """The same check of real numbers, for the mistakes of the forward pass: against the model with the narrow weights, in
     float64, where a step's noise is that of its own rounding."""
     golden, arithmetic = checked.golden, checked.golden.arithmetic
-    assert checked.model is not None and arithmetic is not None
-    narrow = NarrowViT(checked.model, arithmetic, golden.grids)
+    narrow = checked.narrow
+    assert narrow is not None and arithmetic is not None
     model = ViT(narrow.config, {name: np.array(tensor, np.float64) for name, tensor in narrow.tensors.items()})
     steps = [step for step in golden.steps if not step["name"].endswith(SUMS)]
     real = golden._replace(

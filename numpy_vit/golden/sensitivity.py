@@ -5,6 +5,7 @@ For every block and every kind of step: the signal-to-noise ratio at the model's
 
 import dataclasses
 import fnmatch
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -73,22 +74,28 @@ def sensitivity(
     rows = []
     for n, name in enumerate(wanted):
         progress(n / len(wanted), name)
-        run = narrowed[name]
+        run = narrowed[name]()
         rows.append(measured(name, right, [output_of(run(pixels)) for pixels in batches], bool(model.config.classes)))
     return rows
 
 
-Run = Callable[..., Any]
+Run = Callable[[Array], Any]
+Made = Callable[[], Run]  # made when its turn comes: no two narrowed models are in memory at once
 
 
-def narrowed_steps(model: ViT, arithmetic: Arithmetic, grids: Mapping[str, Grid]) -> dict[str, Run]:
+def narrowed_steps(model: ViT, arithmetic: Arithmetic, grids: Mapping[str, Grid]) -> dict[str, Made]:
     """Every step that the arithmetic keeps, or takes into a product, in narrower numbers -> the model with that alone."""
-    found: dict[str, Run] = {}
+    found: dict[str, Made] = {}
     for name in step_names(model.config, model.config.image):
         change = as_kept(name, arithmetic, grids)
         if change is not None:
-            found[name] = lambda pixels, name=name, change=change: model(pixels, change={name: change}, resize_positions=True)
+            found[name] = functools.partial(with_change, model, name, change)
     return found
+
+
+def with_change(model: ViT, name: str, change: Callable[[Array], Array]) -> Run:
+    """The model with one step changed, to be run."""
+    return functools.partial(model, change={name: change}, resize_positions=True)
 
 
 def as_kept(name: str, arithmetic: Arithmetic, grids: Mapping[str, Grid]) -> Callable[[Array], Array] | None:
@@ -119,19 +126,21 @@ def as_kept(name: str, arithmetic: Arithmetic, grids: Mapping[str, Grid]) -> Cal
     return None
 
 
-def narrowed_weights(model: ViT, arithmetic: Arithmetic) -> dict[str, Run]:
+def narrowed_weights(model: ViT, arithmetic: Arithmetic) -> dict[str, Made]:
     """Every matrix of weights -> the model with that alone in the arithmetic's numbers."""
-    found: dict[str, Run] = {}
+    found: dict[str, Made] = {}
     for name, tensor in model.tensors.items():
         if in_products(name, tensor) and (arithmetic.weights is not None or arithmetic.tensors != "float32"):
-            found[name] = lambda pixels, name=name: with_narrow_matrix(model, name, arithmetic)(pixels, resize_positions=True)
+            found[name] = functools.partial(with_narrow_matrix, model, name, arithmetic)
     return found
 
 
-def with_narrow_matrix(model: ViT, name: str, arithmetic: Arithmetic) -> ViT:
+def with_narrow_matrix(model: ViT, name: str, arithmetic: Arithmetic) -> Run:
+    """The model with one matrix in the arithmetic's numbers, to be run."""
     values = np.asarray(model.tensors[name], np.float64)
     narrow = narrow_matrix(values, arithmetic) if arithmetic.weights is not None else to_float(values, arithmetic.tensors)
-    return ViT(model.config, {**model.tensors, name: np.asarray(narrow).astype(model.dtype)})
+    other = ViT(model.config, {**model.tensors, name: np.asarray(narrow).astype(model.dtype)})
+    return functools.partial(other, resize_positions=True)
 
 
 def output_of(outputs: Any) -> Array:
